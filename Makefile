@@ -1,0 +1,42 @@
+# make study: set up and run the first study.   make test: set up and test.   Both do nothing twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: study test check setup lock clean
+
+study: setup
+	@$(BIN)/hdvae data fetch mnist5k
+	@$(BIN)/hdvae study run studies/first.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdvae needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Resolve the dependencies of pyproject.toml anew. Local versions (torch's +cpu, +cu…) are cut off: the public
+# index serves the plain version, and which build it is is the machine's choice.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet torch==2.13.0 hatchling editables
+	build/lock/bin/python -m pip install --quiet '.[dev]'
+	(echo '# Made by `make lock`; installed by `make setup`.'; \
+	 build/lock/bin/python -m pip freeze --exclude hdvae | sed 's/+[a-z0-9.]*$$//') > requirements.lock
+	rm -rf build/lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
