@@ -1,0 +1,79 @@
+"""Strict configuration: JSON-like values in, immutable typed settings out, or one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hdvae.errors import InputError, nearest
+
+
+class Config(BaseModel):
+    """A strict, immutable group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(kind: type[C], plain: Any, where: str) -> C:
+    """Read a strict configuration from JSON-like values.
+
+    Args:
+        kind: the configuration class.
+        plain: what a YAML or JSON file held.
+        where: what to name in the error, e.g. the file.
+
+    Raises:
+        InputError: one line with the field, what is wrong and the nearest right thing.
+    """
+    if not isinstance(plain, Mapping):
+        raise InputError(f"{where}: expected a mapping of fields, got {type(plain).__name__}")
+    try:
+        text = json.dumps(plain)
+    except TypeError as fault:
+        raise InputError(f"{where}: {fault}; use numbers, texts, lists and mappings only") from None
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as fault:
+        raise InputError(f"{where}: {one_line(kind, fault)}") from None
+
+
+def one_line(kind: type[BaseModel], fault: ValidationError) -> str:
+    """The first error of a validation, unknown fields before all others."""
+    errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    error = errors[0]
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {path}{nearest(str(error['loc'][-1]), _fields_at(kind, error['loc'][:-1]))}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    if error["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {json.dumps(error['input'])[:80]}"
+    return f"{path}: {message}" if path else message
+
+
+def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The fields of the configuration class that `path` leads to, from `kind`."""
+    for part in path:
+        if isinstance(part, str) and part in kind.model_fields:
+            inner = _inner_config(kind.model_fields[part].annotation)
+            if inner is None:
+                return []
+            kind = inner
+    return list(kind.model_fields)
+
+
+def _inner_config(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_config(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,42 @@
+"""What can go wrong in a way the user can mend, and how it is said: one line, what, where, the nearest right thing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input. Its text is one line for the user; commands print it and exit with code 2."""
+
+
+class NonFinite(ArithmeticError):
+    """A quantity of the loss stopped being finite.
+
+    Args:
+        step: the optimisation step at which it was seen.
+        quantity: its name, with the layer where it has one, e.g. `kl/layer_2`.
+    """
+
+    def __init__(self, step: int, quantity: str) -> None:
+        super().__init__(step, quantity)
+        self.step = step
+        self.quantity = quantity
+
+    def __str__(self) -> str:
+        return f"non-finite {self.quantity} at step {self.step}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Name the known word nearest to `word`, as the end of an error line.
+
+    >>> nearest("freebit", ["freebits", "steps"])
+    "; did you mean 'freebits'?"
+    >>> nearest("zzz", ["b", "a"])
+    '; known: a, b'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""

@@ -1,0 +1,157 @@
+"""The `Experiment`: one training run, described by plain values.
+
+It is read from the `experiment:` part of a study file, strictly: an unknown or ill-typed field is an
+`InputError` that names the field and the nearest known one. Everything else in the library takes its
+settings from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hdvae.config import Config
+from hdvae.schedules import Ramp, ScheduleSpec, values
+
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataConfig(Config):
+    """The images: a fetched data set by `name`, or the user's own `.npz` by `path`."""
+
+    name: str | None = None
+    path: str | None = None
+    binarization: Literal["none", "threshold", "bernoulli"] = "none"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.name is None) == (self.path is None):
+            raise ValueError("give either name (a fetched data set) or path (your own .npz)")
+        if self.name is not None and self.binarization != "none":
+            raise ValueError("binarization is for your own images (path): a named data set is binary already")
+        return self
+
+
+class LayerConfig(Config):
+    """One stochastic layer z_i: N variables; K classes each (unused by `latent: normal`)."""
+
+    variables: Positive
+    classes: Annotated[int, Field(ge=2)] = 256
+    stride: Positive | None = None
+    """Down-sampling from the level below (`blocks: conv`); by default 2 for z_1 and z_2, then 1."""
+    kernel: Positive = 3
+    """Side of the convolution kernels of this level; odd."""
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> LayerConfig:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
+        return self
+
+
+class ModelConfig(Config):
+    """The network (paper, appendices A and F)."""
+
+    wiring: Literal["vae", "skip_vae", "lvae", "skip_lvae", "biva"] = "skip_lvae"
+    latent: Literal["categorical", "normal"] = "categorical"
+    blocks: Literal["conv", "dense"] = "conv"
+    width: Positive = 64
+    """Filters of the convolutions, or units of the fully connected blocks."""
+    depth: Positive = 3
+    """Gated residual blocks in each deterministic connection."""
+    dropout: Probability = 0.5
+    keys: Literal["factored", "plain"] = "factored"
+    key_size: Positive = 8
+    """d1: size of a half-key (factored), or of a key (plain)."""
+    value_size: Positive = 8
+    """d2: size of a memory value."""
+    layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
+    """z_1, next to the data, comes first."""
+
+    @model_validator(mode="after")
+    def _square_memories(self) -> ModelConfig:
+        if self.latent == "categorical" and self.keys == "factored":
+            for i, layer in enumerate(self.layers):
+                root = math.isqrt(layer.classes)
+                if root * root != layer.classes:
+                    near = min(root**2, (root + 1) ** 2, key=lambda square: abs(square - layer.classes))
+                    raise ValueError(
+                        f"layers.{i}.classes is {layer.classes}: factored keys need a perfect square "
+                        f"(nearest: {near}), or set keys: plain"
+                    )
+        return self
+
+
+class TrainingConfig(Config):
+    """The optimisation (paper, appendix A)."""
+
+    steps: Positive
+    batch_size: Positive = 128
+    """Images in a step, over all workers."""
+    temperature: ScheduleSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
+    freebits: ScheduleSpec = 2.0
+    """λ in nats for each stochastic layer."""
+    learning_rate: ScheduleSpec = 2e-3
+    memory_learning_rate: ScheduleSpec = 2e-2
+    """Learning rate of the memory values."""
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the whole gradient; none by default."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> TrainingConfig:
+        for name, low in (("temperature", 0.0), ("learning_rate", 0.0), ("memory_learning_rate", 0.0)):
+            if min(values(getattr(self, name))) <= low:
+                raise ValueError(f"{name} must stay above 0")
+        if min(values(self.freebits)) < 0:
+            raise ValueError("freebits must not be negative")
+        for name in ("temperature", "freebits", "learning_rate", "memory_learning_rate"):
+            spec = getattr(self, name)
+            if isinstance(spec, Ramp) and spec.steps < 1:
+                raise ValueError(f"{name}.steps must be at least 1, got {spec.steps}")
+            if isinstance(spec, Ramp) and spec.shape == "exponential" and min(values(spec)) <= 0:
+                raise ValueError(f"{name}: an exponential ramp needs start and end above 0")
+        return self
+
+
+class EvaluationConfig(Config):
+    """What is measured, how often and how precisely."""
+
+    every: Positive = 1000
+    """Steps between evaluations; a checkpoint is kept at each."""
+    split: Literal["valid"] = "valid"
+    images: Positive = 1000
+    """A fixed random subset of the split; all of it if it holds fewer."""
+    draws: Positive = 10
+    """M: noise draws for each image."""
+    samples: Positive = 100
+    """S: importance-weighted samples for each image, at the end of training."""
+    tau: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1,)
+
+
+class Experiment(Config):
+    """One training run without its seed."""
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def plain(self) -> dict[str, Any]:
+        """The experiment as JSON-like values, every default filled in."""
+        return self.model_dump(mode="json")
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name of exactly these settings: the same settings have the same one on every machine."""
+        return fingerprint(self.plain())
+
+
+def fingerprint(plain: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of JSON-like values in canonical form."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

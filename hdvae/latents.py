@@ -1,0 +1,169 @@
+"""Stochastic layers: from features to q and p, from noise to samples, from samples to what is read.
+
+A `MemoryLayer` (eq. 2) holds categorical variables whose classes are the slots of a learned memory; a
+`NormalLayer` is the Gaussian baseline in its place. Both keep the interface of `StochasticLayer`, and the same
+behavioural tests run over both.
+
+Shape letters: B batch, N variables, K classes, M = √K (factored) or K (plain), P key parts (2 or 1),
+D value size, Q query size for one variable (P · d1).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hdvae.distributions import Categorical, Distribution, Draw, Normal
+from hdvae.experiment import LayerConfig, ModelConfig
+from hdvae.randomness import NoiseSource
+
+LOG_SCALE_BOUND = 8.0
+"""|log σ| of normal variables stays below it: a safety bound, far from where training goes."""
+
+
+class StochasticLayer(Protocol):
+    """What the network needs of a layer of latent variables.
+
+    The parameters that a layer asks the network for (`parameters_per_variable` for each variable) are computed
+    from features by the network, once for q and once for p; the layer owns everything behind them.
+    """
+
+    variables: int
+    parameters_per_variable: int
+    read_size: int
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        """The law with raw parameters (B, N · parameters_per_variable)."""
+        ...
+
+    def noise(self, source: NoiseSource) -> Tensor:
+        """Noise for one sample, shared by the relaxed and the hard chain."""
+        ...
+
+    def hard_noise(self, source: NoiseSource) -> Tensor:
+        """Noise for one hard sample that need not be shared with a relaxed one; it may be cheaper."""
+        ...
+
+    def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
+        """The relaxed sample at temperature τ > 0, with its gradient (eq. 4)."""
+        ...
+
+    def harden(self, law: Distribution, noise: Tensor) -> Draw:
+        """The hard sample on the same noise as `relax`: τ = 0."""
+        ...
+
+    def sample(self, law: Distribution, noise: Tensor) -> Draw:
+        """A hard sample from `hard_noise`."""
+        ...
+
+    def at(self, hard: Tensor) -> Draw:
+        """The draw that has these hard values (B, N)."""
+        ...
+
+
+class MemoryLayer(nn.Module):
+    """N categorical variables, each an address into a memory of K values of its own (eq. 2).
+
+    log π_k = Q(h)ᵀ k_k + c, with c the normaliser. Factored keys: class (a, b) has the key [k_a; k'_b], so the
+    logits are sums of two sets of M = √K. The prior and the posterior of a variable address the same memory:
+    they share keys and values, and differ in the query. Table 2 and appendix A of the paper; sizes d1, d2.
+    """
+
+    def __init__(self, layer: LayerConfig, config: ModelConfig) -> None:
+        super().__init__()
+        self.variables, self.classes = layer.variables, layer.classes
+        self.key_parts = 2 if config.keys == "factored" else 1
+        self.part_classes = math.isqrt(layer.classes) if self.key_parts == 2 else layer.classes
+        self.parameters_per_variable = self.key_parts * config.key_size
+        self.read_size = layer.variables * config.value_size
+        self.keys_PNMQ = nn.Parameter(torch.randn(self.key_parts, self.variables, self.part_classes, config.key_size))
+        self.values_NKD = nn.Parameter(torch.randn(self.variables, self.classes, config.value_size))
+
+    def distribution(self, raw: Tensor) -> Categorical:
+        """The categorical law of queries (B, N · P · d1)."""
+        queries = raw.view(len(raw), self.variables, self.key_parts, -1)
+        logits = [torch.einsum("bnq,nmq->bnm", queries[:, :, p], self.keys_PNMQ[p]) for p in range(self.key_parts)]
+        return Categorical.of_logits(logits)
+
+    def noise(self, source: NoiseSource) -> Tensor:
+        """Gumbel noise for every class, (B, N, K)."""
+        return source.gumbel(self.variables, self.classes)
+
+    def hard_noise(self, source: NoiseSource) -> Tensor:
+        """Gumbel noise for every class of each key part, (B, N, P, M): P·M numbers instead of K."""
+        return source.gumbel(self.variables, self.key_parts, self.part_classes)
+
+    def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
+        """Eq. 4 over all K classes, and the read Σ_k z̃_k v_k."""
+        assert isinstance(law, Categorical)
+        perturbed = law.joint() + noise
+        soft = (perturbed / tau).softmax(-1)
+        read = torch.einsum("bnk,nkd->bnd", soft, self.values_NKD)
+        return Draw(hard=perturbed.argmax(-1), read=read.flatten(1), soft=soft)
+
+    def harden(self, law: Distribution, noise: Tensor) -> Draw:
+        """The Gumbel-max sample on the noise of `relax`."""
+        assert isinstance(law, Categorical)
+        return self.at((law.joint() + noise).argmax(-1))
+
+    def sample(self, law: Distribution, noise: Tensor) -> Draw:
+        """Gumbel-max in each key part: the parts of a class are independent under the law."""
+        assert isinstance(law, Categorical)
+        parts = [(part + noise[:, :, p]).argmax(-1) for p, part in enumerate(law.parts)]
+        return self.at(parts[0] if len(parts) == 1 else parts[0] * self.part_classes + parts[1])
+
+    def at(self, hard: Tensor) -> Draw:
+        """Read the slots at class indices (B, N)."""
+        variables = torch.arange(self.variables, device=hard.device)
+        return Draw(hard=hard, read=self.values_NKD[variables, hard].flatten(1))
+
+
+class NormalLayer(nn.Module):
+    """N normal variables: the Gaussian baseline. All its chains coincide, and biases are 0.
+
+    The scale may shrink as far as the data want: only |log σ| < 8 is enforced, smoothly.
+    """
+
+    def __init__(self, layer: LayerConfig) -> None:
+        super().__init__()
+        self.variables = layer.variables
+        self.parameters_per_variable = 2
+        self.read_size = layer.variables
+
+    def distribution(self, raw: Tensor) -> Normal:
+        """The normal law of raw parameters (B, 2N): means, then log-scales before the bound."""
+        mean, log_scale = raw.chunk(2, -1)
+        return Normal(mean, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND))
+
+    def noise(self, source: NoiseSource) -> Tensor:
+        """Standard normal noise, (B, N)."""
+        return source.normal(self.variables)
+
+    def hard_noise(self, source: NoiseSource) -> Tensor:
+        """The same as `noise`."""
+        return self.noise(source)
+
+    def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
+        """The reparametrised sample: a normal variable needs no relaxation."""
+        return self.harden(law, noise)
+
+    def harden(self, law: Distribution, noise: Tensor) -> Draw:
+        """The reparametrised sample."""
+        assert isinstance(law, Normal)
+        return self.at(law.mean + law.log_scale.exp() * noise)
+
+    def sample(self, law: Distribution, noise: Tensor) -> Draw:
+        """The reparametrised sample."""
+        return self.harden(law, noise)
+
+    def at(self, hard: Tensor) -> Draw:
+        """The draw with these values (B, N)."""
+        return Draw(hard=hard, read=hard)
+
+
+def stochastic_layer(layer: LayerConfig, config: ModelConfig) -> MemoryLayer | NormalLayer:
+    """The layer of `latent: categorical | normal`."""
+    return MemoryLayer(layer, config) if config.latent == "categorical" else NormalLayer(layer)

@@ -1,0 +1,77 @@
+"""The names of all metrics, in one place: evaluation, tracking, search and comparison use these.
+
+A full name is `split/metric`, e.g. `valid/elbo`. A metric that depends on a temperature or a sample count also
+appears as `metric@tau=0.1` and `metric@S=100`; the bare name means the first temperature of `evaluation.tau`.
+All are means over images, in nats per image, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from hdvae.errors import InputError, nearest
+
+DESCRIPTIONS = {
+    "elbo": "L₁ at τ = 0: the evidence lower bound with hard samples; higher is better",
+    "iw_elbo": "L_S at τ = 0: the importance-weighted bound with S hard samples; higher is better",
+    "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training climbs; no bound of the likelihood",
+    "relaxation_bias": "|surrogate_elbo − elbo| at τ (eq. 6)",
+    "relaxation_bias_signed": "surrogate_elbo − elbo at τ",
+    "relaxation_bias_se": "standard error of relaxation_bias_signed over images",
+    "kl": "E[log q/p] over the hard chain, all layers",
+    "log_px": "E[log p(x|z)] over the hard chain",
+}
+"""The metrics of an evaluation; `kl/layer_i` is the part of `kl` of one layer."""
+
+TRAINING_DESCRIPTIONS = {
+    "objective": "the training objective (with free bits), to be maximised",
+    "surrogate_elbo": "the surrogate on training batches at the current temperature",
+    "log_px": "E[log p(x|z̃)] on training batches",
+    "kl": "the KL of training, all layers, without free bits",
+    "tau": "the temperature",
+    "freebits": "λ, nats for each layer",
+    "learning_rate": "of all parameters but the memory values",
+    "gradient_norm": "norm of the whole gradient before clipping",
+}
+"""The metrics under `train/`: means since the last report."""
+
+
+def at_tau(metric: str, tau: float) -> str:
+    """The name at one temperature.
+
+    >>> at_tau("surrogate_elbo", 0.1)
+    'surrogate_elbo@tau=0.1'
+    """
+    return f"{metric}@tau={tau:g}"
+
+
+def at_samples(metric: str, samples: int) -> str:
+    """The name at one sample count.
+
+    >>> at_samples("iw_elbo", 100)
+    'iw_elbo@S=100'
+    """
+    return f"{metric}@S={samples}"
+
+
+def check_tunable(name: str) -> None:
+    """Refuse a full metric name on which a study must not be tuned, or that does not exist.
+
+    Raises:
+        InputError: one line, with the nearest metric that does.
+    """
+    split, _, metric = name.partition("/")
+    base = metric.partition("@")[0]
+    if split == "test":
+        raise InputError(f"a study is tuned on valid, never on test: use valid/{metric}, not {name}")
+    known = DESCRIPTIONS if split == "valid" else TRAINING_DESCRIPTIONS if split == "train" else {}
+    if base not in known and not base.startswith("kl/layer_"):
+        names = [f"valid/{m}" for m in DESCRIPTIONS] + [f"train/{m}" for m in TRAINING_DESCRIPTIONS]
+        raise InputError(f"unknown metric {name}{nearest(name, names)}")
+
+
+def nested(split: str, values: dict[str, float]) -> dict[str, float]:
+    """Put metric names under a split.
+
+    >>> nested("valid", {"elbo": -90.0})
+    {'valid/elbo': -90.0}
+    """
+    return {f"{split}/{name}": value for name, value in values.items()}

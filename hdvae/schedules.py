@@ -1,0 +1,151 @@
+"""Schedules: pure functions step → value for temperature, free bits and learning rate.
+
+A schedule is written in a study file in one of three forms:
+
+- a number: constant;
+- points `[[step, value], …]`: joined straight lines, constant before the first and after the last point;
+- a ramp `{start, end, steps, shape}`: from start to end over the first `steps` steps, then constant.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, PlainValidator, ValidationError
+
+from hdvae.config import Config, one_line
+
+Schedule = Callable[[int], float]
+Points = tuple[tuple[float, float], ...]
+
+
+class Ramp(Config):
+    """A ramp from `start` to `end` over the first `steps` optimisation steps.
+
+    Shapes, with u = min(step / steps, 1): linear `start + u (end − start)`; exponential
+    `start (end / start)^u`; cosine `end + (start − end)(1 + cos πu)/2`.
+    """
+
+    start: float
+    end: float
+    steps: int
+    shape: Literal["linear", "exponential", "cosine"] = "linear"
+
+
+def _check(spec: Any) -> float | Points | Ramp:
+    """Read a written schedule, in the words of the study file rather than of a union of types."""
+    if _is_number(spec):
+        return float(spec)
+    if isinstance(spec, Ramp):
+        return spec
+    if isinstance(spec, dict):
+        return _ramp(spec)
+    if isinstance(spec, list | tuple):
+        return _points(spec)
+    raise ValueError(
+        f"{spec!r} is no schedule: write a number, points [[step, value], …] or a ramp {{start, end, steps, shape}}"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _ramp(spec: dict[str, Any]) -> Ramp:
+    try:
+        return Ramp.model_validate(spec)
+    except ValidationError as fault:
+        raise ValueError(one_line(Ramp, fault)) from None
+
+
+def _points(spec: Sequence[Any]) -> Points:
+    pairs = [p for p in spec if isinstance(p, list | tuple) and len(p) == 2 and all(map(_is_number, p))]
+    if not spec or len(pairs) != len(spec):
+        raise ValueError("a schedule of points is a list of [step, value] pairs, e.g. [[0, 0.8], [1000, 0.1]]")
+    steps = [step for step, _ in pairs]
+    if any(b <= a for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"the steps of a schedule must increase, got {steps}")
+    # 1000.0 and 1000 are one step, and must have one form: the fingerprint of an experiment is made of it.
+    return tuple((int(step) if step == int(step) else step, float(value)) for step, value in pairs)
+
+
+def _plain(spec: float | Points | Ramp) -> Any:
+    if isinstance(spec, Ramp):
+        return spec.model_dump()
+    return [list(point) for point in spec] if isinstance(spec, tuple) else spec
+
+
+ScheduleSpec = Annotated[float | Points | Ramp, PlainValidator(_check), PlainSerializer(_plain)]
+
+
+def constant(value: float) -> Schedule:
+    """The schedule that is `value` at every step.
+
+    >>> constant(0.5)(10)
+    0.5
+    """
+    return lambda step: value
+
+
+def joined_lines(points: Points) -> Schedule:
+    """Join `points` (step, value) by straight lines; constant outside them.
+
+    The paper's temperature (appendix A) is one such join:
+
+    >>> tau = joined_lines(((0, 0.8), (200_000, 0.3), (400_000, 0.1)))
+    >>> [round(tau(step), 3) for step in (0, 100_000, 200_000, 300_000, 400_000, 500_000)]
+    [0.8, 0.55, 0.3, 0.2, 0.1, 0.1]
+    """
+    steps = [step for step, _ in points]
+
+    def value(step: int) -> float:
+        right = bisect.bisect_right(steps, step)
+        if right == 0:
+            return points[0][1]
+        if right == len(points):
+            return points[-1][1]
+        (s0, v0), (s1, v1) = points[right - 1], points[right]
+        return v0 + (v1 - v0) * (step - s0) / (s1 - s0)
+
+    return value
+
+
+def ramp(spec: Ramp) -> Schedule:
+    """The schedule of a `Ramp`.
+
+    >>> halving = ramp(Ramp(start=0.8, end=0.2, steps=100, shape="exponential"))
+    >>> [round(halving(step), 3) for step in (0, 50, 100, 200)]
+    [0.8, 0.4, 0.2, 0.2]
+    """
+
+    def value(step: int) -> float:
+        u = min(step / spec.steps, 1.0)
+        if spec.shape == "linear":
+            return spec.start + u * (spec.end - spec.start)
+        if spec.shape == "exponential":
+            return float(spec.start * (spec.end / spec.start) ** u)
+        return spec.end + (spec.start - spec.end) * (1 + math.cos(math.pi * u)) / 2
+
+    return value
+
+
+def schedule(spec: float | Points | Ramp) -> Schedule:
+    """The function step → value of a written schedule."""
+    if isinstance(spec, Ramp):
+        return ramp(spec)
+    if isinstance(spec, tuple):
+        return joined_lines(spec)
+    return constant(spec)
+
+
+def values(spec: float | Points | Ramp) -> list[float]:
+    """Every value that bounds a written schedule: its extremes are among them (to check a range)."""
+    if isinstance(spec, Ramp):
+        return [spec.start, spec.end]
+    if isinstance(spec, tuple):
+        return [value for _, value in spec]
+    return [spec]

@@ -1,0 +1,187 @@
+"""Small models of the real classes, and their exact values by enumeration of every latent configuration."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hdvae.experiment import LayerConfig, ModelConfig
+from hdvae.latents import MemoryLayer
+from hdvae.model import HDVAE, Terms
+from hdvae.randomness import NoiseSource
+from hdvae.wiring import WIRINGS, Node
+
+CPU = torch.device("cpu")
+IMAGE = (2, 3)
+VARIABLES = {1: (2,), 2: (2, 1), 3: (1, 1, 1)}
+"""Variables of z_1 … z_L for each depth L."""
+CASES = [(wiring, levels) for wiring in WIRINGS for levels in (1, 2, 3)]
+
+
+def small_config(wiring: str, levels: int = 2, **changes) -> ModelConfig:
+    """A few units, one block in each connection; K = 4 factored or 3 plain."""
+    classes = 3 if changes.get("keys") == "plain" else 4
+    settings = {
+        "wiring": wiring,
+        "blocks": "dense",
+        "width": 6,
+        "depth": 1,
+        "dropout": 0.3,
+        "key_size": 3,
+        "value_size": 2,
+        "layers": [LayerConfig(variables=n, classes=classes) for n in VARIABLES[levels]],
+    }
+    return ModelConfig(**{**settings, **changes, "layers": tuple(changes.get("layers", settings["layers"]))})
+
+
+def build(
+    config: ModelConfig, image: tuple[int, int] = IMAGE, *, seed: int = 0, contrast: float = 1.0, memory: float = 1.0
+) -> HDVAE:
+    """A model in float64 and evaluation mode.
+
+    Args:
+        config: the network.
+        image: height and width.
+        seed: of the initial weights.
+        contrast: scales the heads and the decoder's last map, so that no law is near uniform.
+        memory: scales the memory values, so that every context matters to what is read from it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HDVAE(config, image).double().eval()
+    with torch.no_grad():
+        for name, part in model.named_modules():
+            if isinstance(part, nn.ModuleDict) and name.endswith(("posteriors", "priors")):
+                for parameter in part.parameters():
+                    parameter.mul_(contrast)
+        for parameter in model.logits.parameters():
+            parameter.mul_(contrast)
+        for values in model.memory_values():
+            values.mul_(memory)
+    return model
+
+
+def source(count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> NoiseSource:
+    """Noise for `count` rows."""
+    return NoiseSource.at(CPU, dtype, count, seed=seed, purpose="test", step=0)
+
+
+def some_images(count: int, image: tuple[int, int] = IMAGE, seed: int = 1) -> Tensor:
+    """Random binary images, float64."""
+    return torch.randint(0, 2, (count, *image), generator=torch.Generator().manual_seed(seed)).double()
+
+
+def given(layer, law, hard):
+    """The sampler whose noise is the hard values themselves."""
+    return layer.at(hard)
+
+
+def configurations(model: HDVAE) -> dict[Node, Tensor]:
+    """Every configuration of all latent variables, one in each row: (C, N) for each node."""
+    layers = [model.layer(node) for node in model.nodes]
+    assert all(isinstance(layer, MemoryLayer) for layer in layers)
+    choices = [range(layer.classes) for layer in layers for _ in range(layer.variables)]
+    rows = torch.tensor(list(itertools.product(*choices)))
+    return dict(zip(model.nodes, rows.split([layer.variables for layer in layers], 1), strict=True))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What enumeration says of one image; every tensor is (C,), one entry for each configuration.
+
+    Attributes:
+        terms: the real terms of the model, with the configurations as its samples.
+        log_q: log q(z_i | contexts, x) of each node.
+        log_p: log p(z_i | z_{>i}) of each node.
+    """
+
+    terms: Terms
+    log_q: Mapping[Node, Tensor]
+    log_p: Mapping[Node, Tensor]
+
+    @property
+    def posterior(self) -> Tensor:
+        """q(z|x)."""
+        return torch.stack(list(self.log_q.values())).sum(0).exp()
+
+    @property
+    def prior(self) -> Tensor:
+        """p(z)."""
+        return torch.stack(list(self.log_p.values())).sum(0).exp()
+
+    @property
+    def evidence(self) -> float:
+        """Log p(x)."""
+        return (self.terms.log_px + self.prior.log()).logsumexp(0).item()
+
+    @property
+    def elbo(self) -> float:
+        """E_q log p(x, z)/q(z|x)."""
+        return self.expectation(self.terms.log_px + self.prior.log() - self.posterior.log())
+
+    @property
+    def kl(self) -> dict[Node, float]:
+        """E_q log q/p of each node."""
+        return {node: self.expectation(self.log_q[node] - self.log_p[node]) for node in self.log_q}
+
+    def expectation(self, value: Tensor) -> float:
+        """E_q of a function of the configuration."""
+        return (self.posterior * value).sum().item()
+
+
+@torch.no_grad()
+def enumerate_exactly(model: HDVAE, x: Tensor) -> Exact:
+    """Enumerate every configuration for one image (H, W), by the model's own inference and `score`."""
+    values = configurations(model)
+    count = len(next(iter(values.values())))
+    terms = model(x.expand(count, *x.shape), values, given)
+    log_q = {layer.node: layer.q.log_prob(values[layer.node]) for layer in terms.layers}
+    priors, logits = model.score({node: model.layer(node).at(hard) for node, hard in values.items()})
+    log_p = {node: priors[node].log_prob(values[node]) for node in model.nodes}
+    pixels = torch.distributions.Bernoulli(logits=logits).log_prob(x.expand_as(logits)).sum((1, 2))
+    return Exact(Terms(pixels, terms.layers), log_q, log_p)
+
+
+@functools.cache
+def case(wiring: str, levels: int, keys: str = "factored") -> tuple[HDVAE, Tensor, Exact]:
+    """A model with clearly different laws, an image and its exact values; nobody may change them."""
+    model = build(small_config(wiring, levels, keys=keys), seed=levels, contrast=1.5, memory=3.0)
+    x = some_images(1, seed=levels)[0]
+    return model, x, enumerate_exactly(model, x)
+
+
+def row_of(model: HDVAE, hard: Mapping[Node, Tensor]) -> Tensor:
+    """Which row of `configurations` each sample is: (B,)."""
+    row = torch.zeros(len(next(iter(hard.values()))), dtype=torch.int64)
+    for node in model.nodes:
+        for n in range(model.layer(node).variables):
+            row = row * model.layer(node).classes + hard[node][:, n]
+    return row
+
+
+def assert_mean(samples: Tensor, expected: float, sigmas: float = 4.0) -> None:
+    """The mean of independent samples (n,) is `expected`, within some standard errors."""
+    error = samples.std().item() / math.sqrt(len(samples))
+    distance = abs(samples.mean().item() - expected)
+    assert distance <= sigmas * error + 1e-12, f"{samples.mean().item()} is not {expected} (s.e. {error})"
+
+
+def assert_law(rows: Tensor, probabilities: Tensor, level: float = 1e-4) -> None:
+    """Samples (n,) of classes follow `probabilities` (C,): Pearson's test, with rare classes pooled."""
+    from scipy.stats import chi2
+
+    seen = torch.bincount(rows, minlength=len(probabilities)).double()
+    expected = probabilities.double() * len(rows)
+    rare = expected < 5
+    cells = [(seen[~rare], expected[~rare]), (seen[rare].sum().view(1), expected[rare].sum().view(1))]
+    got, wanted = (torch.cat(parts) for parts in zip(*cells, strict=True))
+    keep = wanted > 1e-9
+    statistic = ((got - wanted).square()[keep] / wanted[keep]).sum().item()
+    assert got[~keep].sum() == 0
+    assert chi2.sf(statistic, max(int(keep.sum()) - 1, 1)) > level

@@ -1,0 +1,390 @@
+"""Training on a few synthetic images: steps, snapshots, the guard against non-finite numbers, and reports."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from oracle import CPU
+
+from hdvae.data import Dataset
+from hdvae.errors import InputError, NonFinite
+from hdvae.evaluation import choose_images, evaluate
+from hdvae.experiment import DataConfig, EvaluationConfig, Experiment, LayerConfig, ModelConfig, TrainingConfig
+from hdvae.metrics import DESCRIPTIONS, TRAINING_DESCRIPTIONS, check_tunable
+from hdvae.model import relaxed
+from hdvae.objectives import surrogate_objective
+from hdvae.randomness import NoiseSource
+from hdvae.training import Means, Snapshot, TrainState, make_optimizer, train, train_step
+from hdvae.wiring import WIRINGS, Node
+
+every_wiring = pytest.mark.parametrize("wiring", WIRINGS)
+IMAGE = (4, 3)
+
+
+def experiment_of(wiring="skip_lvae", evaluation=None, levels=2, **changes):
+    """Ten steps of 16 images; `changes` are of the training, or of the model where it has the field."""
+    layers = [LayerConfig(variables=2, classes=4), LayerConfig(variables=1, classes=9)][:levels]
+    model = {"wiring": wiring, "blocks": "dense", "width": 8, "depth": 1, "layers": tuple(layers)}
+    training = {"steps": 10, "batch_size": 16, "freebits": 0.1, "temperature": 0.7}
+    for name, value in changes.items():
+        (model if name in ModelConfig.model_fields else training)[name] = value
+    return Experiment(
+        data=DataConfig(name="toy"),
+        model=ModelConfig(**model),
+        training=TrainingConfig(**training),
+        evaluation=EvaluationConfig(**{"every": 4, "images": 6, "draws": 2, "samples": 3, **(evaluation or {})}),
+    )
+
+
+def toy(count=40):
+    """Images of a bright or a dark half, with some noise."""
+    rng = np.random.default_rng(0)
+
+    def images(n):
+        halves = np.zeros((n, *IMAGE), np.uint8)
+        bright = rng.random(n) < 0.5
+        halves[bright, :2] = 1
+        halves[~bright, 2:] = 1
+        return halves ^ (rng.random(halves.shape) < 0.05).astype(np.uint8)
+
+    return Dataset.from_images("toy", {"train": images(count), "valid": images(9), "test": images(4)})
+
+
+class Memory:
+    """A session that keeps everything, and stops after some reports as a killed run would."""
+
+    def __init__(self, latest=None, stop_after=None):
+        self.start, self.stop_after = latest, stop_after
+        self.reports, self.snapshots = [], []
+
+    def latest(self):
+        return self.start
+
+    def report(self, step, metrics, snapshot):
+        taken = snapshot()
+        copied = {name: tensor.clone() for name, tensor in taken.tensors.items()}
+        self.snapshots.append(Snapshot(copied, copy.deepcopy(dict(taken.values))))
+        self.reports.append((step, dict(metrics)))
+        if len(self.reports) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def run(experiment, session=None, dataset=None, seed=3):
+    session = session or Memory()
+    return train(experiment, dataset or toy(), seed, session, CPU), session
+
+
+def fresh(experiment, seed=3):
+    return TrainState.fresh(experiment, IMAGE, seed, CPU)
+
+
+def batch(count=16):
+    return torch.from_numpy(toy().images("train")[:count]).float()
+
+
+def assert_same_state(one, other):
+    one, other = one.snapshot(), other.snapshot()
+    assert one.values == other.values
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, other.tensors[name]), name
+
+
+# --- Resuming -----------------------------------------------------------------------------------------
+
+
+@every_wiring
+@pytest.mark.parametrize("latent", ["categorical", "normal"])
+def test_resumed_is_uninterrupted_to_the_last_bit(wiring, latent):
+    experiment = experiment_of(wiring, latent=latent, temperature=((0, 0.9), (10, 0.2)), gradient_clip=5.0)
+    whole, session = run(experiment)
+    killed = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, killed)
+    torch.manual_seed(99)
+    resumed, rest = run(experiment, Memory(killed.snapshots[-1]))
+    assert_same_state(resumed, whole)
+    assert killed.reports + rest.reports == session.reports
+    assert [step for step, _ in rest.reports] == [8, 10]
+
+
+def test_a_snapshot_holds_the_optimiser():
+    state = fresh(experiment_of())
+    assert not any(name.startswith("optimizer/") for name in state.snapshot().tensors)
+    train_step(state, batch(), experiment_of().training, seed=3)
+    tensors, values = state.snapshot().tensors, state.snapshot().values
+    assert values == {"step": 1}
+    for name, parameter in state.model.named_parameters():
+        assert torch.equal(tensors[f"model/{name}"], parameter)
+        for key in ("exp_avg", "exp_inf"):
+            assert tensors[f"optimizer/{name}/{key}"].shape == parameter.shape
+        assert tensors[f"optimizer/{name}/step"].item() == 1
+
+
+def test_restoring_leaves_the_snapshot_alone():
+    """What a session keeps is not changed by training on."""
+    experiment = experiment_of()
+    _, session = run(experiment)
+    kept = {name: tensor.clone() for name, tensor in session.snapshots[0].tensors.items()}
+    run(experiment, Memory(session.snapshots[0]))
+    assert all(torch.equal(session.snapshots[0].tensors[name], tensor) for name, tensor in kept.items())
+
+
+def test_a_finished_run_does_nothing_more():
+    experiment = experiment_of()
+    whole, session = run(experiment)
+    again, rest = run(experiment, Memory(session.snapshots[-1]))
+    assert_same_state(again, whole)
+    assert rest.reports == []
+
+
+def test_a_snapshot_of_another_network_is_refused():
+    _, session = run(experiment_of())
+    with pytest.raises(RuntimeError, match="state_dict"):
+        fresh(experiment_of("biva")).restore(session.snapshots[0])
+
+
+# --- Seeds --------------------------------------------------------------------------------------------
+
+
+def test_initial_weights_are_a_function_of_the_seed_alone():
+    torch.manual_seed(1)
+    one = fresh(experiment_of(), seed=5)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), expected), "the global generator was moved"
+    assert_same_state(one, fresh(experiment_of(), seed=5))
+    assert not torch.equal(one.model.top, fresh(experiment_of(), seed=6).model.top)
+
+
+def test_a_step_is_a_function_of_the_state_and_the_seed():
+    states = [fresh(experiment_of()) for _ in range(3)]
+    for state, seed, noise in zip(states, (3, 3, 4), (0, 1, 0), strict=True):
+        torch.manual_seed(noise)
+        train_step(state, batch(), experiment_of().training, seed)
+    assert_same_state(states[0], states[1])
+    assert not torch.equal(states[0].model.top, states[2].model.top)
+
+
+def test_steps_have_different_noise_and_dropout():
+    """With a learning rate of almost 0, two steps on one batch differ by their random numbers alone."""
+    for changes in ({"dropout": 0.0}, {"dropout": 0.5, "latent": "normal"}):
+        state, config = fresh(experiment_of(**changes)), experiment_of(learning_rate=1e-30).training
+        values = [train_step(state, batch(), config, seed=3)["log_px"].item() for _ in range(2)]
+        assert values[0] != values[1]
+
+
+# --- One step -----------------------------------------------------------------------------------------
+
+
+@every_wiring
+def test_a_step_by_hand(wiring):
+    """Adamax on the gradient of the surrogate with free bits, two learning rates, and the schedules at the step."""
+    experiment = experiment_of(
+        wiring,
+        dropout=0.0,
+        temperature=((0, 0.9), (10, 0.4)),
+        freebits=((0, 0.0), (10, 1.0)),
+        learning_rate=((0, 1e-2), (10, 2e-2)),
+        memory_learning_rate=0.5,
+    )
+    state, hand = fresh(experiment), fresh(experiment).model
+    values = hand.memory_values()
+    others = [p for name, p in hand.named_parameters() if not name.endswith("values_NKD")]
+    optimizer = torch.optim.Adamax([{"params": others, "lr": 0.0}, {"params": values, "lr": 0.5}])
+    for step in range(3):
+        quantities = train_step(state, batch(), experiment.training, seed=3)
+        tau, freebits = 0.9 - 0.05 * step, 0.1 * step
+        noise = hand.noise(NoiseSource.at(CPU, torch.float32, 16, seed=3, purpose="training", step=step))
+        objective = surrogate_objective(hand(batch(), noise, relaxed(tau)), freebits)
+        optimizer.zero_grad()
+        (-objective.value).backward()
+        norm = torch.cat([p.grad.flatten() for p in hand.parameters()]).norm()
+        optimizer.param_groups[0]["lr"] = 1e-2 + 1e-3 * step
+        optimizer.step()
+        assert state.step == step + 1
+        expected = {
+            "objective": objective.value,
+            "surrogate_elbo": objective.surrogate_elbo,
+            "log_px": objective.log_px,
+            "kl": sum(objective.kl),
+            "tau": tau,
+            "freebits": freebits,
+            "learning_rate": 1e-2 + 1e-3 * step,
+            "gradient_norm": norm,
+        } | {f"kl/{hand.name(node)}": kl for node, kl in zip(hand.nodes, objective.kl, strict=True)}
+        assert {n: float(v) for n, v in quantities.items()} == pytest.approx(
+            {n: float(torch.as_tensor(v).detach()) for n, v in expected.items()}, rel=1e-4, abs=1e-6
+        )
+    for (name, mine), theirs in zip(state.model.named_parameters(), hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_quantities_are_tensors_without_graphs():
+    quantities = train_step(fresh(experiment_of()), batch(), experiment_of().training, seed=3)
+    assert not any(isinstance(value, torch.Tensor) and value.requires_grad for value in quantities.values())
+
+
+def test_clipping_bounds_the_gradient_but_not_the_reported_norm():
+    experiment = experiment_of(gradient_clip=1e-3)
+    clipped, free = fresh(experiment), fresh(experiment)
+    norms = [
+        train_step(state, batch(), config.training, seed=3)["gradient_norm"].item()
+        for state, config in ((clipped, experiment), (free, experiment_of()))
+    ]
+    assert norms[0] == pytest.approx(norms[1])
+    assert norms[0] > 0.1
+    total = torch.cat([p.grad.flatten() for p in clipped.model.parameters()]).norm().item()
+    assert total == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_dropout_is_on_in_training_and_the_model_is_left_in_it():
+    state = fresh(experiment_of())
+    state.model.eval()
+    train_step(state, batch(), experiment_of().training, seed=3)
+    assert state.model.training
+
+
+def test_optimizer_has_a_group_for_the_memory_values():
+    experiment = experiment_of("biva")
+    state = fresh(experiment)
+    groups = state.optimizer.param_groups
+    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in state.model.memory_values()}
+    assert sum(len(group["params"]) for group in groups) == len(list(state.model.parameters()))
+    normal = fresh(experiment_of("biva", latent="normal")).model
+    assert len(make_optimizer(normal, experiment.training).param_groups) == 1
+
+
+# --- Numbers that are not finite ----------------------------------------------------------------------
+
+
+def plant(state, name, value=float("nan")):
+    with torch.no_grad():
+        state.model.get_parameter(name).view(-1)[0] = value
+
+
+@pytest.mark.parametrize(
+    ("wiring", "parameter", "quantity"),
+    [
+        ("skip_lvae", "logits.1.bias", "log_px"),
+        ("skip_lvae", "levels.0.layers.down.values_NKD", "log_px"),
+        ("vae", "levels.1.priors.up.1.bias", "kl/layer_2"),
+        ("lvae", "levels.0.priors.down.1.bias", "kl/layer_1"),
+        ("biva", "levels.0.priors.up.1.bias", "kl/layer_1_up"),
+    ],
+)
+def test_a_non_finite_quantity_is_named_and_nothing_is_changed(wiring, parameter, quantity):
+    experiment = experiment_of(wiring)
+    state = fresh(experiment)
+    train_step(state, batch(), experiment.training, seed=3)
+    plant(state, parameter)
+    before = {name: tensor.clone() for name, tensor in state.snapshot().tensors.items()}
+    with pytest.raises(NonFinite, match=f"^non-finite {quantity} at step 1$") as caught:
+        train_step(state, batch(), experiment.training, seed=3)
+    assert (caught.value.step, caught.value.quantity) == (1, quantity)
+    assert state.step == 1
+    for name, tensor in state.snapshot().tensors.items():
+        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_non_finite_gradient_is_named(bad, clip):
+    """The loss is finite, one parameter's gradient is not: it is that one which is named."""
+    experiment = experiment_of(gradient_clip=clip)
+    state = fresh(experiment)
+    parameter = "levels.1.posteriors.down.1.bias"
+    state.model.get_parameter(parameter).register_hook(lambda gradient: gradient * bad)
+    before = {name: tensor.clone() for name, tensor in state.snapshot().tensors.items()}
+    with pytest.raises(NonFinite, match=f"^non-finite gradient of {parameter} at step 0$"):
+        train_step(state, batch(), experiment.training, seed=3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.snapshot().tensors.items())
+
+
+def test_training_stops_at_a_non_finite_quantity():
+    experiment = experiment_of()
+    _, session = run(experiment)
+    tensors = {name: tensor.clone() for name, tensor in session.snapshots[0].tensors.items()}
+    tensors["model/logits.1.bias"][0] = float("nan")
+    with pytest.raises(NonFinite, match="non-finite log_px at step 4"):
+        run(experiment, Memory(Snapshot(tensors, session.snapshots[0].values)))
+
+
+# --- The loop -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wiring", ["vae", "skip_lvae", "biva"])
+def test_the_objective_rises(wiring):
+    """From 12 nats of coin flips towards the entropy of these images, about 3 nats."""
+    experiment = experiment_of(
+        wiring, steps=150, learning_rate=1e-2, dropout=0.1, evaluation={"every": 30, "draws": 10, "tau": (0.7,)}
+    )
+    _, session = run(experiment)
+    objectives = [metrics["train/objective"] for _, metrics in session.reports]
+    elbos = [metrics["valid/elbo"] for _, metrics in session.reports]
+    assert objectives[-1] > objectives[0] + 1.5
+    assert elbos[-1] > elbos[0] + 0.5
+    assert elbos[-1] > -6.5
+    assert session.reports[-1][1]["valid/iw_elbo"] < 0
+
+
+@every_wiring
+def test_reports_are_complete(wiring):
+    experiment = experiment_of(wiring, evaluation={"tau": (0.5, 0.1)})
+    state, session = run(experiment)
+    assert [step for step, _ in session.reports] == [4, 8, 10]
+    assert [snapshot.values["step"] for snapshot in session.snapshots] == [4, 8, 10]
+    layers = {f"kl/{state.model.name(node)}" for node in state.model.nodes}
+    for step, metrics in session.reports:
+        bare = {name for name in metrics if "@" not in name}
+        expected = {f"train/{name}" for name in {*TRAINING_DESCRIPTIONS, *layers}}
+        expected |= {f"valid/{name}" for name in {*DESCRIPTIONS, *layers} - ({"iw_elbo"} if step < 10 else set())}
+        assert bare == expected
+        assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
+        for name in metrics:
+            check_tunable(name)
+        assert metrics["train/tau"] == pytest.approx(0.7)
+    assert "valid/iw_elbo@S=3" in session.reports[-1][1]
+
+
+def test_training_metrics_are_means_since_the_last_report():
+    experiment = experiment_of(freebits=((0, 0.0), (10, 10.0)))
+    _, session = run(experiment)
+    assert [metrics["train/freebits"] for _, metrics in session.reports] == pytest.approx([1.5, 5.5, 8.5])
+
+
+def test_evaluation_is_that_of_the_model_on_the_chosen_images():
+    experiment, dataset = experiment_of(), toy()
+    state, session = run(experiment)
+    chosen = torch.from_numpy(dataset.images("valid")[choose_images(6, 9)])
+    expected = evaluate(state.model, chosen, experiment.evaluation, 3, importance=True)
+    final = session.reports[-1][1]
+    assert {name: final[f"valid/{name}"] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_last_step_is_reported_once():
+    _, session = run(experiment_of(steps=8))
+    assert [step for step, _ in session.reports] == [4, 8]
+    assert "valid/iw_elbo" in session.reports[-1][1]
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(InputError, match=r"^training.batch_size is 16 but toy has 15 training images$"):
+        run(experiment_of(), dataset=toy(15))
+    run(experiment_of(steps=1), dataset=toy(16))
+
+
+def test_means():
+    means = Means()
+    means.add({"a": torch.tensor(1.0), "tau": 0.5})
+    means.add({"a": torch.tensor(4.0), "tau": 0.25})
+    assert means.take() == {"a": 2.5, "tau": 0.375}
+    means.add({"a": 7.0})
+    assert means.take() == {"a": 7.0}
+
+
+def test_nodes_of_two_directions_have_their_own_training_metrics():
+    quantities = train_step(fresh(experiment_of("biva")), batch(), experiment_of().training, seed=3)
+    assert [name for name in quantities if name.startswith("kl/")] == ["kl/layer_1_up", "kl/layer_2", "kl/layer_1_down"]
+    assert Node(1, "up") in fresh(experiment_of("biva")).model.nodes
