@@ -1,0 +1,1 @@
+"""The commands of `hdvae`, one module each; `hdvae_platform.cli` gathers them."""

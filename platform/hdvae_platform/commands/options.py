@@ -1,0 +1,24 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+home_option = click.option(
+    "--home",
+    envvar="HDVAE_HOME",
+    default="runs",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of everything local: databases, checkpoints, data. [env: HDVAE_HOME]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Change a field of the file, e.g. training.steps=100; may be repeated.",
+)
