@@ -1,0 +1,77 @@
+"""The command line: gathers the commands, and turns faults into one line and an exit code.
+
+Commands are loaded when they are called: `hdvae --help` must not wait for torch, Ray and MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from hdvae.errors import InputError, NonFinite
+from hdvae.version import __version__
+
+COMMANDS = {
+    "data": "Fetch data sets and list them.",
+    "train": "Train one experiment.",
+    "study": "Check, run, follow and stop studies.",
+    "compare": "Compare the arms of studies.",
+    "ui": "Open MLflow's and Optuna's web pages on the study store.",
+}
+
+
+class _Commands(click.Group):
+    """The commands of `COMMANDS`, each in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"hdvae_platform.commands.{cmd_name}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hdvae")
+def hdvae() -> None:
+    """Studies of hierarchical discrete VAEs and their relaxation bias."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 the work failed, 2 bad input, 130 interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    try:
+        code = hdvae.main(arguments, prog_name="hdvae", standalone_mode=False)
+    except click.ClickException as fault:
+        return _fail(" ".join(fault.format_message().split()), 2)
+    except InputError as fault:
+        return _fail(str(fault), 2)
+    except NonFinite as fault:
+        return _fail(str(fault), 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; the same command goes on from here", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(line: str, code: int) -> int:
+    click.echo(f"hdvae: {line}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""`hdvae study`: check, run, list, status, stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from hdvae_platform.commands.options import home_option, json_option, set_option
+from hdvae_platform.places import Places
+from hdvae_platform.records import Records, connect
+from hdvae_platform.status import StudyStatus, study_status
+from hdvae_platform.study import Study, load_study
+from hdvae_platform.text import duration, table
+
+FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
+
+
+@click.group()
+def study() -> None:
+    """Check, run, follow and stop studies."""
+
+
+@study.command()
+@FILE
+@set_option
+@home_option
+@json_option
+def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> None:
+    """Validate a study file; print its runs, what they need and about how long they take. Starts nothing."""
+    from hdvae_platform.estimate import estimate
+
+    checked = load_study(file, overrides)
+    cost = estimate(checked, Places.under(home))
+    if as_json:
+        click.echo(json.dumps(cost.plain(), indent=1))
+        return
+    click.echo(f"{checked.name}: {checked.claim}")
+    if cost.arms:
+        click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
+    runs = cost.runs
+    resources = checked.resources
+    click.echo(
+        f"{runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds) of "
+        f"{checked.experiment.training.steps} steps, {resources.concurrent} at a time, each with "
+        f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
+    )
+    click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")
+
+
+@study.command()
+@FILE
+@set_option
+@home_option
+@json_option
+def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> int:
+    """Run a study, or go on with it where it stands."""
+    from hdvae_platform.launch import run_study
+
+    checked = load_study(file, overrides)
+    places = Places.under(home)
+    signal.signal(signal.SIGTERM, _interrupt)
+    runs = run_study(checked, places, lambda line: click.echo(line, err=as_json))
+    failed = [one for one in runs if one.state == "FAIL"]
+    for one in failed:
+        click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
+    complete = any(one.state == "COMPLETE" for one in runs)
+    if complete:
+        _show_result(checked, places, as_json)
+    if any(one.state in ("WAITING", "RUNNING") for one in runs):
+        click.echo(f"stopped before its end; `hdvae study run {file}` goes on", err=True)
+        return 130
+    return 1 if failed else 0
+
+
+def _show_result(study: Study, places: Places, as_json: bool) -> None:
+    from hdvae_platform import comparison
+    from hdvae_platform.tracking import Client
+
+    compared = comparison.arms(Client(places), [study.name])
+    if as_json:
+        click.echo(json.dumps(comparison.as_json([study.name], compared), indent=1))
+        return
+    click.echo(f"\n{study.name}: {study.claim}\n")
+    click.echo(comparison.as_table(compared))
+    click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
+    click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
+    click.echo(f"Checkpoints, metrics, samples:    {_shown(Path(places.storage))}/{study.name}")
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@study.command("list")
+@home_option
+@json_option
+def list_(home: Path, as_json: bool) -> None:
+    """List the studies of the study database."""
+    places = Places.under(home)
+    found = [study_status(places, record) for record in Records(connect(places.database)).studies()]
+    if as_json:
+        click.echo(json.dumps([one.summary() for one in found], indent=1))
+    elif not found:
+        click.echo(f"no studies in {home}; start one with `hdvae study run FILE.yaml`")
+    else:
+        rows = [[one.study, one.state, f"{one.complete}/{one.total}", str(one.failed), one.claim] for one in found]
+        click.echo(table(["study", "state", "runs done", "failed", "claim"], rows))
+
+
+@study.command()
+@click.argument("name")
+@home_option
+@json_option
+def status(name: str, home: Path, as_json: bool) -> None:
+    """How far a study is: each run's state, step, attempts, error, checkpoint."""
+    places = Places.under(home)
+    found = _known(places, name)
+    if as_json:
+        click.echo(json.dumps(found.plain(), indent=1))
+        return
+    click.echo(f"{name}: {found.state}, {found.complete} of {found.total} runs done, {found.failed} failed")
+    header = ["trial", "seed", "state", "step", "attempts", "settings"]
+    click.echo(table(header, [_status_row(row) for row in found.trials]))
+    for row in found.trials:
+        if row["error"]:
+            click.echo(f"trial {row['number']} seed {row['seed']}: {row['error']}")
+
+
+def _status_row(row: dict[str, Any]) -> list[str]:
+    from hdvae_platform.comparison import label
+
+    cells = [row["number"], row["seed"], row["state"], row["step"], row["attempts"], label(row["params"])]
+    return [str(cell) for cell in cells]
+
+
+@study.command()
+@click.argument("name")
+@home_option
+def stop(name: str, home: Path) -> None:
+    """Ask the process that runs a study to stop; `hdvae study run` goes on later."""
+    places = Places.under(home)
+    records = Records(connect(places.database))
+    found = _known(places, name)
+    if found.state != "running":
+        click.echo(f"{name} is not running ({found.state})")
+        return
+    records.ask_to_stop(name)
+    click.echo(f"{name} was asked to stop; it does within some seconds")
+
+
+def _known(places: Places, name: str) -> StudyStatus:
+    from hdvae.errors import InputError, nearest
+
+    records = Records(connect(places.database))
+    record = records.study(name)
+    if record is None:
+        names = [one.name for one in records.studies()]
+        hint = nearest(name, names) or "; there are none yet"
+        raise InputError(f"no study {name} in {places.home}{hint}")
+    return study_status(places, record)

@@ -1,0 +1,48 @@
+"""`hdvae train`: one experiment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hdvae_platform.commands.options import home_option, json_option, set_option
+from hdvae_platform.places import Places
+from hdvae_platform.single import describe, train_one
+from hdvae_platform.study import load_study
+from hdvae_platform.text import table
+from hdvae_platform.worker import load_data
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
+@set_option
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; train nothing.")
+@home_option
+@json_option
+def train(file: Path, overrides: tuple[str, ...], seed: int, dry_run: bool, home: Path, as_json: bool) -> None:
+    """Train the base experiment of a study file; the same command goes on where it was cut off."""
+    study, places = load_study(file, overrides), Places.under(home)
+    if dry_run:
+        dataset = load_data(study.experiment, places.home)
+        rows, totals = describe(study.experiment, (dataset.height, dataset.width))
+        if as_json:
+            click.echo(json.dumps(totals))
+            return
+        click.echo(table(["layer", "variables", "features", "parameters"], rows))
+        weights = totals["bytes"] / 2**20
+        click.echo(
+            f"{totals['parameters']:,} parameters ({totals['memory_values']:,} of them memory values): "
+            f"{weights:.1f} MiB, {3 * weights:.1f} MiB in a checkpoint"
+        )
+        return
+    done = train_one(study.name, study.experiment, seed, places, lambda line: click.echo(line, err=as_json))
+    if as_json:
+        document = {"run": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}
+        click.echo(json.dumps({**document, "metrics": dict(done.last.metrics)}, indent=1))
+        return
+    shown = {name: value for name, value in done.last.metrics.items() if "@" not in name}
+    click.echo(table(["metric", "value"], [[name, f"{value:.4g}"] for name, value in shown.items()]))
+    click.echo(f"MLflow run {done.run_id}; checkpoint {done.checkpoint}")

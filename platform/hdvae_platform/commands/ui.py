@@ -1,0 +1,98 @@
+"""`hdvae ui`: MLflow's and Optuna's own pages on the study store, on this machine only."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from hdvae.errors import InputError
+from hdvae_platform.commands.options import home_option
+from hdvae_platform.places import Places
+
+HOST = "127.0.0.1"
+START = 60.0
+"""Seconds that a page may take to answer."""
+
+
+@click.command()
+@click.option("--mlflow-port", default=5000, show_default=True, help="Port of MLflow's page; another if it is taken.")
+@click.option("--optuna-port", default=8080, show_default=True, help="Port of Optuna's page; another if it is taken.")
+@home_option
+def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
+    """Open MLflow's and Optuna's web pages on the study store; Ctrl-C closes them."""
+    places = Places.under(home)
+    pages: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        if places.tracking.startswith("http"):
+            click.echo(f"MLflow  {places.tracking}")
+        else:
+            _start(pages, "MLflow", _free(mlflow_port), lambda port: _mlflow(places, port))
+        _start(pages, "Optuna", _free(optuna_port), lambda port: _optuna(places, port))
+        click.echo("Ctrl-C closes both")
+        while all(page.poll() is None for page in pages.values()):
+            time.sleep(0.5)
+        ended = next(name for name, page in pages.items() if page.poll() is not None)
+        raise InputError(f"{ended}'s page ended by itself")
+    except KeyboardInterrupt:
+        click.echo("closed")
+    finally:
+        for page in pages.values():
+            page.terminate()
+        for page in pages.values():
+            page.wait()
+
+
+def _mlflow(places: Places, port: int) -> list[str]:
+    store = ["--backend-store-uri", places.tracking]
+    artifacts = ["--default-artifact-root", places.artifacts] if places.artifacts else []
+    address = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *address]
+
+
+def _optuna(places: Places, port: int) -> list[str]:
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    return [program, places.database, "--host", HOST, "--port", str(port)]
+
+
+def _free(port: int) -> int:
+    """This port, or another one if it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(
+    pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, command: Callable[[int], list[str]]
+) -> None:
+    """Start a page and wait until it answers.
+
+    Raises:
+        InputError: it ended, or does not answer in time.
+    """
+    with tempfile.TemporaryFile() as log:
+        pages[name] = subprocess.Popen(command(port), stdout=log, stderr=subprocess.STDOUT)
+        limit = time.monotonic() + START
+        while not _answers(port):
+            if pages[name].poll() is not None or time.monotonic() > limit:
+                log.seek(0)
+                lines = log.read().decode(errors="replace").strip().splitlines()
+                raise InputError(f"{name}'s page did not start: {lines[-1] if lines else 'no word from it'}")
+            time.sleep(0.2)
+    click.echo(f"{name}  http://{HOST}:{port}")
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0

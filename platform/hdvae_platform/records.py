@@ -1,0 +1,257 @@
+"""The study database: what each study is, and the state of each of its runs (trial × seed).
+
+These tables stand in the same database as Optuna's, which knows the trials. An Optuna trial is one parameter
+set; a run is one training of it with one seed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from hdvae.errors import InputError
+
+State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+_schema = sa.MetaData()
+_studies = sa.Table(
+    "hdvae_studies",
+    _schema,
+    sa.Column("name", sa.String(80), primary_key=True),
+    sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("stop", sa.Boolean, nullable=False, default=False),
+    sa.Column("driver", sa.String(200)),
+    sa.Column("beat", sa.Float),
+)
+_runs = sa.Table(
+    "hdvae_runs",
+    _schema,
+    sa.Column("study", sa.String(80), primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("seed", sa.BigInteger, primary_key=True),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("value", sa.Float),
+    sa.Column("error", sa.Text),
+    sa.Column("run_id", sa.String(64)),
+    sa.Column("tracked", sa.Boolean, nullable=False, default=False),
+)
+_changes = sa.Table(
+    "hdvae_changes",
+    _schema,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.String(80), nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("before", sa.Text, nullable=False),
+    sa.Column("after", sa.Text, nullable=False),
+)
+
+HEARTBEAT = 5.0
+"""Seconds between a driver's signs of life."""
+EXPIRY = 30.0
+"""Seconds without one after which a driver counts as gone."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The state of one training: a trial with one seed.
+
+    Attributes:
+        trial: Optuna's trial number.
+        seed: its seed.
+        state: Optuna's names for states.
+        attempts: how often it was started.
+        value: the last value of the tuned metric, once complete.
+        error: why it failed.
+        run_id: MLflow's run.
+        tracked: whether MLflow holds everything of it.
+    """
+
+    trial: int
+    seed: int
+    state: State
+    attempts: int
+    value: float | None
+    error: str | None
+    run_id: str | None
+    tracked: bool
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What the database knows of a study as a whole."""
+
+    name: str
+    definition: dict[str, Any]
+    plan: dict[str, Any]
+    created: float
+    stop: bool
+    driver: str | None
+    beat: float | None
+
+    @property
+    def driven(self) -> bool:
+        """Whether a driver gave a sign of life of late."""
+        return self.driver is not None and self.beat is not None and time.time() - self.beat < EXPIRY
+
+
+def connect(url: str) -> sa.Engine:
+    """Open the study database; makes the tables.
+
+    Raises:
+        InputError: it cannot be reached.
+    """
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=True)
+        _schema.create_all(engine)
+    except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
+        safe = url.split("@")[-1]
+        reason = str(fault).splitlines()[0]
+        raise InputError(f"study database {safe}: {reason}; check HDVAE_STUDY_DB") from None
+    return engine
+
+
+class Records:
+    """Reads and writes the state of studies and runs.
+
+    Args:
+        engine: from `connect`.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def study(self, name: str) -> StudyRecord | None:
+        """A study, or None if there is none of this name."""
+        with self._engine.connect() as db:
+            row = db.execute(_studies.select().where(_studies.c.name == name)).mappings().first()
+        return None if row is None else _study(row)
+
+    def studies(self) -> list[StudyRecord]:
+        """All studies, the oldest first."""
+        with self._engine.connect() as db:
+            rows = db.execute(_studies.select().order_by(_studies.c.created)).mappings().all()
+        return [_study(row) for row in rows]
+
+    def define(self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+        """Record a study, or that its plan (trials, seeds, resources) changed.
+
+        Raises:
+            InputError: there is a study of this name with another definition; names the first difference.
+        """
+        known = self.study(name)
+        if known is None:
+            row = {"definition": json.dumps(definition), "plan": json.dumps(plan)}
+            with self._engine.begin() as db:
+                db.execute(_studies.insert().values(name=name, created=time.time(), stop=False, **row))
+            return
+        difference = first_difference(known.definition, json.loads(json.dumps(definition)))
+        if difference is not None:
+            raise InputError(
+                f"study {name} exists with a different definition: {difference}; give this one another name"
+            )
+        if known.plan != json.loads(json.dumps(plan)):
+            with self._engine.begin() as db:
+                db.execute(
+                    _changes.insert().values(
+                        study=name, time=time.time(), before=json.dumps(known.plan), after=json.dumps(plan)
+                    )
+                )
+                db.execute(_studies.update().where(_studies.c.name == name).values(plan=json.dumps(plan)))
+
+    def take(self, name: str, driver: str) -> None:
+        """Become the driver of a study.
+
+        Raises:
+            InputError: another driver gave a sign of life of late.
+        """
+        now = time.time()
+        free = sa.or_(_studies.c.driver.is_(None), _studies.c.driver == driver, _studies.c.beat < now - EXPIRY)
+        with self._engine.begin() as db:
+            taken = db.execute(
+                _studies.update().where(_studies.c.name == name, free).values(driver=driver, beat=now, stop=False)
+            )
+        if taken.rowcount == 0:
+            holder = self.study(name)
+            assert holder is not None
+            assert holder.beat is not None
+            raise InputError(
+                f"study {name} is being run by {holder.driver} (last seen {now - holder.beat:.0f} s ago): "
+                f"stop it with `hdvae study stop {name}`, or wait {EXPIRY:.0f} s if it died"
+            )
+
+    def beat(self, name: str, driver: str) -> bool:
+        """Give a sign of life; returns whether the study is asked to stop."""
+        with self._engine.begin() as db:
+            db.execute(
+                _studies.update().where(_studies.c.name == name, _studies.c.driver == driver).values(beat=time.time())
+            )
+            stop = db.execute(sa.select(_studies.c.stop).where(_studies.c.name == name)).scalar_one()
+        return bool(stop)
+
+    def release(self, name: str, driver: str) -> None:
+        """Stop being the driver."""
+        with self._engine.begin() as db:
+            db.execute(
+                _studies.update()
+                .where(_studies.c.name == name, _studies.c.driver == driver)
+                .values(driver=None, beat=None, stop=False)
+            )
+
+    def ask_to_stop(self, name: str) -> None:
+        """Ask the driver of a study to stop it, resumably."""
+        with self._engine.begin() as db:
+            db.execute(_studies.update().where(_studies.c.name == name).values(stop=True))
+
+    def runs(self, name: str) -> list[Run]:
+        """All runs of a study, by trial and seed."""
+        query = _runs.select().where(_runs.c.study == name).order_by(_runs.c.trial, _runs.c.seed)
+        with self._engine.connect() as db:
+            rows = db.execute(query).mappings().all()
+        return [Run(**{key: value for key, value in row.items() if key != "study"}) for row in rows]
+
+    def add_run(self, name: str, trial: int, seed: int) -> None:
+        """Add a run that waits to be started."""
+        with self._engine.begin() as db:
+            db.execute(
+                _runs.insert().values(study=name, trial=trial, seed=seed, state="WAITING", attempts=0, tracked=False)
+            )
+
+    def set_run(self, name: str, trial: int, seed: int, **values: Any) -> None:
+        """Change columns of a run."""
+        at = (_runs.c.study == name, _runs.c.trial == trial, _runs.c.seed == seed)
+        with self._engine.begin() as db:
+            db.execute(_runs.update().where(*at).values(**values))
+
+
+def _study(row: Mapping[Any, Any]) -> StudyRecord:
+    values = dict(row)
+    values["definition"], values["plan"] = json.loads(row["definition"]), json.loads(row["plan"])
+    return StudyRecord(**values)
+
+
+def first_difference(before: Any, after: Any, path: str = "") -> str | None:
+    """The first place at which two JSON-like values differ, in words; None if they are equal.
+
+    >>> first_difference({"a": [1, 2]}, {"a": [1, 3]})
+    'a.1 was 2, is 3'
+    """
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        pairs = [(key, before.get(key), after.get(key)) for key in keys]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = [(str(i), b, a) for i, (b, a) in enumerate(zip(before, after, strict=True))]
+    else:
+        return None if before == after else f"{path} was {json.dumps(before)}, is {json.dumps(after)}"
+    for key, b, a in pairs:
+        found = first_difference(b, a, f"{path}.{key}" if path else str(key))
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,221 @@
+"""Which run comes next, and what the study database is told of its end. Optuna is imported here alone.
+
+An Optuna trial is one parameter set; it is trained once for each seed and told the mean. Unfinished runs are
+issued before new ones, so a study that was cut off goes on where it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import warnings
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hdvae.randomness import derive
+from hdvae_platform.records import Records, Run
+from hdvae_platform.study import Dimension, Study
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One run to do: a trial with one seed.
+
+    Attributes:
+        trial: Optuna's trial number.
+        seed: the seed.
+        params: dotted paths into the experiment → values.
+        attempt: 1 for the first time.
+    """
+
+    trial: int
+    seed: int
+    params: dict[str, Any]
+    attempt: int
+
+
+class Search:
+    """Issues the runs of a study and tells Optuna how they ended.
+
+    Args:
+        study: a checked study, recorded by `Records.define`.
+        url: SQLAlchemy URL of the study database.
+        records: the tables of runs in the same database.
+    """
+
+    def __init__(self, study: Study, url: str, records: Records) -> None:
+        self._study, self._records = study, records
+        self._optuna = optuna.create_study(
+            study_name=study.name,
+            storage=optuna.storages.RDBStorage(url),
+            direction=study.search.direction,
+            load_if_exists=True,
+        )
+        trials = self._optuna.get_trials(deepcopy=False)
+        self._optuna.sampler = _sampler(study, len(trials))
+        if study.search.method == "grid":
+            self._enqueue_grid(trials)
+            trials = self._optuna.get_trials(deepcopy=False)
+        self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
+        self._runs = {(run.trial, run.seed): run for run in records.runs(study.name)}
+        self._started = sum(trial.state != TrialState.WAITING for trial in trials)
+        self._pending: deque[tuple[int, int]] = deque()
+        for trial in trials:
+            if trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
+                self._open(trial.number)
+            if trial.state == TrialState.RUNNING:
+                self._tell_if_done(trial.number)
+
+    def next(self) -> Assignment | None:
+        """The next run, marked as running; None if there is nothing left to issue."""
+        if not self._pending:
+            target = self._study.parameter_sets()
+            if target is None or self._started >= target:
+                return None
+            trial = self._optuna.ask()
+            self._started += 1
+            self._params[trial.number] = self._decode(self._suggest(trial))
+            self._open(trial.number)
+        number, seed = self._pending.popleft()
+        run = self._runs[number, seed]
+        self._set(run, state="RUNNING", attempts=run.attempts + 1, error=None)
+        return self.assignment(self._runs[number, seed])
+
+    def assignment(self, run: Run) -> Assignment:
+        """What a known run was issued as."""
+        return Assignment(run.trial, run.seed, self._params[run.trial], run.attempts)
+
+    def has_work(self) -> bool:
+        """Whether `next` would return a run."""
+        target = self._study.parameter_sets()
+        return bool(self._pending) or (target is not None and self._started < target)
+
+    def finish(self, trial: int, seed: int, value: float) -> None:
+        """A run reached its last step. A value that is not finite is a failure."""
+        if math.isfinite(value):
+            self._set(self._runs[trial, seed], state="COMPLETE", value=value)
+        else:
+            error = f"{self._study.search.metric} is {value}"
+            self._set(self._runs[trial, seed], state="FAIL", error=error)
+        self._tell_if_done(trial)
+
+    def fail(self, trial: int, seed: int, error: str) -> None:
+        """A run failed."""
+        self._set(self._runs[trial, seed], state="FAIL", error=error)
+        self._tell_if_done(trial)
+
+    def interrupt(self, trial: int, seed: int) -> None:
+        """A run was cut off; it waits to be continued."""
+        self._set(self._runs[trial, seed], state="WAITING")
+
+    def runs(self) -> list[Run]:
+        """The runs as they stand."""
+        return [self._runs[key] for key in sorted(self._runs)]
+
+    def total_runs(self) -> int:
+        """How many runs there will be in all."""
+        trials = max(self._study.parameter_sets() or 0, self._started)
+        return max(trials * len(self._study.seeds), len(self._runs))
+
+    def _enqueue_grid(self, trials: Iterable[FrozenTrial]) -> None:
+        known = [_written(trial) for trial in trials]
+        for params in self._study.grid()[: self._study.parameter_sets()]:
+            written = {path: _encode(value) for path, value in params.items()}
+            if written not in known:
+                self._optuna.enqueue_trial(written)
+
+    def _open(self, trial: int) -> None:
+        """Make sure that the trial has a run for each seed; queue those that are not finished."""
+        for seed in self._study.seeds:
+            if (trial, seed) not in self._runs:
+                self._records.add_run(self._study.name, trial, seed)
+                self._runs[trial, seed] = Run(trial, seed, "WAITING", 0, None, None, None, False)
+            if self._runs[trial, seed].state in ("WAITING", "RUNNING"):
+                self._pending.append((trial, seed))
+
+    def _tell_if_done(self, number: int) -> None:
+        runs = [run for (trial, _), run in self._runs.items() if trial == number]
+        if any(run.state in ("WAITING", "RUNNING") for run in runs):
+            return
+        failed = any(run.state == "FAIL" for run in runs)
+        values = [run.value for run in runs if run.value is not None]
+        self._optuna.tell(
+            number,
+            values=None if failed else statistics.fmean(values),
+            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+            skip_if_finished=True,
+        )
+
+    def _set(self, run: Run, **values: Any) -> None:
+        self._records.set_run(self._study.name, run.trial, run.seed, **values)
+        self._runs[run.trial, run.seed] = Run(**{**vars(run), **values})
+
+    def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The sampler's values, dimension by dimension: conditions look at earlier ones."""
+        written: dict[str, Any] = {}
+        for path, dimension in self._study.space.items():
+            if dimension.applies(self._decode(written)):
+                written[path] = _suggest_one(trial, path, dimension)
+        return written
+
+    def _decode(self, written: dict[str, Any]) -> dict[str, Any]:
+        return {path: _decode(value, self._study.space[path]) for path, value in written.items()}
+
+
+def trial_states(url: str, name: str) -> dict[int, str]:
+    """Optuna's state of each trial of a study."""
+    study = optuna.load_study(study_name=name, storage=optuna.storages.RDBStorage(url))
+    return {trial.number: trial.state.name for trial in study.get_trials(deepcopy=False)}
+
+
+def trial_params(study: Study, url: str) -> dict[int, dict[str, Any]]:
+    """The parameters of each trial that has been issued or waits."""
+    known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
+    return {
+        trial.number: {path: _decode(value, study.space[path]) for path, value in _written(trial).items()}
+        for trial in known.get_trials(deepcopy=False)
+    }
+
+
+def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
+    """Seeded with the number of trials too: a sampler made anew must not repeat its suggestions."""
+    seed = derive(study.seeds[0], "search", trials) % 2**32
+    if study.search.method == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
+    if dimension.choices is not None:
+        return trial.suggest_categorical(path, [_encode(choice) for choice in dimension.choices])
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if dimension.whole:
+        return trial.suggest_int(path, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(path, float(dimension.low), float(dimension.high), log=dimension.log)
+
+
+def _written(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters as Optuna keeps them; of a trial that waits, those it was queued with."""
+    return dict(trial.system_attrs.get("fixed_params") or trial.params)
+
+
+def _encode(choice: Any) -> Any:
+    """Optuna's categories are plain values: lists and mappings are written as JSON."""
+    return json.dumps(choice) if isinstance(choice, list | dict) else choice
+
+
+def _decode(written: Any, dimension: Dimension) -> Any:
+    for choice in dimension.choices or ():
+        if _encode(choice) == written:
+            return choice
+    return written

@@ -1,0 +1,111 @@
+"""`hdvae train`: one experiment with one seed in this process, one MLflow run; the same command goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hdvae.blocks import trunk
+from hdvae.experiment import Experiment
+from hdvae.model import HDVAE
+from hdvae_platform import provenance
+from hdvae_platform.checkpointing import Checkpoints, Entry, Journal
+from hdvae_platform.places import Places
+from hdvae_platform.progress import Progress
+from hdvae_platform.records import State
+from hdvae_platform.storage import Storage
+from hdvae_platform.tracking import PATIENCE, Tracker
+from hdvae_platform.upload import RunUpload, settings
+from hdvae_platform.worker import RunSpec, load_data, run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        run_id: of MLflow; None if MLflow was away.
+        checkpoint: where its last checkpoint is.
+        last: its last report.
+    """
+
+    run_id: str | None
+    checkpoint: str
+    last: Entry
+
+
+def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo: Callable[[str], None]) -> Trained:
+    """Train an experiment to its end, from its latest checkpoint where there is one.
+
+    Raises:
+        InputError: the data are not there or do not fit.
+        NonFinite: the loss stopped being finite; the MLflow run is FAILED.
+        KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call goes on.
+    """
+    dataset = load_data(experiment, places.home)
+    storage, folder = Storage(places.storage), f"{name}/train-{experiment.fingerprint}/seed-{seed}"
+    upload = RunUpload(
+        name=f"{name} seed {seed}",
+        identity={"hdvae.kind": "train", "hdvae.name": name, "hdvae.fingerprint": experiment.fingerprint}
+        | {"hdvae.seed": str(seed)},
+        tags={**provenance.tags(), "hdvae.data_checksum": dataset.checksum},
+        params=settings(experiment, seed),
+        storage=storage,
+        folder=folder,
+    )
+    spec = RunSpec(
+        folder=folder,
+        seed=seed,
+        experiment=experiment.plain(),
+        home=str(places.home),
+        storage=places.storage,
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.is_available(),
+    )
+    _train_tracked(spec, upload, Tracker(places, echo), Progress("valid/elbo", experiment.training.steps, 1, 0, echo))
+    last = Journal(storage, folder)
+    step = last.steps()[-1]
+    return Trained(upload.run_id, Checkpoints(storage, folder).address(step), last.entry(step))
+
+
+def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress: Progress) -> None:
+    def notify(message: dict[str, Any]) -> None:
+        if "warning" in message:
+            progress.say(message["warning"])
+        if message.get("resumed"):
+            progress.began(upload.name, message["step"])
+        if "metrics" in message:
+            tracker.send(lambda client: upload.send(client, message["step"]))
+            progress.moved(upload.name, message["step"], message["metrics"]["valid/elbo"])
+
+    state: State = "FAIL"
+    tracker.send(upload.open)
+    try:
+        run(spec, notify)
+        state = "COMPLETE"
+        progress.ended(upload.name, "done")
+    except KeyboardInterrupt:
+        state = "WAITING"
+        raise
+    finally:
+        tracker.send(lambda client: upload.close(client, state))
+        if not tracker.close(PATIENCE):
+            progress.say("MLflow does not have everything yet: the same command again sends the rest")
+
+
+def describe(experiment: Experiment, image: tuple[int, int]) -> tuple[list[list[str]], dict[str, int]]:
+    """What `--dry-run` shows: a row for each level (from the top), and the totals."""
+    config = experiment.model
+    model, build = HDVAE(config, image), trunk(config, image)
+    rows = []
+    for i in range(len(config.layers), 0, -1):
+        layer = config.layers[i - 1]
+        latent = f"{layer.variables} of {layer.classes}" if config.latent == "categorical" else f"{layer.variables}"
+        count = sum(parameter.numel() for parameter in model.level(i).parameters())
+        rows.append([f"z_{i}", latent, "×".join(map(str, build.feature_shape(i))), f"{count:,}"])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    values = sum(parameter.numel() for parameter in model.memory_values())
+    return rows, {"parameters": parameters, "memory_values": values, "bytes": 4 * parameters}

@@ -1,0 +1,92 @@
+"""How far a study is, from the study database and the storage; works while it runs and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hdvae_platform.checkpointing import Checkpoints, run_folder
+from hdvae_platform.places import Places
+from hdvae_platform.records import Records, Run, StudyRecord, connect
+from hdvae_platform.search import trial_params
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import Study
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study as a whole, and a row for each run.
+
+    Attributes:
+        study: its name.
+        claim: what it claims.
+        state: running: a driver is at work; interrupted: `hdvae study run` would go on; finished: nothing to do.
+        total: runs in all, as far as they are known.
+        trials: JSON-like rows.
+    """
+
+    study: str
+    claim: str
+    state: Literal["running", "interrupted", "finished"]
+    total: int
+    trials: list[dict[str, Any]]
+
+    def count(self, state: str) -> int:
+        """Runs in a state."""
+        return sum(row["state"] == state for row in self.trials)
+
+    @property
+    def complete(self) -> int:
+        """Complete runs."""
+        return self.count("COMPLETE")
+
+    @property
+    def failed(self) -> int:
+        """Failed runs."""
+        return self.count("FAIL")
+
+    def plain(self) -> dict[str, Any]:
+        """The status as JSON-like values."""
+        return {"study": self.study, "state": self.state, "trials": self.trials}
+
+    def summary(self) -> dict[str, Any]:
+        """Counts only."""
+        counts = {"complete": self.complete, "failed": self.failed, "runs": self.total}
+        return {"study": self.study, "claim": self.claim, "state": self.state, **counts}
+
+
+def study_status(places: Places, record: StudyRecord) -> StudyStatus:
+    """The status of a recorded study."""
+    study = Study.rebuilt(record.name, record.definition, record.plan)
+    runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
+    params = trial_params(study, places.database)
+    storage = Storage(places.storage)
+    rows = []
+    for trial in sorted(params):
+        known = sorted({seed for number, seed in runs if number == trial} | set(study.seeds))
+        for seed in known:
+            run = runs.get((trial, seed)) or Run(trial, seed, "WAITING", 0, None, None, None, False)
+            rows.append(_row(study, storage, run, params[trial], record.driven))
+    total = max((study.parameter_sets() or 0) * len(study.seeds), len(rows))
+    ended = sum(row["state"] in ("COMPLETE", "FAIL", "PRUNED") for row in rows)
+    state: Literal["running", "interrupted", "finished"] = (
+        "running" if record.driven else "finished" if ended >= total else "interrupted"
+    )
+    return StudyStatus(record.name, study.claim, state, total, rows)
+
+
+def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
+    """A run without a driver cannot be running: it waits to be continued."""
+    checkpoints = Checkpoints(storage, run_folder(study.name, run.trial, run.seed))
+    steps = checkpoints.steps() if run.attempts else []
+    return {
+        "number": run.trial,
+        "state": "WAITING" if run.state == "RUNNING" and not driven else run.state,
+        "params": params,
+        "seed": run.seed,
+        "step": steps[-1] if steps else 0,
+        "attempts": run.attempts,
+        "error": run.error,
+        "checkpoint": checkpoints.address(steps[-1]) if steps else None,
+        "run_id": run.run_id,
+    }

@@ -1,0 +1,305 @@
+"""The `Study`: a claim, a base experiment, a space of variations and how to search it; read from a study file.
+
+`Study.experiment_at` is the one place that merges a trial's parameters into an `Experiment`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, JsonValue
+
+from hdvae.config import Config, parse
+from hdvae.errors import InputError, nearest
+from hdvae.experiment import Experiment
+from hdvae.metrics import check_tunable
+
+Params = Mapping[str, Any]
+"""One parameter set: dotted paths into the experiment → values."""
+
+
+class Dimension(Config):
+    """What one path of the experiment may be: listed choices, or a range."""
+
+    choices: tuple[JsonValue, ...] | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    when: dict[str, JsonValue] = Field(default_factory=dict)
+    """Other paths of the space and the value (or list of values) they must have for this one to vary."""
+
+    def applies(self, params: Params) -> bool:
+        """Whether the conditions of `when` hold in a parameter set."""
+        return all(
+            path in params and params[path] in (value if isinstance(value, list) else [value])
+            for path, value in self.when.items()
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether a range is of whole numbers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def examples(self) -> list[Any]:
+        """Values that together show whether every value of this dimension is valid."""
+        if self.choices is not None:
+            return list(self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        if self.whole and self.high - self.low < 10_000:
+            return list(range(int(self.low), int(self.high) + 1))
+        return [self.low, self.high]
+
+
+class SearchConfig(Config):
+    """How the space is searched."""
+
+    method: Literal["grid", "random", "tpe"] = "grid"
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """Parameter sets to try; a grid tries all, if it is not given."""
+    metric: str = "valid/elbo"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class ResourcesConfig(Config):
+    """What one run uses, and how many run at a time."""
+
+    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    concurrent: Annotated[int, Field(ge=1)] = 2
+
+
+class Study(Config):
+    """One study file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+    claim: Annotated[str, Field(min_length=1)]
+    experiment: Experiment
+    space: dict[str, Dimension] = Field(default_factory=dict)
+    search: SearchConfig = SearchConfig()
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    resources: ResourcesConfig = ResourcesConfig()
+
+    def experiment_at(self, params: Params) -> Experiment:
+        """The experiment with a parameter set merged in.
+
+        Raises:
+            InputError: the parameters do not make a valid experiment.
+        """
+        plain = self.experiment.plain()
+        for path, value in params.items():
+            set_at(plain, path, value, where=f"space.{path}")
+        shown = ", ".join(f"{path} = {json.dumps(value)}" for path, value in params.items())
+        return parse(Experiment, plain, where=f"experiment with {shown}" if params else "experiment")
+
+    def definition(self) -> dict[str, Any]:
+        """What a study of this name is, for ever: changing any of it needs another name."""
+        return {
+            "experiment": self.experiment.plain(),
+            "space": {path: dimension.model_dump(mode="json") for path, dimension in self.space.items()},
+            "method": self.search.method,
+            "metric": self.search.metric,
+            "direction": self.search.direction,
+        }
+
+    def plan(self) -> dict[str, Any]:
+        """What may change from one launch to the next."""
+        return {
+            "claim": self.claim,
+            "trials": self.search.trials,
+            "seeds": list(self.seeds),
+            "resources": self.resources.model_dump(mode="json"),
+        }
+
+    @staticmethod
+    def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
+        """The study with a recorded definition and plan."""
+        search = {key: definition[key] for key in ("method", "metric", "direction")} | {"trials": plan["trials"]}
+        parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
+        kept = {key: plan[key] for key in ("claim", "seeds", "resources")}
+        return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
+
+    def grid(self) -> list[dict[str, Any]]:
+        """The product of all choices where their conditions hold, in the order of the file, each once."""
+        sets: list[dict[str, Any]] = []
+        choices = [dimension.choices or () for dimension in self.space.values()]
+        for values in itertools.product(*choices):
+            params = self._conditioned(dict(zip(self.space, values, strict=True)))
+            if params not in sets:
+                sets.append(params)
+        return sets
+
+    def _conditioned(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Drop parameters whose conditions do not hold, until none is left to drop."""
+        while True:
+            kept = {path: value for path, value in params.items() if self.space[path].applies(params)}
+            if kept == params:
+                return kept
+            params = kept
+
+    def parameter_sets(self) -> int | None:
+        """How many parameter sets the search tries."""
+        if self.search.method != "grid":
+            return self.search.trials
+        size = len(self.grid())
+        return size if self.search.trials is None else min(size, self.search.trials)
+
+
+def set_at(plain: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set the field at a dotted path, e.g. `model.layers.0.classes`, in JSON-like values.
+
+    Raises:
+        InputError: there is no such field; names the nearest.
+    """
+    at: Any = plain
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        known = list(at) if isinstance(at, dict) else [str(i) for i in range(len(at))] if isinstance(at, list) else []
+        if part not in known:
+            inside = ".".join(parts[:depth]) or "the experiment"
+            raise InputError(f"{where}: {inside} has no field {part}{nearest(part, known)}")
+        key: Any = int(part) if isinstance(at, list) else part
+        if depth == len(parts) - 1:
+            at[key] = copy.deepcopy(value)
+        else:
+            at = at[key]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, with `2e-3` a number as in JSON and YAML 1.2, and repeated fields refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise InputError(f"field {key} is given twice in the mapping that starts at line {line}")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML safely.
+
+    Raises:
+        InputError: one line with the place.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except InputError as fault:
+        raise InputError(f"{where}: {fault}") from None
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        at = f" line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
+        raise InputError(f"{where}{at}: not valid YAML: {problem}") from None
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file.
+
+    Args:
+        path: the file.
+        overrides: `dotted.path=value` on the study's fields, values in YAML.
+
+    Raises:
+        InputError: one line: what, where, the nearest right thing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file{_near_files(path)}") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError(f"{path}: cannot be read: {fault}") from None
+    plain = read_yaml(text, str(path))
+    study = parse(Study, plain, str(path))
+    if overrides:
+        study = _overridden(study, overrides)
+    _check_space(study, str(path))
+    return study
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent
+    return nearest(path.name, [f.name for f in folder.glob("*.yaml")]) if folder.is_dir() else ""
+
+
+def _overridden(study: Study, overrides: Sequence[str]) -> Study:
+    plain = study.model_dump(mode="json")
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"--set {override}: write --set path=value, e.g. --set experiment.training.steps=100")
+        inner = plain["experiment"] if path.split(".")[0] in plain["experiment"] else plain
+        set_at(inner, path, read_yaml(text, f"--set {override}"), where=f"--set {override}")
+    return parse(Study, plain, "--set")
+
+
+def _check_space(study: Study, where: str) -> None:
+    check_tunable(study.search.metric)
+    if study.search.method != "grid" and study.search.trials is None:
+        raise InputError(f"{where}: search.trials is missing: {study.search.method} search needs a number of trials")
+    if len(set(study.seeds)) != len(study.seeds):
+        raise InputError(f"{where}: seeds: {list(study.seeds)} holds a seed twice")
+    for path, dimension in study.space.items():
+        at = f"{where}: space.{path}"
+        _check_dimension(dimension, at, study.search.method)
+        _check_conditions(study, path, at)
+        for value in dimension.examples():
+            for context in _contexts(study, path):
+                study.experiment_at({**context, path: value})
+
+
+def _check_dimension(dimension: Dimension, at: str, method: str) -> None:
+    if (dimension.choices is None) == (dimension.low is None and dimension.high is None):
+        raise InputError(f"{at}: give either choices or low and high")
+    if dimension.choices is not None:
+        if not dimension.choices:
+            raise InputError(f"{at}: choices is empty")
+        if any(choice in dimension.choices[:i] for i, choice in enumerate(dimension.choices)):
+            raise InputError(f"{at}: choices holds a value twice")
+        return
+    if dimension.low is None or dimension.high is None:
+        raise InputError(f"{at}: a range needs both low and high")
+    if dimension.low > dimension.high:
+        raise InputError(f"{at}: low {dimension.low:g} is above high {dimension.high:g}")
+    if dimension.log and dimension.low <= 0:
+        raise InputError(f"{at}: a log range must start above 0, got low {dimension.low:g}")
+    if method == "grid":
+        raise InputError(f"{at}: a grid needs choices, not a range; use them, or search.method random or tpe")
+
+
+def _check_conditions(study: Study, path: str, at: str) -> None:
+    """Conditions name earlier dimensions with choices: so no circle can arise, and sampling knows their values."""
+    earlier = list(study.space)[: list(study.space).index(path)]
+    for other, value in study.space[path].when.items():
+        if other not in earlier:
+            raise InputError(f"{at}.when: {other} must stand earlier in space{nearest(other, earlier)}")
+        choices = study.space[other].choices
+        wanted = value if isinstance(value, list) else [value]
+        if choices is None or any(one not in choices for one in wanted):
+            raise InputError(f"{at}.when: {other} never takes {json.dumps(value)}")
+
+
+def _contexts(study: Study, path: str) -> Iterator[dict[str, Any]]:
+    """Settings of the dimensions that `path` depends on, under which it varies."""
+    conditions = study.space[path].when
+    lists = [value if isinstance(value, list) else [value] for value in conditions.values()]
+    for values in itertools.product(*lists):
+        context: dict[str, Any] = {}
+        for other, value in zip(conditions, values, strict=True):
+            outer = next(_contexts(study, other))
+            context |= {**outer, other: value}
+        yield context

@@ -1,0 +1,244 @@
+"""MLflow, which is what people read; it is imported here alone, and written by the driver alone.
+
+Everything that is sent can be sent again: runs are found by their tags, points carry the time stamps of the
+journal, and MLflow's database ignores a point that it has. A `Tracker` sends from a thread of its own, so training
+goes on while the server is slow or away; what it could not send is sent by the next `study run`.
+
+MLflow allows no `@` and `=` in the names of metrics: `elbo@tau=0.1` is stored as `elbo at tau 0.1`. Everywhere
+else the first form is used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the tracker repeats on its own
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+from hdvae.errors import InputError
+from hdvae_platform.checkpointing import Entry
+from hdvae_platform.places import Places
+
+EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hdvae")
+"""MLflow's experiment, in which all studies are parent runs."""
+BATCH = 900
+"""Points in one request; MLflow allows 1000."""
+PATIENCE = 60.0
+"""Seconds to wait at the end for a server that is away."""
+RETRY = 2.0
+"""Seconds between attempts to reach the server."""
+
+_PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
+"""MLflow's codes for faults that pass; the others mean that the request itself is refused."""
+
+for _name in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+def stored_name(metric: str) -> str:
+    """A metric's name as MLflow takes it.
+
+    >>> stored_name("valid/iw_elbo@S=100")
+    'valid/iw_elbo at S 100'
+    """
+    name, at, condition = metric.partition("@")
+    return f"{name} at {condition.replace('=', ' ')}" if at else name
+
+
+def contract_name(stored: str) -> str:
+    """The inverse of `stored_name`.
+
+    >>> contract_name("valid/iw_elbo at S 100")
+    'valid/iw_elbo@S=100'
+    """
+    return re.sub(r" at (\w+) (\S+)$", r"@\1=\2", stored)
+
+
+class Unreachable(InputError):
+    """The tracking store does not answer."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as MLflow holds it: the last value of each metric, under its own name."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+class Client:
+    """The few things the platform asks of MLflow, on one tracking server or database.
+
+    Raises:
+        Unreachable: the store cannot be reached.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.address = places.tracking
+        self._client = mlflow.MlflowClient(tracking_uri=places.tracking)
+        try:
+            found = self._client.get_experiment_by_name(EXPERIMENT)
+            self._experiment = (
+                found.experiment_id
+                if found is not None
+                else self._client.create_experiment(EXPERIMENT, artifact_location=places.artifacts)
+            )
+        except (MlflowException, RequestException, OSError) as fault:
+            raise Unreachable(f"MLflow at {places.tracking}: {_first_line(fault)}") from None
+
+    def find(self, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
+        """All runs with these tags, page by page, the oldest first."""
+        clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                clauses,
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=500,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield from map(_tracked, page)
+            token = page.token
+            if not token:
+                return
+
+    def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str]) -> str:
+        """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING."""
+        found = next(self.find(identity), None)
+        if found is not None:
+            if found.status != "RUNNING":
+                self._client.update_run(found.run_id, status="RUNNING")
+            return found.run_id
+        run = self._client.create_run(self._experiment, tags={**tags, **identity}, run_name=name)
+        return str(run.info.run_id)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Parameters; the same ones may be logged again."""
+        written = [Param(key, str(value)) for key, value in params.items()]
+        for first in range(0, len(written), 100):
+            self._client.log_batch(run_id, params=written[first : first + 100])
+
+    def log_entry(self, run_id: str, entry: Entry) -> None:
+        """The metrics of a report, with its step and time stamp."""
+        points = [Metric(stored_name(k), value, entry.time, entry.step) for k, value in entry.metrics.items()]
+        for first in range(0, len(points), BATCH):
+            self._client.log_batch(run_id, metrics=points[first : first + BATCH])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_file(self, run_id: str, name: str, data: bytes) -> None:
+        """Store a file as an artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(data)
+            self._client.log_artifact(run_id, str(path))
+
+    def close_run(self, run_id: str, status: str) -> None:
+        """End a run as FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(run_id, status=status)
+
+
+def _tracked(run: Any) -> TrackedRun:
+    metrics = {contract_name(name): value for name, value in run.data.metrics.items()}
+    return TrackedRun(run.info.run_id, run.info.status, run.data.tags, run.data.params, metrics)
+
+
+class Tracker:
+    """Sends to MLflow in order, from one thread, again and again until the server has it.
+
+    Args:
+        places: where MLflow is.
+        warn: told once when the server goes away, and once when it is back.
+    """
+
+    def __init__(self, places: Places, warn: Callable[[str], None]) -> None:
+        self._places, self._warn = places, warn
+        self._jobs: queue.Queue[Callable[[Client], object] | None] = queue.Queue()
+        self._give_up = threading.Event()
+        self._client: Client | None = None
+        self._complete = True
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def send(self, job: Callable[[Client], object]) -> None:
+        """Queue a job. It may run more than once, so it must not mind."""
+        self._jobs.put(job)
+
+    def close(self, patience: float) -> bool:
+        """Wait for what is queued, at most `patience` seconds; whether MLflow took all of it."""
+        self._jobs.put(None)
+        self._thread.join(patience)
+        self._give_up.set()
+        self._thread.join(RETRY + 1)
+        return self._complete and not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not self._done(job):
+                self._complete = False
+
+    def _done(self, job: Callable[[Client], object]) -> bool:
+        """Do a job, however long the server is away; whether it was done in the end."""
+        away = False
+        while not self._give_up.is_set():
+            try:
+                self._client = self._client or Client(self._places)
+                job(self._client)
+            except (Unreachable, MlflowException, RequestException, OSError) as fault:
+                if isinstance(fault, MlflowException) and fault.error_code not in _PASSING:
+                    self._warn(f"MLflow refuses a record: {_first_line(fault)}")
+                    return False
+                if not away:
+                    self._warn(f"MLflow does not answer, training goes on: {_first_line(fault)}")
+                away = True
+                self._give_up.wait(RETRY)
+            else:
+                if away:
+                    self._warn("MLflow answers again")
+                return True
+        return False
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault).splitlines() or [type(fault).__name__])[0]
+
+
+def flattened(plain: Any, path: str = "") -> dict[str, Any]:
+    """Dotted paths → values of JSON-like values; lists of plain numbers (schedules, τ) stay whole.
+
+    >>> flattened({"a": {"b": 1, "c": [{"d": 2}]}, "e": [[0, 0.5]]})
+    {'a.b': 1, 'a.c.0.d': 2, 'e': '[[0, 0.5]]'}
+    """
+    if isinstance(plain, dict):
+        items = [(str(key), value) for key, value in plain.items()]
+    elif isinstance(plain, list) and any(isinstance(value, dict) for value in plain):
+        items = [(str(i), value) for i, value in enumerate(plain)]
+    else:
+        return {path: json.dumps(plain) if isinstance(plain, list) else plain}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flattened(value, f"{path}.{key}" if path else key)
+    return flat

@@ -1,0 +1,26 @@
+"""A run as Ray Tune sees it: a function that may be called again and again in one actor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from hdvae.errors import InputError, NonFinite
+from hdvae_platform import worker
+
+
+def trainable(config: dict[str, Any]) -> None:
+    """Do the run of a `RunSpec`. Failures that the user can understand are reported, the others raised."""
+    last: dict[str, Any] = {"step": 0}
+
+    def notify(message: dict[str, Any]) -> None:
+        last.update(step=message.get("step", last["step"]))
+        tune.report({**last, **message})
+
+    try:
+        worker.run(worker.RunSpec(**config), notify)
+    except (NonFinite, InputError) as fault:
+        tune.report({**last, "fault": str(fault)})
+    else:
+        tune.report({**last, "completed": True})

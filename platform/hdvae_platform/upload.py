@@ -1,0 +1,155 @@
+"""What goes to MLflow: one run for each training; for a study also a parent run above them.
+
+Every job that is queued here can be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hdvae.experiment import Experiment
+from hdvae_platform import provenance
+from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.records import Records, Run, State
+from hdvae_platform.search import Assignment
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import Study
+from hdvae_platform.tracking import Client, Tracker, flattened
+
+STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
+"""MLflow's status for a run that is not running; one that waits was cut off."""
+
+
+@dataclass
+class RunUpload:
+    """One training on its way to MLflow.
+
+    Attributes:
+        name: for people.
+        identity: tags by which the run is found again, now and after a crash.
+        tags: other tags.
+        params: settings.
+        storage: the study's storage.
+        folder: of the run on it.
+        run_id: MLflow's, once it is known.
+    """
+
+    name: str
+    identity: Mapping[str, str]
+    tags: Mapping[str, str]
+    params: Mapping[str, Any]
+    storage: Storage
+    folder: str
+    run_id: str | None = None
+
+    def open(self, client: Client, parent: str | None = None) -> str:
+        """Make the run, or find it; it is RUNNING, and has what its journal holds."""
+        above = {"mlflow.parentRunId": parent} if parent else {}
+        self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity)
+        client.log_params(self.run_id, self.params)
+        for step in Journal(self.storage, self.folder).steps():
+            self.send(client, step)
+        return self.run_id
+
+    def send(self, client: Client, step: int) -> None:
+        """Send one report."""
+        assert self.run_id is not None
+        client.log_entry(self.run_id, Journal(self.storage, self.folder).entry(step))
+
+    def close(self, client: Client, state: State) -> None:
+        """End the run, with its state, its checkpoint's address and its picture."""
+        assert self.run_id is not None
+        checkpoints = Checkpoints(self.storage, self.folder)
+        steps = checkpoints.steps()
+        address = checkpoints.address(steps[-1]) if steps else ""
+        client.set_tags(self.run_id, {"hdvae.state": state, "hdvae.checkpoint": address})
+        if self.storage.exists(f"{self.folder}/samples.png"):
+            client.log_file(self.run_id, "samples.png", self.storage.read(f"{self.folder}/samples.png"))
+        client.close_run(self.run_id, STATUSES[state])
+
+
+def settings(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """The parameters of a run: flattened dotted paths, and the seed."""
+    return {**flattened(experiment.plain()), "seed": seed}
+
+
+class StudyTracking:
+    """Queues what happens to a study for MLflow.
+
+    Args:
+        study: the study.
+        tracker: sends in order.
+        records: keeps the run ids, and which runs MLflow holds in full.
+        storage: with the journals.
+        data_checksum: of the data set.
+    """
+
+    def __init__(self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_checksum: str) -> None:
+        self._study, self._tracker, self._records, self._storage = study, tracker, records, storage
+        self._tags = {**provenance.tags(), "hdvae.data_checksum": data_checksum}
+        self._parent: str | None = None
+        self._uploads: dict[tuple[int, int], RunUpload] = {}
+
+    def begin(self, assignment: Assignment, experiment: Experiment) -> None:
+        """A run starts, or goes on."""
+        name, trial, seed = self._study.name, assignment.trial, assignment.seed
+        upload = RunUpload(
+            name=f"{name} trial {trial} seed {seed}",
+            identity={"hdvae.study": name, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)},
+            tags={
+                **self._tags,
+                "hdvae.arm": json.dumps(assignment.params),
+                "hdvae.fingerprint": experiment.fingerprint,
+            },
+            params=settings(experiment, seed),
+            storage=self._storage,
+            folder=run_folder(name, trial, seed),
+        )
+        self._uploads[trial, seed] = upload
+
+        def job(client: Client) -> None:
+            run_id = upload.open(client, self._parent_run(client))
+            self._records.set_run(name, trial, seed, run_id=run_id)
+
+        self._tracker.send(job)
+
+    def forward(self, assignment: Assignment, step: int) -> None:
+        """A report is in the journal."""
+        upload = self._uploads[assignment.trial, assignment.seed]
+        self._tracker.send(lambda client: upload.send(client, step))
+
+    def end(self, assignment: Assignment, state: State) -> None:
+        """A run ended, or was cut off and waits."""
+        upload = self._uploads[assignment.trial, assignment.seed]
+
+        def job(client: Client) -> None:
+            upload.close(client, state)
+            self._records.set_run(self._study.name, assignment.trial, assignment.seed, tracked=state != "WAITING")
+
+        self._tracker.send(job)
+
+    def end_study(self, runs: Sequence[Run]) -> None:
+        """The driver stops: the parent run gets the status that its runs call for."""
+        unfinished = not runs or any(run.state in ("WAITING", "RUNNING") for run in runs)
+        failed = any(run.state == "FAIL" for run in runs)
+        status = "KILLED" if unfinished else "FAILED" if failed else "FINISHED"
+
+        def job(client: Client) -> None:
+            found = next(client.find(self._identity()), None)
+            if found is None or found.status != status:
+                client.close_run(self._parent_run(client), status)
+
+        self._tracker.send(job)
+
+    def _identity(self) -> dict[str, str]:
+        return {"hdvae.study": self._study.name, "hdvae.kind": "study"}
+
+    def _parent_run(self, client: Client) -> str:
+        if self._parent is None:
+            tags = {**self._tags, "mlflow.note.content": self._study.claim}
+            self._parent = client.open_run(self._study.name, tags, self._identity())
+            client.log_params(self._parent, flattened(self._study.definition()))
+        return self._parent

@@ -1,0 +1,103 @@
+"""One run, in whatever process it is given: trains, and leaves journal, checkpoints and a picture on the storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hdvae import data
+from hdvae.config import parse
+from hdvae.experiment import Experiment
+from hdvae.sampling import prior_samples
+from hdvae.training import Snapshot, train
+from hdvae_platform.checkpointing import Checkpoints, Journal
+from hdvae_platform.datasets import check_name
+from hdvae_platform.pictures import grid_png
+from hdvae_platform.storage import Storage
+
+Notify = Callable[[dict[str, Any]], None]
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a worker needs to know; only JSON-like values, so that it crosses processes as it is.
+
+    Attributes:
+        folder: of the run, below the storage root.
+        seed: the seed.
+        experiment: JSON-like values of the experiment.
+        home: the local folder with the data sets.
+        storage: root of the storage.
+        threads: CPU threads to compute with.
+        gpu: whether to train on a GPU.
+    """
+
+    folder: str
+    seed: int
+    experiment: dict[str, Any]
+    home: str
+    storage: str
+    threads: int
+    gpu: bool
+
+    def plain(self) -> dict[str, Any]:
+        """The spec as JSON-like values."""
+        return asdict(self)
+
+
+class RunSession:
+    """The session of a run on a storage: journal first, then checkpoint, then word to the driver."""
+
+    def __init__(self, storage: Storage, folder: str, notify: Notify) -> None:
+        self._journal, self._checkpoints = Journal(storage, folder), Checkpoints(storage, folder)
+        self._notify = notify
+
+    def latest(self) -> Snapshot | None:
+        """The newest readable checkpoint; damaged newer ones are reported."""
+        snapshot, faults = self._checkpoints.latest()
+        for fault in faults:
+            self._notify({"warning": f"skipped a damaged checkpoint: {fault}"})
+        if snapshot is not None:
+            self._notify({"step": snapshot.values["step"], "resumed": True})
+        return snapshot
+
+    def report(self, step: int, metrics: Mapping[str, float], snapshot: Callable[[], Snapshot]) -> None:
+        """Make a report last, then tell the driver of it."""
+        self._journal.append(step, metrics)
+        self._checkpoints.save(step, snapshot())
+        self._notify({"step": step, "metrics": dict(metrics)})
+
+
+def run(spec: RunSpec, notify: Notify) -> None:
+    """Train one run to its end.
+
+    Raises:
+        InputError: the data are not there or do not fit.
+        NonFinite: the loss stopped being finite.
+    """
+    torch.set_num_threads(spec.threads)
+    experiment = parse(Experiment, spec.experiment, "experiment")
+    storage = Storage(spec.storage)
+    dataset = load_data(experiment, Path(spec.home))
+    device = torch.device("cuda" if spec.gpu else "cpu")
+    session = RunSession(storage, spec.folder, notify)
+    state = train(experiment, dataset, spec.seed, session, device)
+    picture = grid_png(prior_samples(state.model, SAMPLES, spec.seed), columns=16)
+    storage.write(f"{spec.folder}/samples.png", picture)
+
+
+def load_data(experiment: Experiment, home: Path) -> data.Dataset:
+    """The images of an experiment.
+
+    Raises:
+        InputError: there is no such data set, it is not fetched, or it is damaged.
+    """
+    config = experiment.data
+    if config.name is not None:
+        check_name(config.name)
+    return data.load(home, config.name, config.path, config.binarization)

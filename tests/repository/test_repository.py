@@ -1,0 +1,78 @@
+"""What the repository promises about itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hdvae_platform.study import load_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_the_lock_file_can_be_served_by_public_indexes():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    for pin in pins:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin), f"no plain pin: {pin}"
+    assert locked()["torch"] == "2.13.0"
+
+
+def test_every_dependency_is_locked():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {name.lower().replace("_", "-") for name in locked()}
+    for requirement in wanted:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)[0]
+        assert name.lower().replace("_", "-") in names, requirement
+
+
+def test_minimum_versions_close_known_holes():
+    for name, least in (("ray", (2, 56)), ("mlflow", (3, 11))):
+        assert tuple(map(int, locked()[name].split(".")[:2])) >= least
+
+
+def test_nothing_shadows_the_module_platform():
+    assert not (ROOT / "platform/__init__.py").exists()
+    assert not (ROOT / "tests/platform").exists()
+    code = "import platform, uuid; print(platform.python_version())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().startswith("3.")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_study_file_is_valid_and_named_after_its_file(file):
+    assert load_study(file).name == file.stem
+
+
+def test_the_first_study_is_what_the_readme_says():
+    study = load_study(ROOT / "studies/first.yaml")
+    assert study.parameter_sets() == 3
+    assert len(study.seeds) == 2
+    assert [layer.variables for layer in study.experiment.model.layers] == [16, 8]
+    assert study.experiment.training.steps >= 1000
+    assert yaml.safe_load((ROOT / "studies/first.yaml").read_text())["experiment"]["data"] == {"name": "mnist5k"}
+
+
+def test_readme_names_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert "make study" in text
+    assert "make test" in text
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,117 @@
+"""A small study on small images, and homes to run it in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+
+from hdvae_platform.places import Places
+
+STUDY = """
+name: small
+claim: Small things run fast.
+experiment:
+  data: {path: images.npz}
+  model:
+    blocks: dense
+    width: 8
+    depth: 1
+    layers: [{variables: 2, classes: 4}, {variables: 1, classes: 4}]
+  training: {steps: 20, batch_size: 16, temperature: 0.5}
+  evaluation: {every: 10, images: 20, draws: 2, samples: 5, tau: [0.1, 0.5]}
+space:
+  model.latent: {choices: [normal, categorical]}
+  training.temperature: {choices: [0.1, [[0, 0.8], [20, 0.1]]], when: {model.latent: categorical}}
+search: {method: grid}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, np.ndarray]:
+    """Stripes at random places: something that a model can learn."""
+    random = np.random.RandomState(0)
+    splits = {}
+    for split, count in (("train", 64), ("valid", 24), ("test", 24)):
+        rows = np.zeros((count, 6, 5), dtype=np.uint8)
+        rows[np.arange(count), random.randint(6, size=count)] = 1
+        splits[split] = rows
+    return splits
+
+
+@pytest.fixture(scope="session")
+def made_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose MLflow database is made already: that takes some seconds."""
+    home = tmp_path_factory.mktemp("made")
+    mlflow.MlflowClient(Places.under(home).tracking).search_experiments()
+    return home
+
+
+@pytest.fixture
+def places(tmp_path: Path, made_tracking: Path) -> Places:
+    """An empty home of its own for the test, with MLflow's database ready."""
+    home = tmp_path / "runs"
+    home.mkdir()
+    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
+    return Places.under(home)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path, images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small study, in a folder with its images, which is the working folder."""
+    np.savez(tmp_path / "images.npz", **images)
+    file = tmp_path / "small.yaml"
+    file.write_text(STUDY.replace("images.npz", str(tmp_path / "images.npz")))
+    monkeypatch.chdir(tmp_path)
+    return file
+
+
+@pytest.fixture
+def edit(study_file: Path) -> Callable[..., Path]:
+    """Change fields of the study file: `edit({"a.b": value, "c.d": None})`; None removes."""
+
+    def change(changes: dict[str, object]) -> Path:
+        plain = yaml.safe_load(study_file.read_text())
+        for path, value in changes.items():
+            *outer, last = path.split("/")
+            at = plain
+            for part in outer:
+                at = at[int(part)] if isinstance(at, list) else at[part]
+            if value is None:
+                del at[last]
+            else:
+                at[int(last) if isinstance(at, list) else last] = value
+        study_file.write_text(yaml.safe_dump(plain, sort_keys=False))
+        return study_file
+
+    return change
+
+
+Hdvae = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(arguments: Sequence[str | Path]) -> list[str]:
+    """The command line of `hdvae` in this environment."""
+    return [sys.executable, "-m", "hdvae_platform.cli", *map(str, arguments)]
+
+
+@pytest.fixture
+def hdvae(places: Places) -> Hdvae:
+    """Run the real command in a process of its own."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+        return subprocess.run(
+            command(arguments), capture_output=True, text=True, env=environment, timeout=240, check=False
+        )
+
+    return run

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hdvae.training import Snapshot
+from hdvae_platform.checkpointing import KEEP, Checkpoints, Damaged, Journal, run_folder
+from hdvae_platform.storage import Storage
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(str(tmp_path / "storage"))
+
+
+def snapshot(step: int) -> Snapshot:
+    return Snapshot({"model/w": torch.full((3,), float(step)), "optimizer/w/step": torch.tensor(step)}, {"step": step})
+
+
+def test_round_trip_keeps_every_bit(storage):
+    checkpoints = Checkpoints(storage, "run")
+    values = torch.tensor([1e-38, -0.0, 3.4e38, float("inf")])
+    checkpoints.save(5, Snapshot({"a": values, "b": torch.arange(6).view(2, 3).t()}, {"step": 5}))
+    loaded, faults = checkpoints.latest()
+    assert faults == []
+    assert loaded.values == {"step": 5}
+    assert loaded.tensors["a"].view(torch.int32).equal(values.view(torch.int32))
+    assert loaded.tensors["b"].equal(torch.arange(6).view(2, 3).t())
+
+
+def test_older_checkpoints_go(storage):
+    checkpoints = Checkpoints(storage, "run")
+    for step in range(1, 6):
+        checkpoints.save(step, snapshot(step))
+    assert checkpoints.steps() == [4, 5][-KEEP:]
+    assert len(storage.list("run/checkpoints")) == 2 * KEEP
+
+
+def test_no_checkpoint(storage):
+    assert Checkpoints(storage, "run").latest() == (None, [])
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
+def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, tmp_path, damage):
+    checkpoints = Checkpoints(storage, "run")
+    checkpoints.save(1, snapshot(1))
+    checkpoints.save(2, snapshot(2))
+    tensors = tmp_path / "storage/run/checkpoints/000000002.safetensors"
+    data = bytearray(tensors.read_bytes())
+    if damage == "flip":
+        data[-1] ^= 1
+        tensors.write_bytes(data)
+    elif damage == "truncate":
+        tensors.write_bytes(data[:-4])
+    elif damage == "remove":
+        tensors.unlink()
+    else:
+        tensors.with_suffix(".json").write_text("{")
+    loaded, faults = checkpoints.latest()
+    assert loaded.values["step"] == 1
+    assert len(faults) == 1
+    assert "000000002" in faults[0]
+    with pytest.raises(Damaged):
+        checkpoints.load(2)
+
+
+def test_tensors_without_a_manifest_are_no_checkpoint(storage, tmp_path):
+    checkpoints = Checkpoints(storage, "run")
+    checkpoints.save(1, snapshot(1))
+    checkpoints.save(2, snapshot(2))
+    (tmp_path / "storage/run/checkpoints/000000002.json").unlink()
+    loaded, faults = checkpoints.latest()
+    assert (loaded.values["step"], faults) == (1, [])
+
+
+def test_an_unfinished_write_is_invisible(storage, tmp_path):
+    storage.write("a/b", b"whole")
+    (tmp_path / "storage/a/.c.123.tmp").write_bytes(b"ha")
+    assert storage.list("a") == ["b"]
+
+
+def test_a_failed_write_leaves_nothing(storage, tmp_path):
+    storage.write("a/b", b"old")
+    (tmp_path / "storage/a/d").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        storage.write("a/d", b"a folder is in the way")
+    assert storage.list("a") == ["b", "d"]
+    assert not list((tmp_path / "storage/a").glob(".*"))
+
+
+def test_journal_keeps_the_first_report_of_a_step(storage):
+    journal = Journal(storage, "run")
+    assert journal.steps() == []
+    journal.append(20, {"valid/elbo": -1.5})
+    journal.append(10, {"valid/elbo": -2.5})
+    first = journal.entry(20)
+    journal.append(20, {"valid/elbo": -9.9})
+    assert journal.steps() == [10, 20]
+    assert journal.entry(20) == first
+    assert first.metrics == {"valid/elbo": -1.5}
+
+
+def test_run_folders_have_no_time_stamps():
+    assert run_folder("s", 7, 1) == "s/trial-0007/seed-1"

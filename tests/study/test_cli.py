@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hdvae_platform.cli import COMMANDS, run
+
+FILE = "small.yaml"
+
+
+def fails(capsys, *arguments) -> str:
+    assert run([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+def test_version_and_help(capsys):
+    assert run(["--version"]) == 0
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    for name in COMMANDS:
+        assert run([name, "--help"]) == 0
+    for name in ("check", "run", "list", "status", "stop"):
+        assert run(["study", name, "--help"]) == 0
+
+
+def test_unknown_commands_and_options(capsys):
+    assert "stuy" in fails(capsys, "stuy")
+    assert "--hme" in fails(capsys, "study", "list", "--hme", "x")
+    assert "FILE.yaml" in fails(capsys, "study", "run")
+
+
+@pytest.mark.parametrize("arguments", [["study", "check"], ["study", "run"], ["train"]])
+def test_bad_files_are_one_line_and_exit_code_2(capsys, places, edit, arguments):
+    file = edit({"experiment/training/freebit": 1.0})
+    assert "did you mean 'freebits'" in fails(capsys, *arguments, file, "--home", places.home)
+
+
+@pytest.mark.parametrize("arguments", [["study", "check"], ["study", "run"], ["train"]])
+def test_data_that_are_not_there(capsys, places, edit, arguments):
+    file = edit({"experiment/data": {"name": "mnist5k"}})
+    assert "hdvae data fetch mnist5k" in fails(capsys, *arguments, file, "--home", places.home)
+    file = edit({"experiment/data": {"name": "mnist"}})
+    assert "did you mean 'mnist5k'" in fails(capsys, *arguments, file, "--home", places.home)
+    file = edit({"experiment/data": {"path": "nowhere.npz"}})
+    assert "nowhere.npz" in fails(capsys, *arguments, file, "--home", places.home)
+
+
+def test_a_batch_larger_than_the_data(capsys, places, edit):
+    file = edit({"experiment/training/batch_size": 1000})
+    assert "64 training images" in fails(capsys, "study", "run", file, "--home", places.home)
+
+
+def test_check_starts_nothing(capsys, places, study_file):
+    assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
+    shown = capsys.readouterr().out
+    assert "6 runs (3 parameter sets × 2 seeds) of 20 steps, 2 at a time" in shown
+    assert not (places.home / "optuna.db").exists()
+    assert run(["study", "check", str(study_file), "--home", str(places.home), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["trials"], document["runs"], len(document["arms"])) == (3, 6, 3)
+
+
+def test_lists_of_an_empty_home(capsys, tmp_path):
+    assert run(["study", "list", "--home", str(tmp_path / "new")]) == 0
+    assert "no studies" in capsys.readouterr().out
+    assert "there are none yet" in fails(capsys, "study", "status", "x", "--home", tmp_path / "new")
+
+
+def test_home_in_the_way(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in fails(capsys, "study", "list", "--home", tmp_path / "file/runs")
+
+
+def test_dry_run(capsys, places, study_file):
+    assert run(["train", str(study_file), "--dry-run", "--home", str(places.home)]) == 0
+    shown = capsys.readouterr().out
+    assert "z_1" in shown
+    assert "MiB" in shown
+    assert run(["train", str(study_file), "--dry-run", "--home", str(places.home), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["bytes"] == 4 * document["parameters"]
+    assert not (places.home / "studies").exists()
+
+
+def test_train_once_and_again(capsys, places, study_file):
+    arguments = ["train", str(study_file), "--home", str(places.home), "--json"]
+    assert run(arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["step"] == 20
+    assert first["metrics"]["valid/iw_elbo"] < 0
+    assert run(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+def test_train_reports_a_failure(capsys, places, study_file):
+    arguments = ["train", str(study_file), "--home", str(places.home), "--set", "training.learning_rate=1e30"]
+    assert run(arguments) == 1
+    assert "non-finite" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hdvae.errors import InputError
+from hdvae_platform import comparison
+from hdvae_platform.tracking import TrackedRun
+
+
+def run(arm: str, seed: int, state: str = "COMPLETE", **metrics: float) -> TrackedRun:
+    tags = {"hdvae.arm": arm, "hdvae.trial": "0", "hdvae.seed": str(seed), "hdvae.state": state, "hdvae.study": "s"}
+    values = {f"valid/{name}": value for name, value in metrics.items()}
+    return TrackedRun(f"{arm}-{seed}", "FINISHED", tags, {"model.width": "8", "model.latent": "normal"}, values)
+
+
+class Store:
+    """What `arms` asks of MLflow, with runs at hand."""
+
+    address = "memory"
+
+    def __init__(self, *runs: TrackedRun) -> None:
+        self.runs = runs
+
+    def find(self, tags):
+        return iter(self.runs if tags.get("hdvae.study") == "s" else [])
+
+
+def arms(*runs, by=()):
+    return comparison.arms(Store(*runs), ["s"], by)
+
+
+def test_interval_is_students():
+    values = list(np.random.RandomState(0).normal(size=7))
+    found = comparison.interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.mean == pytest.approx(np.mean(values))
+    assert comparison.interval([3.0]) == comparison.Interval(3.0, None, None)
+
+
+def test_intervals_cover_what_they_claim():
+    random = np.random.RandomState(1)
+    hits = [i.low <= 2.0 <= i.high for i in (comparison.interval(random.normal(2, 3, size=3)) for _ in range(4000))]
+    assert 0.935 < np.mean(hits) < 0.965
+
+
+def test_differences_are_paired_where_the_seeds_are_the_same():
+    a, b = {0: 1.0, 1: 2.0, 2: 4.0}, {2: 1.0, 1: 0.5, 0: 0.0}
+    value, paired = comparison.difference(a, b)
+    expected = stats.ttest_rel([1, 2, 4], [0, 0.5, 1]).confidence_interval(0.95)
+    assert paired
+    assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
+    value, paired = comparison.difference(a, {5: 1.0, 6: 0.5})
+    expected = stats.ttest_ind([1, 2, 4], [1, 0.5], equal_var=False).confidence_interval(0.95)
+    assert not paired
+    assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
+    assert comparison.difference({}, b) is None
+    assert comparison.difference({0: 1.0}, {1: 0.5}) == (comparison.Interval(0.5, None, None), False)
+
+
+def test_only_complete_runs_enter_means():
+    found = arms(
+        run("{}", 0, elbo=-1.0),
+        run("{}", 1, "FAIL", elbo=-9.0),
+        run("{}", 2, "PRUNED", elbo=-9.0),
+        run("{}", 3, "WAITING"),
+    )
+    assert (len(found[0].runs), found[0].failed, found[0].pruned) == (1, 1, 1)
+    shown = comparison.as_json(["s"], found)["arms"][0]
+    assert shown["metrics"]["valid/elbo"] == {"mean": -1.0, "low": None, "high": None, "values": [-1.0]}
+    assert "1 + 1 pruned + 1 failed" in comparison.as_table(found)
+
+
+def test_values_are_in_the_order_of_the_seeds():
+    found = arms(run("{}", 1, elbo=-2.0), run("{}", 0, elbo=-1.0))
+    assert found[0].seeds == [0, 1]
+    assert found[0].values("valid/elbo") == [-1.0, -2.0]
+
+
+def test_a_metric_that_some_runs_lack_is_marked():
+    found = arms(run("{}", 0, elbo=-1.0), run("{}", 1))
+    assert "-1.00 of 1" in comparison.as_table(found, ["valid/elbo"])
+    assert "—" in comparison.as_table(found, ["valid/kl"])
+
+
+def test_grouping_by_a_setting():
+    runs = (run('{"a": 1}', 0, elbo=-1.0), run('{"a": 2}', 0, elbo=-2.0))
+    assert [arm.arm for arm in arms(*runs)] == [{"a": 1}, {"a": 2}]
+    assert [arm.arm for arm in arms(*runs, by=["model.width"])] == [{"model.width": 8}]
+    assert arms(*runs, by=["model.width"])[0].by_seed("valid/elbo") == {}
+    with pytest.raises(InputError, match=r"did you mean 'model\.width'"):
+        arms(*runs, by=["model.widht"])
+
+
+def test_nothing_to_compare():
+    with pytest.raises(InputError, match="no run of s is complete"):
+        arms(run("{}", 0, "FAIL"))
+    with pytest.raises(InputError, match="no study t in MLflow"):
+        comparison.arms(Store(), ["t"])
+
+
+def test_labels_are_short_and_distinct():
+    arm = {"model.layers.0.classes": 4, "model.layers.1.classes": 9, "training.temperature": 0.1}
+    assert comparison.label(arm) == "layers.0.classes 4, layers.1.classes 9, temperature 0.1"
+    assert comparison.label({}) == "the experiment"
+
+
+def test_bias_is_shown_with_its_error_over_images():
+    found = arms(
+        run("{}", 0, relaxation_bias=1.0, relaxation_bias_se=0.3),
+        run("{}", 1, relaxation_bias=2.0, relaxation_bias_se=0.4),
+    )
+    assert "1.50 ± 0.71 (se 0.35)" in comparison.as_table(found)

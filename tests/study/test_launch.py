@@ -1,0 +1,285 @@
+"""A whole small study on real Ray, SQLite and MLflow, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import optuna
+import pytest
+
+from hdvae_platform.tracking import Client
+
+from .conftest import command
+
+
+def tracked(places):
+    client = Client(places)
+    runs = list(client.find({"hdvae.study": "small"}))
+    parents = [run for run in runs if run.tags["hdvae.kind"] == "study"]
+    children = {
+        (int(run.tags["hdvae.trial"]), int(run.tags["hdvae.seed"])): run
+        for run in runs
+        if run.tags["hdvae.kind"] == "run"
+    }
+    assert len(runs) == len(parents) + len(children), "a trial × seed has two MLflow runs"
+    return parents, children
+
+
+def series(places, run_id):
+    """Every stored point of a run: (metric, step) → (value, time)."""
+    import mlflow
+
+    client = mlflow.MlflowClient(places.tracking)
+    points = {}
+    for metric in client.get_run(run_id).data.metrics:
+        for point in client.get_metric_history(run_id, metric):
+            assert (metric, point.step) not in points, "a point is there twice"
+            points[metric, point.step] = (point.value, point.timestamp)
+    return points
+
+
+def tensors(places, trial, seed, step=20):
+    return (
+        places.home / f"studies/small/trial-{trial:04d}/seed-{seed}/checkpoints/{step:09d}.safetensors"
+    ).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, made_tracking, images):
+    """The small study, run to its end by the command; shared by the tests that only look at it."""
+    import shutil
+
+    from hdvae_platform.places import Places
+
+    from .conftest import STUDY
+
+    folder = tmp_path_factory.mktemp("finished")
+    np.savez(folder / "images.npz", **images)
+    file = folder / "small.yaml"
+    file.write_text(STUDY.replace("images.npz", str(folder / "images.npz")))
+    home = folder / "runs"
+    home.mkdir()
+    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
+    environment = {**os.environ, "HDVAE_HOME": str(home)}
+
+    def run(*arguments):
+        return subprocess.run(
+            command(arguments), capture_output=True, text=True, env=environment, cwd=folder, timeout=240, check=False
+        )
+
+    done = run("study", "run", file)
+    assert done.returncode == 0, done.stderr
+    return Places.under(home), file, done, run
+
+
+def test_a_study_ends_with_its_table(finished):
+    _, _, done, _ = finished
+    assert "runs 6/6" in done.stdout
+    assert "Small things run fast." in done.stdout
+    for word in ("latent normal", "relaxation_bias", "iw_elbo", "hdvae ui", "hdvae compare small", "left"):
+        assert word in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_one_parent_and_one_child_for_each_trial_and_seed(finished):
+    places, _, _, _ = finished
+    parents, children = tracked(places)
+    assert [run.status for run in parents] == ["FINISHED"]
+    assert sorted(children) == [(trial, seed) for trial in range(3) for seed in (0, 1)]
+    for run in children.values():
+        assert run.status == "FINISHED"
+        assert run.tags["mlflow.parentRunId"] == parents[0].run_id
+        assert run.tags["hdvae.checkpoint"].endswith("000000020.safetensors")
+        assert len(run.tags["hdvae.data_checksum"]) == 64
+        assert run.tags["hdvae.fingerprint"]
+        assert run.params["model.layers.0.classes"] == "4"
+        assert run.params["seed"] == run.tags["hdvae.seed"]
+        steps = {step for _, step in series(places, run.run_id)}
+        assert steps == {10, 20}
+        picture = list((places.home / "artifacts").glob(f"{run.run_id}/**/samples.png"))
+        assert len(picture) == 1
+        assert picture[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_bias_is_the_difference_of_the_means(finished):
+    places, _, _, _ = finished
+    for run in tracked(places)[1].values():
+        for suffix in ("", "@tau=0.1", "@tau=0.5"):
+            surrogate = run.metrics[f"valid/surrogate_elbo{suffix}"]
+            bias = run.metrics[f"valid/relaxation_bias{suffix}"]
+            assert bias == pytest.approx(abs(surrogate - run.metrics["valid/elbo"]), abs=1e-9)
+        assert run.metrics["valid/relaxation_bias"] == run.metrics["valid/relaxation_bias@tau=0.1"]
+        if json.loads(run.tags["hdvae.arm"])["model.latent"] == "normal":
+            assert run.metrics["valid/relaxation_bias"] == 0
+        else:
+            assert run.metrics["valid/relaxation_bias"] > 0
+        assert run.metrics["valid/iw_elbo"] == run.metrics["valid/iw_elbo@S=5"]
+
+
+def test_optuna_is_told_the_mean_over_seeds(finished):
+    places, _, _, _ = finished
+    children = tracked(places)[1]
+    for trial in optuna.load_study(study_name="small", storage=places.database).trials:
+        assert trial.state == optuna.trial.TrialState.COMPLETE
+        values = [children[trial.number, seed].metrics["valid/elbo"] for seed in (0, 1)]
+        assert trial.value == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_again_it_trains_nothing_and_prints_the_table(finished):
+    places, file, _, run = finished
+    before = {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")}
+    points = {key: series(places, child.run_id) for key, child in tracked(places)[1].items()}
+    start = time.monotonic()
+    again = run("study", "run", file)
+    assert again.returncode == 0
+    assert "relaxation_bias" in again.stdout
+    assert "runs " not in again.stdout.split("small:")[0]
+    assert time.monotonic() - start < 60
+    assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
+    assert {key: series(places, child.run_id) for key, child in tracked(places)[1].items()} == points
+
+
+def test_compare_as_json(finished):
+    places, _, _, run = finished
+    done = run("compare", "small", "--json")
+    document = json.loads(done.stdout)
+    assert document["studies"] == ["small"]
+    assert len(document["arms"]) == 3
+    children = tracked(places)[1]
+    for trial, arm in enumerate(document["arms"]):
+        assert (arm["runs"], arm["pruned"], arm["failed"], arm["seeds"]) == (2, 0, 0, [0, 1])
+        assert arm["run_ids"] == [children[trial, seed].run_id for seed in (0, 1)]
+        for metric in ("elbo", "iw_elbo", "surrogate_elbo", "kl", "relaxation_bias", "relaxation_bias_se"):
+            entry = arm["metrics"][f"valid/{metric}"]
+            assert entry["values"] == [children[trial, seed].metrics[f"valid/{metric}"] for seed in (0, 1)]
+            assert entry["low"] <= entry["mean"] <= entry["high"]
+    assert {d["paired"] for d in document["differences"]} == {True}
+    text = run("compare", "small", "--by", "model.latent", "--metric", "kl").stdout
+    assert "latent categorical" in text
+    assert "valid/kl" in text
+
+
+def test_compare_refuses_what_it_cannot_compare(finished):
+    _, _, _, run = finished
+    for arguments, words in [
+        (["compare", "smal"], "did you mean 'small'"),
+        (["compare", "small", "--metric", "elbow"], "did you mean 'valid/elbo'"),
+        (["compare", "small", "--by", "model.latnt"], "did you mean 'model.latent'"),
+    ]:
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_status_and_list(finished):
+    _, _, _, run = finished
+    status = json.loads(run("study", "status", "small", "--json").stdout)
+    assert (status["study"], status["state"]) == ("small", "finished")
+    assert len(status["trials"]) == 6
+    row = status["trials"][-1]
+    assert (row["number"], row["seed"], row["state"], row["step"], row["attempts"]) == (2, 1, "COMPLETE", 20, 1)
+    assert row["error"] is None
+    assert os.path.exists(row["checkpoint"])  # noqa: PTH110 - as a user would look
+    assert row["params"] == {"model.latent": "categorical", "training.temperature": [[0, 0.8], [20, 0.1]]}
+    assert row["run_id"]
+    listed = json.loads(run("study", "list", "--json").stdout)
+    assert listed[0]["complete"] == 6
+    assert "finished" in run("study", "list").stdout
+    assert "COMPLETE" in run("study", "status", "small").stdout
+    missing = run("study", "status", "smal")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "did you mean 'small'" in missing.stderr
+    assert "not running" in run("study", "stop", "small").stdout
+
+
+def test_another_definition_needs_another_name(finished):
+    _, file, _, run = finished
+    done = run("study", "run", file, "--set", "training.steps=21")
+    assert done.returncode == 2
+    assert "experiment.training.steps was 20, is 21" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_interrupted_then_resumed_is_the_uninterrupted_study(finished, places, edit, hdvae):
+    """Ctrl-C in mid-study, then the same command: nothing is lost, repeated or different."""
+    reference, _, _, _ = finished
+    file = edit({"experiment/data/path": str(reference.home.parent / "images.npz")})
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    process = subprocess.Popen(
+        command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "runs 2/6" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, "".join(seen) + errors
+    assert "goes on" in errors
+    assert "Traceback" not in errors
+    _, children = tracked(places)
+    assert "RUNNING" not in {run.status for run in children.values()}
+    done_before = {key: run for key, run in children.items() if run.status == "FINISHED"}
+    assert len(done_before) >= 2
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert status["state"] == "interrupted"
+
+    resumed = hdvae("study", "run", file)
+    assert resumed.returncode == 0, resumed.stderr
+    parents, children = tracked(places)
+    assert [run.status for run in parents] == ["FINISHED"]
+    assert len(children) == 6
+    for key, run in done_before.items():
+        assert children[key] == run
+    expected = tracked(reference)[1]
+    for key, run in children.items():
+        assert run.status == "FINISHED"
+        values = {at: value for at, (value, _) in series(places, run.run_id).items()}
+        assert values == {at: value for at, (value, _) in series(reference, expected[key].run_id).items()}
+        assert tensors(places, *key) == tensors(reference, *key)
+
+
+def test_failures_end_their_trial_and_the_study_goes_on(places, edit, hdvae):
+    """An absurd learning rate gives a real non-finite loss."""
+    file = edit({"space": {"training.learning_rate": {"choices": [1e30, 0.002]}}, "seeds": [0]})
+    done = hdvae("study", "run", file)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "non-finite" in done.stderr
+    _, children = tracked(places)
+    assert {key: run.status for key, run in children.items()} == {(0, 0): "FAILED", (1, 0): "FINISHED"}
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert [row["state"] for row in status["trials"]] == ["FAIL", "COMPLETE"]
+    assert "step" in status["trials"][0]["error"]
+    assert "1 failed" in hdvae("compare", "small").stdout
+
+
+def test_stop_from_another_shell(places, edit, hdvae):
+    file = edit({"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]})
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    process = subprocess.Popen(command(["study", "run", file]), env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        limit = time.monotonic() + 90
+        while time.monotonic() < limit:
+            time.sleep(1)
+            status = hdvae("study", "status", "small", "--json")
+            if status.returncode == 0 and any(r["step"] for r in json.loads(status.stdout)["trials"]):
+                break
+        rival = hdvae("study", "run", file)
+        assert rival.returncode == 2
+        assert "is being run by" in rival.stderr
+        assert "asked to stop" in hdvae("study", "stop", "small").stdout
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "goes on" in errors
+    assert json.loads(hdvae("study", "status", "small", "--json").stdout)["state"] == "interrupted"
+    parents, children = tracked(places)
+    assert {run.status for run in [*parents, *children.values()]} == {"KILLED"}

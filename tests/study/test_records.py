@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hdvae.errors import InputError
+from hdvae_platform import records as module
+from hdvae_platform.records import Records, connect
+
+
+@pytest.fixture
+def records(tmp_path):
+    records = Records(connect(f"sqlite:///{tmp_path}/db"))
+    records.define("s", {"a": {"b": 1}}, {"seeds": [0]})
+    return records
+
+
+def test_a_definition_stands(records):
+    records.define("s", {"a": {"b": 1}}, {"seeds": [0]})
+    with pytest.raises(InputError, match=r"different definition: a\.b was 1, is 2") as fault:
+        records.define("s", {"a": {"b": 2}}, {"seeds": [0]})
+    assert "another name" in str(fault.value)
+
+
+def test_a_plan_may_change(records):
+    records.define("s", {"a": {"b": 1}}, {"seeds": [0, 1]})
+    assert records.study("s").plan == {"seeds": [0, 1]}
+
+
+def test_unknown_study(records):
+    assert records.study("t") is None
+    assert [one.name for one in records.studies()] == ["s"]
+
+
+def test_one_driver_at_a_time(records):
+    records.take("s", "first")
+    with pytest.raises(InputError, match="being run by first"):
+        records.take("s", "second")
+    assert records.study("s").driven
+    records.release("s", "first")
+    assert not records.study("s").driven
+    records.take("s", "second")
+
+
+def test_a_driver_that_died_is_replaced(records, monkeypatch):
+    records.take("s", "first")
+    monkeypatch.setattr(module, "EXPIRY", 0.1)
+    time.sleep(0.2)
+    records.take("s", "second")
+    assert records.study("s").driver == "second"
+
+
+def test_a_replaced_driver_does_not_release_its_successor(records, monkeypatch):
+    records.take("s", "first")
+    monkeypatch.setattr(module, "EXPIRY", 0.1)
+    time.sleep(0.2)
+    records.take("s", "second")
+    records.release("s", "first")
+    assert records.study("s").driver == "second"
+
+
+def test_stop_is_heard_once(records):
+    records.take("s", "d")
+    assert not records.beat("s", "d")
+    records.ask_to_stop("s")
+    assert records.beat("s", "d")
+    records.release("s", "d")
+    records.take("s", "d")
+    assert not records.beat("s", "d")
+
+
+def test_runs(records):
+    records.add_run("s", 1, 0)
+    records.add_run("s", 0, 5)
+    records.set_run("s", 1, 0, state="FAIL", error="why")
+    runs = records.runs("s")
+    assert [(run.trial, run.seed, run.state, run.error) for run in runs] == [
+        (0, 5, "WAITING", None),
+        (1, 0, "FAIL", "why"),
+    ]
+
+
+def test_unreachable_database_is_one_line_without_the_password():
+    with pytest.raises(InputError) as fault:
+        connect("postgresql+psycopg://user:secret@127.0.0.1:1/db")
+    assert "secret" not in str(fault.value)
+    assert "HDVAE_STUDY_DB" in str(fault.value)
+    assert "\n" not in str(fault.value)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+
+from hdvae_platform.records import Records, connect
+from hdvae_platform.search import Search, trial_params, trial_states
+from hdvae_platform.study import load_study
+
+SPACE = {
+    "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
+    "model.width": {"low": 2, "high": 16},
+    "training.temperature": {"choices": [0.1, [[0, 0.8], [20, 0.1]]]},
+}
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/db"
+
+
+@pytest.fixture
+def begin(url):
+    """A search on the same database, as a new launch would make it."""
+
+    def new(study):
+        records = Records(connect(url))
+        records.define(study.name, study.definition(), study.plan())
+        return Search(study, url, records)
+
+    return new
+
+
+def finish_all(search, value=lambda assignment: 1.0):
+    done = []
+    while (assignment := search.next()) is not None:
+        search.finish(assignment.trial, assignment.seed, value(assignment))
+        done.append(assignment)
+    return done
+
+
+def test_grid_issues_every_set_with_every_seed_once(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    assert search.total_runs() == 6
+    done = finish_all(search, lambda a: a.trial + a.seed / 10)
+    assert [(a.trial, a.seed, a.attempt) for a in done] == [(t, s, 1) for t in range(3) for s in (0, 1)]
+    assert [a.params for a in done[::2]] == study.grid()
+    assert set(trial_states(url, "small").values()) == {"COMPLETE"}
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.value for trial in stored] == pytest.approx([0.05, 1.05, 2.05])
+    assert finish_all(begin(study)) == []
+
+
+def test_a_grid_is_queued_whole_even_if_the_first_launch_was_cut_off(study_file, begin, url):
+    study = load_study(study_file)
+    begin(study.model_copy(update={"search": study.search.model_copy(update={"trials": 1})}))
+    search = begin(study)
+    assert [a.params for a in finish_all(search)[::2]] == study.grid()
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart(edit, begin, url, method):
+    study = load_study(edit({"space": SPACE, "search": {"method": method, "trials": 8}, "seeds": [3]}))
+    sets = []
+    for _ in range(4):
+        search = begin(study)
+        for _ in range(2):
+            assignment = search.next()
+            search.finish(assignment.trial, assignment.seed, assignment.params["training.freebits"])
+            sets.append(assignment.params)
+    assert begin(study).next() is None
+    assert len({params["training.freebits"] for params in sets}) == 8
+    for params in sets:
+        assert 0.1 <= params["training.freebits"] <= 4
+        assert params["model.width"] in range(2, 17)
+        assert params["training.temperature"] in (0.1, [[0, 0.8], [20, 0.1]])
+        study.experiment_at(params)
+    assert list(trial_params(study, url).values()) == sets
+
+
+def test_conditions_hold_in_sampled_sets(edit, begin):
+    study = load_study(edit({"search": {"method": "random", "trials": 20}, "seeds": [0]}))
+    for assignment in finish_all(begin(study)):
+        conditional = "training.temperature" in assignment.params
+        assert conditional == (assignment.params["model.latent"] == "categorical")
+
+
+def test_unfinished_runs_come_first_after_a_restart(study_file, begin):
+    study = load_study(study_file)
+    search = begin(study)
+    first, second = search.next(), search.next()
+    search.finish(second.trial, second.seed, 1.0)
+    again = begin(study)
+    reissued = again.next()
+    assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
+    assert reissued.params == first.params
+    following = again.next()
+    assert (following.trial, following.seed) == (1, 0)
+
+
+def test_an_interrupted_run_waits(study_file, begin):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.interrupt(first.trial, first.seed)
+    assert search.runs()[0].state == "WAITING"
+    assert begin(study).next().attempt == 2
+
+
+def test_a_failure_fails_the_trial_and_the_study_goes_on(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, first.seed, "non-finite kl/layer_1 at step 3")
+    rest = finish_all(search)
+    assert len(rest) == 5
+    assert trial_states(url, "small") == {0: "FAIL", 1: "COMPLETE", 2: "COMPLETE"}
+    assert search.runs()[0].error == "non-finite kl/layer_1 at step 3"
+    assert finish_all(begin(study)) == []
+
+
+def test_a_value_that_is_not_finite_is_a_failure(study_file, begin, url):
+    search = begin(load_study(study_file))
+    first = search.next()
+    search.finish(first.trial, first.seed, math.nan)
+    assert search.runs()[0].state == "FAIL"
+    assert "valid/elbo is nan" in search.runs()[0].error
+
+
+def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    for assignment in (search.next(), search.next()):
+        search._records.set_run("small", assignment.trial, assignment.seed, state="COMPLETE", value=2.0)
+    begin(study)
+    assert trial_states(url, "small")[0] == "COMPLETE"
+
+
+def test_seeds_can_be_added_to_a_finished_study(study_file, begin):
+    study = load_study(study_file)
+    finish_all(begin(study))
+    more = study.model_copy(update={"seeds": (0, 1, 2)})
+    assert [(a.trial, a.seed) for a in finish_all(begin(more))] == [(0, 2), (1, 2), (2, 2)]

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hdvae.errors import InputError
+from hdvae_platform.study import Study, load_study, read_yaml, set_at
+
+
+def refused(file: Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as fault:
+        load_study(file, overrides)
+    line = str(fault.value)
+    assert "\n" not in line
+    return line
+
+
+BAD = [
+    ({"experiment/training/freebit": 1.0}, ["experiment.training.freebit", "did you mean 'freebits'"]),
+    ({"serch": {}}, ["serch", "did you mean 'search'"]),
+    ({"experiment/model/layers/0/clases": 4}, ["clases", "did you mean 'classes'"]),
+    ({"experiment/training/steps": "many"}, ["experiment.training.steps", "integer", "many"]),
+    ({"experiment/training/steps": True}, ["experiment.training.steps", "integer"]),
+    ({"experiment/training/steps": 0}, ["experiment.training.steps", "greater than or equal to 1"]),
+    ({"experiment/model/wiring": "lave"}, ["experiment.model.wiring", "'lvae'", "lave"]),
+    ({"experiment/model/layers/0/variables": 0}, ["layers.0.variables", "greater than or equal to 1"]),
+    ({"experiment/model/layers/1/classes": 250}, ["layers.1.classes", "250", "nearest: 256"]),
+    ({"experiment/model/layers": []}, ["experiment.model.layers", "at least 1"]),
+    ({"experiment/training/temperature": -1}, ["temperature", "above 0"]),
+    ({"experiment/training/temperature": "warm"}, ["experiment.training.temperature", "no schedule"]),
+    ({"experiment/training/temperature": [[0, 1], [0, 2]]}, ["temperature", "must increase"]),
+    ({"experiment/training/temperature": {"start": 1, "end": 2}}, ["temperature", "steps is missing"]),
+    ({"experiment/evaluation/tau": []}, ["experiment.evaluation.tau", "at least 1"]),
+    ({"experiment/data": {}}, ["experiment.data", "name", "path"]),
+    ({"experiment/data": {"name": "mnist5k", "binarization": "threshold"}}, ["binarization", "binary already"]),
+    ({"search/metric": "test/elbo"}, ["never on test", "valid/elbo"]),
+    ({"search/metric": "valid/elbow"}, ["valid/elbow", "did you mean 'valid/elbo'"]),
+    ({"search/method": "gird"}, ["search.method", "'grid'"]),
+    ({"search/method": "random"}, ["search.trials is missing"]),
+    ({"space/model.latent": {"choices": []}}, ["space.model.latent", "choices is empty"]),
+    ({"space/model.latent": {"choices": ["normal", "normal"]}}, ["space.model.latent", "twice"]),
+    ({"space/model.latent": {"choices": ["gaussian"]}}, ["model.latent", "'normal'", "gaussian"]),
+    ({"space/model.latnt": {"choices": [1]}}, ["space.model.latnt", "did you mean 'latent'"]),
+    ({"space/model.layers.7.classes": {"choices": [4]}}, ["model.layers has no field 7"]),
+    ({"space/model.layers.0.classes": {"choices": [4, 5]}}, ["layers.0.classes is 5", "nearest: 4"]),
+    ({"space/training.freebits": {"low": 2.0, "high": 1.0}}, ["space.training.freebits", "low 2 is above high 1"]),
+    ({"space/training.freebits": {"low": 0.0, "high": 1.0, "log": True}}, ["log range", "above 0"]),
+    ({"space/training.freebits": {"low": 1.0}}, ["both low and high"]),
+    ({"space/training.freebits": {}}, ["either choices or low and high"]),
+    ({"space/training.freebits": {"low": 1.0, "high": 2.0}}, ["a grid needs choices"]),
+    ({"space/training.temperature/when": {"model.latnt": "categorical"}}, ["when", "did you mean 'model.latent'"]),
+    ({"space/training.temperature/when": {"model.latent": "binary"}}, ["model.latent never takes"]),
+    ({"seeds": []}, ["seeds", "at least 1"]),
+    ({"seeds": [1, 1]}, ["seeds", "twice"]),
+    ({"resources": {"workers": 0}}, ["resources.workers", "greater than or equal to 1"]),
+    ({"name": "../up"}, ["name", "pattern"]),
+    ({"claim": None}, ["claim is missing"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=[str(next(iter(c))) + str(i) for i, (c, _) in enumerate(BAD)])
+def test_bad_input_is_refused_in_one_line_that_names_it(edit, changes, words):
+    line = refused(edit(changes))
+    for word in words:
+        assert word in line, line
+
+
+def test_missing_file_names_the_nearest(study_file):
+    assert "did you mean 'small.yaml'" in refused(study_file.with_name("smal.yaml"))
+
+
+def test_not_yaml(study_file):
+    study_file.write_text("a: [1,\nb: }")
+    assert "line 2" in refused(study_file)
+    study_file.write_text("just text")
+    assert "mapping" in refused(study_file)
+    study_file.write_text("when: 2026-01-01")
+    assert "unknown" in refused(study_file) or "date" in refused(study_file)
+
+
+def test_repeated_fields_are_refused(study_file):
+    study_file.write_text(study_file.read_text() + "\nseeds: [3]\n")
+    assert "seeds is given twice" in refused(study_file)
+
+
+def test_yaml_reads_scientific_numbers_as_numbers():
+    assert read_yaml("{a: 2e-3, b: 1E5, c: 2.0e-3, d: e5}", "x") == {"a": 2e-3, "b": 1e5, "c": 2e-3, "d": "e5"}
+
+
+def test_yaml_does_not_execute(study_file):
+    study_file.write_text("!!python/object/apply:os.system ['true']")
+    assert "not valid YAML" in refused(study_file)
+
+
+def test_grid_is_the_product_with_conditions_and_no_duplicates(study_file):
+    grid = load_study(study_file).grid()
+    assert grid == [
+        {"model.latent": "normal"},
+        {"model.latent": "categorical", "training.temperature": 0.1},
+        {"model.latent": "categorical", "training.temperature": [[0, 0.8], [20, 0.1]]},
+    ]
+
+
+def test_conditions_on_conditional_dimensions(edit):
+    file = edit(
+        {
+            "space/training.freebits": {
+                "choices": [1.0, 2.0],
+                "when": {"training.temperature": [0.1]},
+            }
+        }
+    )
+    grid = load_study(file).grid()
+    assert [params.get("training.freebits") for params in grid] == [None, 1.0, 2.0, None]
+
+
+def test_trials_limit_a_grid(edit):
+    study = load_study(edit({"search/trials": 2}))
+    assert study.parameter_sets() == 2
+
+
+def test_parameters_merge_in_one_place(study_file):
+    study = load_study(study_file)
+    merged = study.experiment_at({"model.layers.0.classes": 9, "training.temperature": [[0, 1], [5, 0.5]]})
+    assert merged.model.layers[0].classes == 9
+    assert merged.model.layers[1] == study.experiment.model.layers[1]
+    assert merged.training.temperature == ((0, 1.0), (5, 0.5))
+
+
+def test_ranges_over_the_fields_of_a_ramp(edit):
+    file = edit(
+        {
+            "experiment/training/temperature": {"start": 0.8, "end": 0.1, "steps": 10},
+            "space": {"training.temperature.start": {"low": 0.5, "high": 1.0}},
+            "search": {"method": "random", "trials": 3},
+        }
+    )
+    study = load_study(file)
+    assert study.experiment_at({"training.temperature.start": 0.6}).training.temperature.start == 0.6
+
+
+def test_every_whole_number_of_a_range_is_checked(edit):
+    file = edit(
+        {
+            "space": {"model.layers.0.classes": {"low": 4, "high": 16}},
+            "search": {"method": "random", "trials": 3},
+        }
+    )
+    assert "layers.0.classes is 5" in refused(file)
+
+
+def test_overrides(study_file):
+    study = load_study(study_file, ["training.steps=7", "seeds=[5]", "experiment.data.binarization=none"])
+    assert study.experiment.training.steps == 7
+    assert study.seeds == (5,)
+    assert "did you mean 'steps'" in refused(study_file, "training.stepz=7")
+    assert "path=value" in refused(study_file, "training.steps")
+    assert "integer" in refused(study_file, "training.steps=x")
+
+
+def test_definition_and_plan_rebuild_the_study(study_file):
+    study = load_study(study_file)
+    assert Study.rebuilt(study.name, study.definition(), study.plan()) == study
+
+
+def test_set_at_leaves_the_value_its_own():
+    plain = {"a": [1]}
+    value = [2]
+    set_at(plain, "a", value, "x")
+    value.append(3)
+    assert plain == {"a": [2]}
