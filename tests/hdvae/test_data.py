@@ -1,5 +1,6 @@
 """Data sets: packing, checksums, Parquet files, and a user's own images."""
 
+import contextlib
 import resource
 import zipfile
 from dataclasses import replace
@@ -224,28 +225,29 @@ def test_a_file_in_the_place_of_a_folder_is_reported(tmp_path):
     assert names_in(tmp_path) == ["home"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """Let no file grow beyond 4 KiB, as on a disk that is full."""
+    """Let no file grow beyond 4 KiB, as on a disk that is full; only inside: pytest's own log must grow."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, small_files):
+def test_a_failed_write_leaves_nothing(tmp_path):
     path = tmp_path / "toy.parquet"
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError) as error, small_files():
         write_parquet(random_dataset(height=100, width=100), path)
     assert one_line(error) == f"cannot write {path}: File too large"
     assert names_in(tmp_path) == []
 
 
-def test_a_failed_write_leaves_the_older_file(tmp_path, request):
+def test_a_failed_write_leaves_the_older_file(tmp_path):
     path = tmp_path / "toy.parquet"
     write_parquet(random_dataset(), path)
-    request.getfixturevalue("small_files")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError), small_files():
         write_parquet(random_dataset(height=100, width=100), path)
     assert_same(read_parquet(path), random_dataset())
     assert names_in(tmp_path) == ["toy.parquet"]
