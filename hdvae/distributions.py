@@ -22,12 +22,22 @@ class Draw:
     Attributes:
         hard: H(z̃): class indices (B, N), or the value itself (B, N) for normal variables.
         read: what the network goes on with, (B, N · value size).
-        soft: z̃ on the simplex, (B, N, K), for a relaxed sample of categorical variables, else None.
+        scores: (log π + g)/τ, (B, N, K), of a relaxed sample of categorical variables, else None.
+        soft: z̃ = softmax(scores), on the simplex.
+        tau: the temperature of a relaxed sample.
     """
 
     hard: Tensor
     read: Tensor
+    scores: Tensor | None = None
     soft: Tensor | None = None
+    tau: float = 0.0
+
+    @property
+    def log_soft(self) -> Tensor:
+        """Log z̃, (B, N, K), of a relaxed sample; from the scores, since z̃ itself underflows."""
+        assert self.scores is not None
+        return self.scores.log_softmax(-1)
 
 
 class Distribution(Protocol):
@@ -39,6 +49,13 @@ class Distribution(Protocol):
 
     def expected_log_prob(self, draw: Draw) -> Tensor:
         """Eq. 15, Σ_k z̃_k log π_k, summed over the variables: (B,). For a hard draw it is `log_prob`."""
+        ...
+
+    def concrete_log_prob(self, draw: Draw) -> Tensor:
+        """Log-density of log z̃ when z̃ is taken as a continuous variable (eq. 16), summed: (B,).
+
+        For a draw that is not relaxed it is `log_prob`.
+        """
         ...
 
     def kl(self, p: Distribution) -> Tensor:
@@ -102,6 +119,19 @@ class Categorical:
         terms = [(z * part).sum((-2, -1)) for z, part in zip(self.marginals(draw.soft), self.parts, strict=True)]
         return torch.stack(terms).sum(0)
 
+    def concrete_log_prob(self, draw: Draw) -> Tensor:
+        """The ExpConcrete density (Maddison et al. 2016): that of y = log z̃, which neither over- nor underflows.
+
+        log Γ(K) + (K−1) log τ + Σ_k (log π_k − τ y_k) − K log Σ_k exp(log π_k − τ y_k). The density of z̃
+        itself, eq. 16, is this minus Σ_k y_k; that Jacobian is the same for q and p.
+        """
+        if draw.soft is None:
+            return self.log_prob(draw.hard)
+        rates = self.joint() - draw.tau * draw.log_soft
+        classes = rates.shape[-1]
+        constant = math.lgamma(classes) + (classes - 1) * math.log(draw.tau)
+        return (constant + rates.sum(-1) - classes * rates.logsumexp(-1)).sum(-1)
+
     def kl(self, p: Distribution) -> Tensor:
         """Exact: the divergence of a product is the sum over its factors."""
         assert isinstance(p, Categorical)
@@ -131,6 +161,10 @@ class Normal:
         return (-0.5 * standard.square() - self.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def expected_log_prob(self, draw: Draw) -> Tensor:
+        """A normal sample is never relaxed: `log_prob` of the value."""
+        return self.log_prob(draw.hard)
+
+    def concrete_log_prob(self, draw: Draw) -> Tensor:
         """A normal sample is never relaxed: `log_prob` of the value."""
         return self.log_prob(draw.hard)
 

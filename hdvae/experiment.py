@@ -96,11 +96,19 @@ class TrainingConfig(Config):
     temperature: ScheduleSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
     freebits: ScheduleSpec = 2.0
     """λ in nats for each stochastic layer."""
+    freebits_per: Literal["batch", "image"] = "batch"
+    """Whether the mean over the batch must spend λ, or every image."""
+    kl: Literal["analytic", "hard", "relaxed", "concrete"] = "analytic"
+    """How the KL terms are treated (appendix D); see `hdvae.objectives.training_kl`."""
     learning_rate: ScheduleSpec = 2e-3
     memory_learning_rate: ScheduleSpec = 2e-2
     """Learning rate of the memory values."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the whole gradient; none by default."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated; none by default."""
+    patience: Positive | None = None
+    """Stop after this many evaluations without a better ELBO, and keep the best weights; none by default."""
 
     @model_validator(mode="after")
     def _ranges(self) -> TrainingConfig:
@@ -123,7 +131,6 @@ class EvaluationConfig(Config):
 
     every: Positive = 1000
     """Steps between evaluations; a checkpoint is kept at each."""
-    split: Literal["valid"] = "valid"
     images: Positive = 1000
     """A fixed random subset of the split; all of it if it holds fewer."""
     draws: Positive = 10

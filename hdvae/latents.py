@@ -99,10 +99,10 @@ class MemoryLayer(nn.Module):
     def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
         """Eq. 4 over all K classes, and the read Σ_k z̃_k v_k."""
         assert isinstance(law, Categorical)
-        perturbed = law.joint() + noise
-        soft = (perturbed / tau).softmax(-1)
-        read = torch.einsum("bnk,nkd->bnd", soft, self.values_NKD)
-        return Draw(hard=perturbed.argmax(-1), read=read.flatten(1), soft=soft)
+        scores = (law.joint() + noise) / tau
+        soft = scores.softmax(-1)
+        read = torch.einsum("bnk,nkd->bnd", soft, self.values_NKD).flatten(1)
+        return Draw(hard=scores.argmax(-1), read=read, scores=scores, soft=soft, tau=tau)
 
     def harden(self, law: Distribution, noise: Tensor) -> Draw:
         """The Gumbel-max sample on the noise of `relax`."""

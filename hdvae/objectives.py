@@ -32,17 +32,28 @@ def expected_log_weight(terms: Terms) -> Tensor:
     return terms.log_px.double() - torch.stack(ratios).sum(0)
 
 
-def training_kl(layer: LayerTerms) -> Tensor:
-    """The KL term of one layer for training: value of eq. 14 in expectation, with a gradient: (B,).
+def training_kl(layer: LayerTerms, treatment: str = "analytic") -> Tensor:
+    """The KL term of one layer as training sees it: (B,).
 
-    Where p's context is sampled first it is KL(q ‖ p). Elsewhere log p(H(z̃)|·) keeps its value and takes the
-    gradient of eq. 15, Σ_k z̃_k log p_k, since H itself has none.
+    - `analytic`: the value of eq. 14 in expectation, with a gradient. Where p's context is sampled first it is
+      KL(q ‖ p). Elsewhere log p(H(z̃)|·) keeps its value and takes the gradient of eq. 15, Σ_k z̃_k log p_k, since
+      H itself has none.
+    - `hard`: eq. 14 as it is. H has no gradient and E[∇ log q(H(z̃))] = 0, so the term does not train its encoder.
+    - `relaxed`: eq. 15 for q and for p. Its value differs from eq. 14; its gradient is biased, and usable.
+    - `concrete`: the densities of eq. 16 for q and for p: a different, continuous model, right for itself.
     """
+    q, p, draw = layer.q, layer.p, layer.draw
+    if treatment == "hard":
+        return layer.log_ratio()
+    if treatment == "relaxed":
+        return q.expected_log_prob(draw) - p.expected_log_prob(draw)
+    if treatment == "concrete":
+        return q.concrete_log_prob(draw) - p.concrete_log_prob(draw)
     if layer.finite_kl:
-        return layer.q.kl(layer.p)
-    soft = layer.p.expected_log_prob(layer.draw)
-    log_p = soft + (layer.p.log_prob(layer.draw.hard) - soft).detach()
-    return -layer.q.entropy() - log_p
+        return q.kl(p)
+    soft = p.expected_log_prob(draw)
+    log_p = soft + (p.log_prob(draw.hard) - soft).detach()
+    return -q.entropy() - log_p
 
 
 @dataclass(frozen=True)
@@ -50,31 +61,35 @@ class Objective:
     """What a training step climbs and reports, scalars.
 
     Attributes:
-        value: the objective with free bits.
+        value: the objective with free bits; its gradient is what training follows.
         log_px: mean log p(x|z̃).
-        kl: mean KL of each layer, without free bits.
+        kl: mean of eq. 14's KL of each layer, without free bits, whatever treatment trains.
+        spent: what each layer's KL costs the objective, with the treatment and the free bits of training.
     """
 
     value: Tensor
     log_px: Tensor
     kl: Sequence[Tensor]
+    spent: Sequence[Tensor]
 
     @property
     def surrogate_elbo(self) -> Tensor:
-        """The objective without free bits: eq. 5 on this batch."""
+        """Eq. 5 on this batch, without free bits."""
         return self.log_px - torch.stack(list(self.kl)).sum()
 
 
-def surrogate_objective(terms: Terms, freebits: float) -> Objective:
+def surrogate_objective(terms: Terms, freebits: float, *, kl: str = "analytic", per_image: bool = False) -> Objective:
     """Eq. 5 with free bits: mean log p(x|z̃) − Σ_layers max(λ, mean KL_layer) (Kingma et al. 2016).
-
-    The mean over the batch is taken before the maximum: a layer is free while its average image is.
 
     Args:
         terms: of the relaxed chain.
         freebits: λ, nats for each layer.
+        kl: the treatment, see `training_kl`.
+        per_image: take the maximum for each image before the mean over the batch, instead of after it: then
+            every image must spend λ, not only the average one.
     """
     log_px = terms.log_px.mean()
-    kl = [training_kl(layer).mean() for layer in terms.layers]
-    value = log_px - torch.stack([k.clamp(min=freebits) for k in kl]).sum()
-    return Objective(value, log_px, kl)
+    trained = [training_kl(layer, kl) for layer in terms.layers]
+    spent = [k.clamp(min=freebits).mean() if per_image else k.mean().clamp(min=freebits) for k in trained]
+    shown = trained if kl == "analytic" else [layer.expected_log_ratio() for layer in terms.layers]
+    return Objective(log_px - torch.stack(spent).sum(), log_px, [k.mean() for k in shown], spent)

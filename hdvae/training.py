@@ -6,6 +6,7 @@ reports metrics with a way to take a new snapshot; what becomes of them is the s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hdvae.config import parse
 from hdvae.data import Dataset
 from hdvae.errors import InputError, NonFinite
 from hdvae.evaluation import choose_images, evaluate
@@ -45,55 +47,144 @@ class Session(Protocol):
 
 
 @dataclass
+class Best:
+    """The best weights so far, for early stopping.
+
+    Attributes:
+        elbo: their ELBO on the validation images.
+        step: when they were found.
+        weights: by name.
+        worse: evaluations since then.
+    """
+
+    elbo: float
+    step: int
+    weights: dict[str, Tensor]
+    worse: int = 0
+
+
+@dataclass
 class TrainState:
     """What training moves. Everything random is a function of the seed and the step, so no generator is kept.
 
     Attributes:
-        model: the model.
+        experiment: what is trained.
+        seed: of the initial weights and of all noise.
+        model: the model that is trained.
         optimizer: Adamax with two groups, the memory values in the second.
+        average: the model with averaged weights (`training.ema`), or None.
+        best: with early stopping (`training.patience`), the best weights so far.
         step: optimisation steps done.
     """
 
+    experiment: Experiment
+    seed: int
     model: HDVAE
     optimizer: torch.optim.Optimizer
+    average: HDVAE | None = None
+    best: Best | None = None
     step: int = 0
 
     @staticmethod
     def fresh(experiment: Experiment, image: tuple[int, int], seed: int, device: torch.device) -> TrainState:
         """The state before the first step: initial weights are a function of the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "initial weights"))
-            model = HDVAE(experiment.model, image)
-        model.to(device)
-        return TrainState(model, make_optimizer(model, experiment.training))
+        model = initial_model(experiment, image, seed).to(device)
+        optimizer = make_optimizer(model, experiment.training)
+        average = copy.deepcopy(model).requires_grad_(False) if experiment.training.ema is not None else None
+        return TrainState(experiment, seed, model, optimizer, average)
+
+    @property
+    def judged(self) -> HDVAE:
+        """The model that is evaluated: the averaged one where there is one."""
+        return self.model if self.average is None else self.average
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done, or patience has run out."""
+        config = self.experiment.training
+        if self.step >= config.steps:
+            return True
+        return self.best is not None and config.patience is not None and self.best.worse >= config.patience
+
+    def judge(self, elbo: float) -> None:
+        """Take note of an evaluation, for early stopping."""
+        if self.experiment.training.patience is None:
+            return
+        if self.best is None or elbo > self.best.elbo:
+            weights = {name: tensor.clone() for name, tensor in self.judged.state_dict().items()}
+            self.best = Best(elbo, self.step, weights)
+        else:
+            self.best.worse += 1
+
+    def result(self) -> HDVAE:
+        """The model that the run stands for: the best, the averaged or the last weights."""
+        if self.best is None:
+            return self.judged
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.best.weights)
+        return model
 
     def snapshot(self) -> Snapshot:
         """The state, by name; tensors are not copied."""
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors = _prefixed("model", self.model.state_dict())
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for parameter, moments in self.optimizer.state.items():
-            tensors |= {f"optimizer/{names[id(parameter)]}/{key}": value for key, value in moments.items()}
-        return Snapshot({name: tensor.detach() for name, tensor in tensors.items()}, {"step": self.step})
+            tensors |= _prefixed(f"optimizer/{names[id(parameter)]}", moments)
+        if self.average is not None:
+            tensors |= _prefixed("average", self.average.state_dict())
+        values: dict[str, Any] = {
+            "experiment": self.experiment.plain(),
+            "image": list(self.model.image),
+            "seed": self.seed,
+            "step": self.step,
+        }
+        if self.best is not None:
+            tensors |= _prefixed("best", self.best.weights)
+            values["best"] = {"elbo": self.best.elbo, "step": self.best.step, "worse": self.best.worse}
+        return Snapshot(tensors, values)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot of the same experiment."""
-        weights = {
-            name.removeprefix("model/"): tensor
-            for name, tensor in snapshot.tensors.items()
-            if name.startswith("model/")
-        }
-        self.model.load_state_dict(weights)
+        """Continue from a snapshot of the same experiment and seed."""
+        self.model.load_state_dict(_below("model", snapshot.tensors))
         for name, parameter in self.model.named_parameters():
-            prefix = f"optimizer/{name}/"
-            moments = {
-                key.removeprefix(prefix): tensor.clone()
-                for key, tensor in snapshot.tensors.items()
-                if key.startswith(prefix)
-            }
+            moments = _below(f"optimizer/{name}", snapshot.tensors)
             if moments:
-                on_device = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
-                self.optimizer.state[parameter] = on_device
+                self.optimizer.state[parameter] = {
+                    # Adamax keeps its step count on the CPU
+                    key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                    for key, value in moments.items()
+                }
+        if self.average is not None:
+            self.average.load_state_dict(_below("average", snapshot.tensors))
+        if "best" in snapshot.values:
+            self.best = Best(weights=_below("best", snapshot.tensors), **snapshot.values["best"])
         self.step = snapshot.values["step"]
+
+
+def initial_model(experiment: Experiment, image: tuple[int, int], seed: int) -> HDVAE:
+    """The model before training, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "initial weights"))
+        return HDVAE(experiment.model, image)
+
+
+def trained_model(snapshot: Snapshot) -> HDVAE:
+    """The model that a snapshot stands for, in evaluation mode on the CPU: best, averaged or last weights."""
+    experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
+    height, width = snapshot.values["image"]
+    model = HDVAE(experiment.model, (height, width))
+    kinds = [kind for kind in ("best", "average", "model") if _below(kind, snapshot.tensors)]
+    model.load_state_dict(_below(kinds[0], snapshot.tensors))
+    return model.eval()
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor.detach() for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def make_optimizer(model: HDVAE, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -105,14 +196,12 @@ def make_optimizer(model: HDVAE, config: TrainingConfig) -> torch.optim.Optimize
     return torch.optim.Adamax([group for group in groups if group["params"]], foreach=True)
 
 
-def train_step(state: TrainState, batch: Tensor, config: TrainingConfig, seed: int) -> dict[str, Tensor | float]:
+def train_step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
     """One optimisation step (appendix A): relaxed sample, surrogate with free bits, Adamax.
 
     Args:
         state: moved by one step.
         batch: images of 0 and 1, (B, H, W), floating point.
-        config: schedules and clipping.
-        seed: of the noise and of dropout.
 
     Returns:
         The quantities of the step for `train/`, scalars.
@@ -120,12 +209,13 @@ def train_step(state: TrainState, batch: Tensor, config: TrainingConfig, seed: i
     Raises:
         NonFinite: with the step and the quantity; parameters and optimiser are as before the step.
     """
-    step, model = state.step, state.model
+    step, model, seed, config = state.step, state.model, state.seed, state.experiment.training
     tau, freebits = schedule(config.temperature)(step), schedule(config.freebits)(step)
     torch.manual_seed(derive(seed, "dropout", step, 0))
     source = NoiseSource.at(batch.device, batch.dtype, len(batch), seed=seed, purpose="training", step=step)
     model.train()
-    objective = surrogate_objective(model(batch, model.noise(source), relaxed(tau)), freebits)
+    terms = model(batch, model.noise(source), relaxed(tau))
+    objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=config.freebits_per == "image")
     state.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(-objective.value)
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -134,6 +224,7 @@ def train_step(state: TrainState, batch: Tensor, config: TrainingConfig, seed: i
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.gradient_clip, norm)
     rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
+    _update_average(state)
     state.step += 1
     kl = {f"kl/{model.name(n)}": k.detach() for n, k in zip(model.nodes, objective.kl, strict=True)}
     return {
@@ -149,14 +240,21 @@ def train_step(state: TrainState, batch: Tensor, config: TrainingConfig, seed: i
     }
 
 
+@torch.no_grad()
+def _update_average(state: TrainState) -> None:
+    decay = state.experiment.training.ema
+    if state.average is not None and decay is not None:
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), 1 - decay)
+
+
 def _check_finite(model: HDVAE, objective: Objective, norm: Tensor, step: int) -> None:
     """One synchronisation when all is well; the culprit by name when it is not."""
     if torch.isfinite(torch.stack([objective.value.detach(), norm])).all():
         return
     if not torch.isfinite(objective.log_px):
         raise NonFinite(step, "log_px")
-    for node, kl in zip(model.nodes, objective.kl, strict=True):
-        if not torch.isfinite(kl):
+    for node, spent in zip(model.nodes, objective.spent, strict=True):
+        if not torch.isfinite(spent):
             raise NonFinite(step, f"kl/{model.name(node)}")
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
@@ -208,20 +306,32 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
             f"training.batch_size is {config.batch_size} but {dataset.name} has {dataset.size('train')} training images"
         )
     images = torch.from_numpy(dataset.images("train")).to(device)
-    held_out = torch.from_numpy(dataset.images(experiment.evaluation.split)).to(device)
+    held_out = torch.from_numpy(dataset.images("valid")).to(device)
     held_out = held_out[torch.from_numpy(choose_images(experiment.evaluation.images, len(held_out))).to(device)]
     state = TrainState.fresh(experiment, (dataset.height, dataset.width), seed, device)
     latest = session.latest()
     if latest is not None:
         state.restore(latest)
     means = Means()
-    while state.step < config.steps:
+    while not state.is_over:
         chosen = batch_indices(seed, state.step, config.batch_size, len(images))
-        batch = images[torch.from_numpy(chosen).to(device)].float()
-        means.add(train_step(state, batch, config, seed))
-        last = state.step == config.steps
-        if last or state.step % experiment.evaluation.every == 0:
-            measured = evaluate(state.model, held_out, experiment.evaluation, seed, importance=last)
-            metrics = nested("train", means.take()) | nested(experiment.evaluation.split, measured)
+        means.add(train_step(state, images[torch.from_numpy(chosen).to(device)].float()))
+        if state.step % experiment.evaluation.every == 0 or state.step == config.steps:
+            metrics = nested("train", means.take()) | nested("valid", _judge(state, held_out))
             session.report(state.step, metrics, state.snapshot)
     return state
+
+
+def _judge(state: TrainState, images: Tensor) -> dict[str, float]:
+    """Evaluate the current weights; at the end of training the weights that the run stands for.
+
+    With early stopping the last point of each curve is therefore that of the best weights.
+    """
+    config, training = state.experiment.evaluation, state.experiment.training
+    if training.patience is None:
+        return evaluate(state.judged, images, config, state.seed, importance=state.is_over)
+    metrics = evaluate(state.judged, images, config, state.seed, importance=False)
+    state.judge(metrics["elbo"])
+    if state.is_over:
+        metrics = evaluate(state.result(), images, config, state.seed, importance=True)
+    return metrics

@@ -76,7 +76,7 @@ def _time_steps(experiment: Experiment, image: tuple[int, int]) -> tuple[int, fl
     times = []
     for _ in range(STEPS + 1):
         start = time.perf_counter()
-        train_step(state, batch, experiment.training, seed=0)
+        train_step(state, batch)
         times.append(time.perf_counter() - start)
     count = sum(parameter.numel() for parameter in state.model.parameters())
     return count, float(np.median(times[1:]))

@@ -87,7 +87,7 @@ def run(spec: RunSpec, notify: Notify) -> None:
     device = torch.device("cuda" if spec.gpu else "cpu")
     session = RunSession(storage, spec.folder, notify)
     state = train(experiment, dataset, spec.seed, session, device)
-    picture = grid_png(prior_samples(state.model, SAMPLES, spec.seed), columns=16)
+    picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
     storage.write(f"{spec.folder}/samples.png", picture)
 
 

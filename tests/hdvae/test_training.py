@@ -15,7 +15,7 @@ from hdvae.metrics import DESCRIPTIONS, TRAINING_DESCRIPTIONS, check_tunable
 from hdvae.model import relaxed
 from hdvae.objectives import surrogate_objective
 from hdvae.randomness import NoiseSource
-from hdvae.training import Means, Snapshot, TrainState, make_optimizer, train, train_step
+from hdvae.training import Means, Snapshot, TrainState, make_optimizer, train, train_step, trained_model
 from hdvae.wiring import WIRINGS, Node
 
 every_wiring = pytest.mark.parametrize("wiring", WIRINGS)
@@ -112,9 +112,9 @@ def test_resumed_is_uninterrupted_to_the_last_bit(wiring, latent):
 def test_a_snapshot_holds_the_optimiser():
     state = fresh(experiment_of())
     assert not any(name.startswith("optimizer/") for name in state.snapshot().tensors)
-    train_step(state, batch(), experiment_of().training, seed=3)
+    train_step(state, batch())
     tensors, values = state.snapshot().tensors, state.snapshot().values
-    assert values == {"step": 1}
+    assert values == {"step": 1, "seed": 3, "image": list(IMAGE), "experiment": state.experiment.plain()}
     for name, parameter in state.model.named_parameters():
         assert torch.equal(tensors[f"model/{name}"], parameter)
         for key in ("exp_avg", "exp_inf"):
@@ -162,7 +162,8 @@ def test_a_step_is_a_function_of_the_state_and_the_seed():
     states = [fresh(experiment_of()) for _ in range(3)]
     for state, seed, noise in zip(states, (3, 3, 4), (0, 1, 0), strict=True):
         torch.manual_seed(noise)
-        train_step(state, batch(), experiment_of().training, seed)
+        state.seed = seed
+        train_step(state, batch())
     assert_same_state(states[0], states[1])
     assert not torch.equal(states[0].model.top, states[2].model.top)
 
@@ -170,8 +171,8 @@ def test_a_step_is_a_function_of_the_state_and_the_seed():
 def test_steps_have_different_noise_and_dropout():
     """With a learning rate of almost 0, two steps on one batch differ by their random numbers alone."""
     for changes in ({"dropout": 0.0}, {"dropout": 0.5, "latent": "normal"}):
-        state, config = fresh(experiment_of(**changes)), experiment_of(learning_rate=1e-30).training
-        values = [train_step(state, batch(), config, seed=3)["log_px"].item() for _ in range(2)]
+        state = fresh(experiment_of(**changes, learning_rate=1e-30))
+        values = [train_step(state, batch())["log_px"].item() for _ in range(2)]
         assert values[0] != values[1]
 
 
@@ -194,7 +195,7 @@ def test_a_step_by_hand(wiring):
     others = [p for name, p in hand.named_parameters() if not name.endswith("values_NKD")]
     optimizer = torch.optim.Adamax([{"params": others, "lr": 0.0}, {"params": values, "lr": 0.5}])
     for step in range(3):
-        quantities = train_step(state, batch(), experiment.training, seed=3)
+        quantities = train_step(state, batch())
         tau, freebits = 0.9 - 0.05 * step, 0.1 * step
         noise = hand.noise(NoiseSource.at(CPU, torch.float32, 16, seed=3, purpose="training", step=step))
         objective = surrogate_objective(hand(batch(), noise, relaxed(tau)), freebits)
@@ -222,17 +223,14 @@ def test_a_step_by_hand(wiring):
 
 
 def test_quantities_are_tensors_without_graphs():
-    quantities = train_step(fresh(experiment_of()), batch(), experiment_of().training, seed=3)
+    quantities = train_step(fresh(experiment_of()), batch())
     assert not any(isinstance(value, torch.Tensor) and value.requires_grad for value in quantities.values())
 
 
 def test_clipping_bounds_the_gradient_but_not_the_reported_norm():
     experiment = experiment_of(gradient_clip=1e-3)
-    clipped, free = fresh(experiment), fresh(experiment)
-    norms = [
-        train_step(state, batch(), config.training, seed=3)["gradient_norm"].item()
-        for state, config in ((clipped, experiment), (free, experiment_of()))
-    ]
+    clipped, free = fresh(experiment), fresh(experiment_of())
+    norms = [train_step(state, batch())["gradient_norm"].item() for state in (clipped, free)]
     assert norms[0] == pytest.approx(norms[1])
     assert norms[0] > 0.1
     total = torch.cat([p.grad.flatten() for p in clipped.model.parameters()]).norm().item()
@@ -242,7 +240,7 @@ def test_clipping_bounds_the_gradient_but_not_the_reported_norm():
 def test_dropout_is_on_in_training_and_the_model_is_left_in_it():
     state = fresh(experiment_of())
     state.model.eval()
-    train_step(state, batch(), experiment_of().training, seed=3)
+    train_step(state, batch())
     assert state.model.training
 
 
@@ -277,11 +275,11 @@ def plant(state, name, value=float("nan")):
 def test_a_non_finite_quantity_is_named_and_nothing_is_changed(wiring, parameter, quantity):
     experiment = experiment_of(wiring)
     state = fresh(experiment)
-    train_step(state, batch(), experiment.training, seed=3)
+    train_step(state, batch())
     plant(state, parameter)
     before = {name: tensor.clone() for name, tensor in state.snapshot().tensors.items()}
     with pytest.raises(NonFinite, match=f"^non-finite {quantity} at step 1$") as caught:
-        train_step(state, batch(), experiment.training, seed=3)
+        train_step(state, batch())
     assert (caught.value.step, caught.value.quantity) == (1, quantity)
     assert state.step == 1
     for name, tensor in state.snapshot().tensors.items():
@@ -298,7 +296,7 @@ def test_a_non_finite_gradient_is_named(bad, clip):
     state.model.get_parameter(parameter).register_hook(lambda gradient: gradient * bad)
     before = {name: tensor.clone() for name, tensor in state.snapshot().tensors.items()}
     with pytest.raises(NonFinite, match=f"^non-finite gradient of {parameter} at step 0$"):
-        train_step(state, batch(), experiment.training, seed=3)
+        train_step(state, batch())
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.snapshot().tensors.items())
 
 
@@ -385,6 +383,62 @@ def test_means():
 
 
 def test_nodes_of_two_directions_have_their_own_training_metrics():
-    quantities = train_step(fresh(experiment_of("biva")), batch(), experiment_of().training, seed=3)
+    quantities = train_step(fresh(experiment_of("biva")), batch())
     assert [name for name in quantities if name.startswith("kl/")] == ["kl/layer_1_up", "kl/layer_2", "kl/layer_1_down"]
     assert Node(1, "up") in fresh(experiment_of("biva")).model.nodes
+
+
+# --- Averaged weights and early stopping ---------------------------------------------------------------
+
+
+def test_averaged_weights_follow_and_are_what_is_evaluated():
+    experiment = experiment_of(ema=0.5)
+    state = fresh(experiment)
+    expected = {name: tensor.clone() for name, tensor in state.model.named_parameters()}
+    for _ in range(3):
+        train_step(state, batch())
+        for name, tensor in state.model.named_parameters():
+            expected[name] = 0.5 * expected[name] + 0.5 * tensor.detach()
+    for name, tensor in state.average.named_parameters():
+        torch.testing.assert_close(tensor, expected[name])
+    assert state.judged is state.average
+    assert state.result() is state.average
+    assert not torch.equal(state.average.top, state.model.top)
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"patience": 2}, {"ema": 0.9, "patience": 2}])
+def test_resuming_keeps_averages_and_the_best(changes):
+    experiment = experiment_of(**changes, steps=20)
+    whole, session = run(experiment)
+    killed = Memory(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, killed)
+    resumed, rest = run(experiment, Memory(killed.snapshots[-1]))
+    assert_same_state(resumed, whole)
+    assert killed.reports + rest.reports == session.reports
+
+
+def test_training_stops_when_patience_runs_out_and_stands_for_the_best_weights():
+    """A learning rate that is far too high makes the bound fall again."""
+    experiment = experiment_of(patience=3, steps=400, learning_rate=0.3, memory_learning_rate=0.3)
+    state, session = run(experiment)
+    assert state.step < 400
+    assert state.best.worse == 3
+    elbos = {step: metrics["valid/elbo"] for step, metrics in session.reports}
+    assert state.best.step == session.reports[-4][0]
+    assert state.best.elbo == max(elbos.values())
+    assert elbos[state.step] == pytest.approx(state.best.elbo, abs=1e-12), "the last point is that of the best weights"
+    assert "valid/iw_elbo" in session.reports[-1][1]
+    assert all("valid/iw_elbo" not in metrics for _, metrics in session.reports[:-1])
+    again, silent = run(experiment, Memory(session.snapshots[-1]))
+    assert silent.reports == []
+    assert_same_state(again, state)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"patience": 1, "learning_rate": 0.3}])
+def test_a_snapshot_is_enough_to_have_the_model_back(changes):
+    state, session = run(experiment_of(**changes))
+    model = trained_model(session.snapshots[-1])
+    assert not model.training
+    for name, tensor in state.result().state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
