@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from hdvae.experiment import EvaluationConfig
 from hdvae.metrics import at_samples, at_tau
-from hdvae.model import HDVAE, Terms, hard, independent, relaxed
+from hdvae.model import HDVAE, Terms, evaluating, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
 from hdvae.randomness import BLOCK, NoiseSource, derive
 
@@ -197,13 +197,9 @@ def evaluate(
         seed: of the noise.
         importance: also `iw_elbo`, which costs `config.samples` passes.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         metrics = summarise(measure(model, images, config.tau, config.draws, seed))
         if importance:
             value = importance_weighted(model, images, config.samples, seed).mean().item()
             metrics |= {"iw_elbo": value, at_samples("iw_elbo", config.samples): value}
-    finally:
-        model.train(training)
     return metrics

@@ -12,7 +12,8 @@ Design, in one place:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -227,12 +228,21 @@ class HDVAE(nn.Module):
         priors, logits = self._descend(len(x), infer)
         return self._collect(x, inferred, priors, logits)
 
-    def generate(self, noise: Noise, sampler: Sampler) -> tuple[dict[Node, Draw], Tensor]:
-        """Samples of the generative model: the draw of every node and the logits of the pixels, (B, H, W)."""
-        draws: dict[Node, Draw] = {}
+    def generate(
+        self, noise: Noise, sampler: Sampler, kept: Mapping[Node, Draw] | None = None
+    ) -> tuple[dict[Node, Draw], Tensor]:
+        """Samples of the generative model: the draw of every node and the logits of the pixels, (B, H, W).
+
+        Args:
+            noise: for every node.
+            sampler: `hard` or `independent`.
+            kept: draws of some nodes that are taken as they are.
+        """
+        draws: dict[Node, Draw] = dict(kept or {})
 
         def from_prior(node: Node, p: Distribution, d: Tensor) -> Draw:
-            draws[node] = sampler(self.layer(node), p, noise[node])
+            if node not in draws:
+                draws[node] = sampler(self.layer(node), p, noise[node])
             return draws[node]
 
         count = next(iter(noise.values())).shape[0]
@@ -296,6 +306,18 @@ class HDVAE(nn.Module):
             for node in self.nodes
         ]
         return Terms(bernoulli_log_prob(x, logits), layers)
+
+
+@contextmanager
+def evaluating(model: HDVAE) -> Iterator[None]:
+    """Without dropout and gradients; the model's mode is left as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:

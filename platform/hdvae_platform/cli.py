@@ -17,6 +17,7 @@ from hdvae.version import __version__
 COMMANDS = {
     "data": "Fetch data sets and list them.",
     "train": "Train one experiment.",
+    "sample": "Draw samples, reconstructions and resampled layers of a trained run.",
     "study": "Check, run, follow and stop studies.",
     "compare": "Compare the arms of studies.",
     "ui": "Open MLflow's and Optuna's web pages on the study store.",

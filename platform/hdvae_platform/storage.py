@@ -12,6 +12,20 @@ from pyarrow import fs
 from hdvae.errors import InputError
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a local file: a reader sees the old one, or all of the new one; a failure leaves nothing behind."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
 class Storage:
     """A folder on a file system.
 
@@ -38,24 +52,14 @@ class Storage:
         return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file. On local disk through a temporary file that is synced and renamed."""
+        """Write a whole file. On local disk atomically, as on storage that has no partial files."""
         target = self._at(name)
         if not self._local:
             with self._files.open_output_stream(target) as stream:
                 stream.write(data)
             return
-        path = Path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(target), data)
 
     def read(self, name: str) -> bytes:
         """Read a whole file; FileNotFoundError if there is none."""

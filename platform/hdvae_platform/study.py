@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, JsonValue
 
+from hdvae import presets
 from hdvae.config import Config, parse
 from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
@@ -223,12 +224,31 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise InputError(f"{path}: no such file{_near_files(path)}") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise InputError(f"{path}: cannot be read: {fault}") from None
-    plain = read_yaml(text, str(path))
-    study = parse(Study, plain, str(path))
+    study = parse(Study, _expanded(read_yaml(text, str(path))), str(path))
     if overrides:
         study = _overridden(study, overrides)
     _check_space(study, str(path))
     return study
+
+
+def _expanded(plain: Any) -> Any:
+    """A study as written, with the preset that its experiment names."""
+    if not isinstance(plain, dict) or "experiment" not in plain:
+        return plain
+    return {**plain, "experiment": presets.expanded(plain["experiment"])}
+
+
+def preset_study(name: str, overrides: Sequence[str] = (), base: Study | None = None) -> Study:
+    """The study of one experiment: a preset over the experiment of `base`, or over the paper's.
+
+    Raises:
+        InputError: no such preset, or the overrides do not fit.
+    """
+    under = presets.PAPER if base is None else base.experiment.plain()
+    experiment = presets.merged(under, presets.preset(name))
+    title = name if base is None else f"{base.name}-{name}"
+    study = parse(Study, {"name": title, "claim": f"The preset {name}.", "experiment": experiment}, name)
+    return _overridden(study, overrides) if overrides else study
 
 
 def _near_files(path: Path) -> str:

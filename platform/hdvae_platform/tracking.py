@@ -123,6 +123,15 @@ class Client:
             if not token:
                 return
 
+    def get(self, run_id: str) -> TrackedRun | None:
+        """A run by its id; None if there is none."""
+        try:
+            return _tracked(self._client.get_run(run_id))
+        except MlflowException as fault:
+            if fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise Unreachable(f"MLflow at {self.address}: {_first_line(fault)}") from None
+
     def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str]) -> str:
         """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING."""
         found = next(self.find(identity), None)

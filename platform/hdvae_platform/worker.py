@@ -21,6 +21,8 @@ from hdvae_platform.storage import Storage
 
 Notify = Callable[[dict[str, Any]], None]
 SAMPLES = 64
+KNOWN_SHAPE = (28, 28)
+"""Of every data set that `hdvae data` knows."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,20 @@ def run(spec: RunSpec, notify: Notify) -> None:
     state = train(experiment, dataset, spec.seed, session, device)
     picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
     storage.write(f"{spec.folder}/samples.png", picture)
+
+
+def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:
+    """Height and width of an experiment's images; those of a known data set need not be fetched for it.
+
+    Raises:
+        InputError: there is no such data set or file.
+    """
+    name = experiment.data.name
+    if name is not None and not data.parquet_path(home, name).exists():
+        check_name(name)
+        return KNOWN_SHAPE
+    dataset = load_data(experiment, home)
+    return dataset.height, dataset.width
 
 
 def load_data(experiment: Experiment, home: Path) -> data.Dataset:

@@ -101,3 +101,52 @@ def test_train_reports_a_failure(capsys, places, study_file):
     arguments = ["train", str(study_file), "--home", str(places.home), "--set", "training.learning_rate=1e30"]
     assert run(arguments) == 1
     assert "non-finite" in capsys.readouterr().err
+
+
+def test_a_preset_instead_of_a_file(capsys, places):
+    assert run(["train", "--preset", "table2-L1", "--dry-run", "--home", str(places.home), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory_values"] == 16 * 256 * 8
+    assert "did you mean 'table2-L1'" in fails(capsys, "train", "--preset", "table2-1", "--home", places.home)
+    assert "--preset" in fails(capsys, "train", "--home", places.home)
+
+
+@pytest.fixture
+def trained(capsys, places, study_file):
+    assert run(["train", str(study_file), "--home", str(places.home), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def size_of(file):
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        assert len(set(picture.tobytes())) > 2, "an empty picture"
+        return picture.size
+
+
+def test_samples_of_a_run(capsys, places, trained, tmp_path):
+    """Images of 6 × 5 pixels, 16 in a row, each pixel 2 × 2, with a line between them."""
+    width = 2 * (16 * 6 + 1)
+    folder = trained["checkpoint"].rsplit("/", 1)[0]
+    for source in (trained["run"], trained["checkpoint"], folder, folder.rsplit("/", 1)[0]):
+        assert run(["sample", source, "--out", str(tmp_path / "prior.png"), "--home", str(places.home)]) == 0
+        assert "64 samples of the prior" in capsys.readouterr().out
+        assert size_of(tmp_path / "prior.png") == (width, 2 * (4 * 7 + 1))
+    for mode, rows in (("reconstruct", 4), ("layers", 8)):
+        file = tmp_path / f"{mode}.png"
+        arguments = ["sample", trained["run"], "--out", str(file), "--mode", mode, "--home", str(places.home)]
+        assert run(arguments) == 0
+        assert size_of(file) == (width, 2 * (rows * 7 + 1))
+        first = file.read_bytes()
+        assert run(arguments) == 0
+        assert file.read_bytes() == first, "the same seed draws the same picture"
+        assert run([*arguments, "--seed", "1"]) == 0
+        assert file.read_bytes() != first
+
+
+def test_samples_of_nothing(capsys, places, trained, tmp_path):
+    out = ["--out", tmp_path / "x.png", "--home", places.home]
+    assert "no such MLflow run" in fails(capsys, "sample", "deadbeef", *out)
+    assert "no checkpoint there" in fails(capsys, "sample", tmp_path / "nowhere/run", *out)
+    assert "cannot be written" in fails(capsys, "sample", trained["run"], "--out", "/no/x.png", "--home", places.home)
+    assert not (tmp_path / "x.png").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hdvae.errors import InputError
-from hdvae_platform.study import Study, load_study, read_yaml, set_at
+from hdvae_platform.study import Study, load_study, preset_study, read_yaml, set_at
 
 
 def refused(file: Path, *overrides: str) -> str:
@@ -170,3 +170,20 @@ def test_set_at_leaves_the_value_its_own():
     set_at(plain, "a", value, "x")
     value.append(3)
     assert plain == {"a": [2]}
+
+
+def test_a_study_can_name_a_preset(edit):
+    study = load_study(edit({"experiment/preset": "table2-L3", "experiment/model": {"blocks": "dense"}}))
+    assert [layer.variables for layer in study.experiment.model.layers] == [16, 8, 4]
+    assert study.experiment.model.blocks == "dense"
+    assert "did you mean 'table2-L3'" in refused(edit({"experiment/preset": "table2-3"}))
+
+
+def test_a_preset_over_a_file_and_alone(study_file):
+    alone = preset_study("table3-normal", ["training.steps=5"])
+    assert alone.experiment.training.steps == 5
+    assert len(alone.experiment.model.layers) == 6
+    over = preset_study("table2-L1", base=load_study(study_file))
+    assert over.name == "small-table2-L1"
+    assert over.experiment.model.blocks == "dense"
+    assert over.experiment.model.layers[0].variables == 16

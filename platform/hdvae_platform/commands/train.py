@@ -7,27 +7,36 @@ from pathlib import Path
 
 import click
 
+from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.places import Places
 from hdvae_platform.single import describe, train_one
-from hdvae_platform.study import load_study
+from hdvae_platform.study import Study, load_study, preset_study
 from hdvae_platform.text import table
-from hdvae_platform.worker import load_data
+from hdvae_platform.worker import image_shape
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml", required=False)
+@click.option("--preset", help="The network of a table of the paper, e.g. table2-L3; alone, or over FILE's.")
 @set_option
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; train nothing.")
 @home_option
 @json_option
-def train(file: Path, overrides: tuple[str, ...], seed: int, dry_run: bool, home: Path, as_json: bool) -> None:
-    """Train the base experiment of a study file; the same command goes on where it was cut off."""
-    study, places = load_study(file, overrides), Places.under(home)
+def train(
+    file: Path | None,
+    preset: str | None,
+    overrides: tuple[str, ...],
+    seed: int,
+    dry_run: bool,
+    home: Path,
+    as_json: bool,
+) -> None:
+    """Train the base experiment of a study file, or of a preset; the same command goes on where it was cut off."""
+    study, places = _study(file, preset, overrides), Places.under(home)
     if dry_run:
-        dataset = load_data(study.experiment, places.home)
-        rows, totals = describe(study.experiment, (dataset.height, dataset.width))
+        rows, totals = describe(study.experiment, image_shape(study.experiment, places.home))
         if as_json:
             click.echo(json.dumps(totals))
             return
@@ -46,3 +55,12 @@ def train(file: Path, overrides: tuple[str, ...], seed: int, dry_run: bool, home
     shown = {name: value for name, value in done.last.metrics.items() if "@" not in name}
     click.echo(table(["metric", "value"], [[name, f"{value:.4g}"] for name, value in shown.items()]))
     click.echo(f"MLflow run {done.run_id}; checkpoint {done.checkpoint}")
+
+
+def _study(file: Path | None, preset: str | None, overrides: tuple[str, ...]) -> Study:
+    if file is None and preset is None:
+        raise InputError("give a FILE.yaml or a --preset, e.g. --preset table2-L2")
+    if preset is None:
+        assert file is not None
+        return load_study(file, overrides)
+    return preset_study(preset, overrides, load_study(file) if file is not None else None)

@@ -1,0 +1,87 @@
+"""`hdvae sample`: pictures of what a trained run has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from hdvae.config import parse
+from hdvae.errors import InputError
+from hdvae.evaluation import choose_images
+from hdvae.experiment import Experiment
+from hdvae.model import HDVAE
+from hdvae.sampling import layer_resamples, prior_samples, reconstructions
+from hdvae.training import Snapshot, trained_model
+from hdvae_platform.commands.options import home_option
+from hdvae_platform.loading import load_run
+from hdvae_platform.pictures import grid_png
+from hdvae_platform.places import Places
+from hdvae_platform.storage import write_atomically
+from hdvae_platform.worker import load_data
+
+COLUMNS = 16
+BASES = 4
+"""Prior samples from which layers are drawn anew."""
+
+
+@click.command()
+@click.argument("run")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.png", help="Where to write.")
+@click.option(
+    "--mode",
+    default="prior",
+    show_default=True,
+    type=click.Choice(["prior", "reconstruct", "layers"]),
+    help="Prior samples; validation images above their reconstructions; or lower layers drawn anew.",
+)
+@click.option("--count", default=64, show_default=True, type=click.IntRange(1, 4096), help="Images to draw.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the noise.")
+@home_option
+def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) -> None:
+    """Draw samples of a trained RUN at τ = 0: an MLflow run id or a checkpoint folder."""
+    places = Places.under(home)
+    snapshot = load_run(run, places)
+    images, legend = _draw(mode, snapshot, count, seed, places)
+    try:
+        write_atomically(out, grid_png(images, COLUMNS))
+    except OSError as fault:
+        raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None
+    click.echo(f"{out}: {legend}")
+
+
+def _draw(mode: str, snapshot: Snapshot, count: int, seed: int, places: Places) -> tuple[Tensor, str]:
+    """The images, row by row, and what they show."""
+    model = trained_model(snapshot)
+    if mode == "prior":
+        return prior_samples(model, count, seed), f"{count} samples of the prior"
+    if mode == "reconstruct":
+        return _reconstruct(model, snapshot, count, seed, places)
+    drawn = layer_resamples(model, BASES, COLUMNS - 1, seed)
+    depth = drawn.shape[1]
+    legend = (
+        f"{BASES} samples of the prior, {depth} rows each: the sample, then {COLUMNS - 1} times "
+        f"with z_1 drawn anew, down to the row with z_1 … z_{depth} drawn anew"
+    )
+    return drawn.flatten(0, 2), legend
+
+
+def _reconstruct(model: HDVAE, snapshot: Snapshot, count: int, seed: int, places: Places) -> tuple[Tensor, str]:
+    experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
+    dataset = load_data(experiment, places.home)
+    chosen = choose_images(count, dataset.size("valid"))
+    images = torch.from_numpy(dataset.images("valid")[chosen]).float()
+    given_back = reconstructions(model, images, seed)
+    rows = [
+        _padded(part[first : first + COLUMNS])
+        for first in range(0, len(images), COLUMNS)
+        for part in (images, given_back)
+    ]
+    return torch.cat(rows), f"{len(images)} validation images of {dataset.name}, each row above its reconstructions"
+
+
+def _padded(row: Tensor) -> Tensor:
+    """A row of fewer images than columns, filled up with white."""
+    return torch.cat([row, row.new_zeros(COLUMNS - len(row), *row.shape[1:])])
