@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test check setup lock clean
+.PHONY: study test check mutants setup lock clean
 
 study: setup
 	@$(BIN)/hdvae data fetch mnist5k
@@ -18,6 +18,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Break lines of the library one at a time and see that the tests notice.
+mutants: setup
+	$(BIN)/python tests/mutants.py
 
 setup: $(READY)
 

@@ -176,6 +176,27 @@ def test_steps_have_different_noise_and_dropout():
         assert values[0] != values[1]
 
 
+def test_steps_have_different_dropout():
+    """Nothing of z reaches the decoder, so what differs between two steps on one batch is dropout alone."""
+    state = fresh(experiment_of(dropout=0.5, learning_rate=1e-30, memory_learning_rate=1e-30))
+    for level in state.model.levels:
+        for parameter in level.expand_down.parameters():
+            parameter.data.zero_()
+    values = {train_step(state, batch())["log_px"].item() for _ in range(2)}
+    assert len(values) == 2
+
+
+def test_steps_have_different_dropout():
+    """The first dropout of the network sees nothing random but its own mask."""
+    state, masks = fresh(experiment_of(learning_rate=1e-30, memory_learning_rate=1e-30)), []
+    first = next(module for module in state.model.level(1).up.modules() if isinstance(module, torch.nn.Dropout))
+    first.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
+    for _ in range(2):
+        train_step(state, batch())
+    assert 0.2 < masks[0].float().mean() < 0.8
+    assert not torch.equal(masks[0], masks[1])
+
+
 # --- One step -----------------------------------------------------------------------------------------
 
 

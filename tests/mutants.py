@@ -1,0 +1,190 @@
+"""Break one line at a time, and see that the tests notice: `make mutants`.
+
+Each mutant is a small plausible mistake. The packages and the tests are copied to a temporary folder, the line is
+changed there, and the tests run. A mutant that survives means that a test is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes:
+        mistake: what it is.
+        file: below the root.
+        line: text that stands there once.
+        instead: what replaces it.
+        tests: those that should notice.
+    """
+
+    mistake: str
+    file: str
+    line: str
+    instead: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant(
+        "swapped p and q in the KL of categoricals",
+        "hdvae/distributions.py",
+        "(q.exp() * (q - r)).sum((-2, -1))",
+        "(r.exp() * (r - q)).sum((-2, -1))",
+        "tests/hdvae/test_distributions.py",
+    ),
+    Mutant(
+        "wrong sign of the log-ratio",
+        "hdvae/model.py",
+        "self.q.log_prob(self.draw.hard) - self.p.log_prob(self.draw.hard)",
+        "self.p.log_prob(self.draw.hard) - self.q.log_prob(self.draw.hard)",
+        "tests/hdvae/test_oracle.py",
+    ),
+    Mutant(
+        "wrong axis: the two marginals of factored classes exchanged",
+        "hdvae/distributions.py",
+        "return [square.sum(-1), square.sum(-2)]",
+        "return [square.sum(-2), square.sum(-1)]",
+        "tests/hdvae/test_distributions.py",
+    ),
+    Mutant(
+        "the finite sum is used although p's context is sampled later",
+        "hdvae/wiring.py",
+        'return node.direction == "down" or node.level == levels',
+        "return True",
+        "tests/hdvae/test_oracle.py",
+    ),
+    Mutant(
+        "missing detach: log p(H) leaks its own gradient",
+        "hdvae/objectives.py",
+        "(p.log_prob(draw.hard) - soft).detach()",
+        "(p.log_prob(draw.hard) - soft)",
+        "tests/hdvae/test_gradients.py",
+    ),
+    Mutant(
+        "missing context: the posterior does not see what lies above",
+        "hdvae/model.py",
+        "level.merge(torch.cat([h, d], 1))",
+        "level.merge(torch.cat([h, torch.zeros_like(d)], 1))",
+        "tests/hdvae/test_model.py",
+    ),
+    Mutant(
+        "surplus context: a skip on the way down in every wiring",
+        "hdvae/model.py",
+        "level.down(d + read if self.wiring.skip_down else read)",
+        "level.down(d + read)",
+        "tests/hdvae/test_model.py",
+    ),
+    Mutant(
+        "free bits: maximum for each image instead of the batch",
+        "hdvae/objectives.py",
+        "k.clamp(min=freebits).mean() if per_image else k.mean().clamp(min=freebits)",
+        "k.clamp(min=freebits).mean()",
+        "tests/hdvae/test_objectives.py",
+    ),
+    Mutant(
+        "log-mean-exp without the mean",
+        "hdvae/evaluation.py",
+        ".logsumexp(0) - math.log(samples)",
+        ".logsumexp(0)",
+        "tests/hdvae/test_oracle.py",
+    ),
+    Mutant(
+        "the temperature multiplies",
+        "hdvae/latents.py",
+        "scores = (law.joint() + noise) / tau",
+        "scores = (law.joint() + noise) * tau",
+        "tests/hdvae/test_latents.py",
+    ),
+    Mutant(
+        "Gumbel noise of the wrong sign",
+        "hdvae/randomness.py",
+        "uniform.log_().neg_().log_().neg_()",
+        "uniform.log_().neg_().log_()",
+        "tests/hdvae/test_randomness.py",
+    ),
+    Mutant(
+        "each chain draws noise of its own: no common random numbers",
+        "hdvae/evaluation.py",
+        "expected_log_weight(model.terms(x, encoded, noise, relaxed(t)))",
+        "expected_log_weight(model.terms(x, encoded, model.noise(source), relaxed(t)))",
+        "tests/hdvae/test_evaluation.py tests/hdvae/test_oracle.py",
+    ),
+    Mutant(
+        "the Concrete density forgets a power of the temperature",
+        "hdvae/distributions.py",
+        "(classes - 1) * math.log(draw.tau)",
+        "classes * math.log(draw.tau)",
+        "tests/hdvae/test_objectives.py",
+    ),
+    Mutant(
+        "dropout repeats itself at every step",
+        "hdvae/training.py",
+        'derive(seed, "dropout", step, 0)',
+        'derive(seed, "dropout", 0, 0)',
+        "tests/hdvae/test_training.py",
+    ),
+    Mutant(
+        "a resumed run forgets its optimiser",
+        "hdvae/training.py",
+        '_below(f"optimizer/{name}", snapshot.tensors)',
+        '_below(f"optimiser/{name}", snapshot.tensors)',
+        "tests/hdvae/test_training.py",
+    ),
+]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the tests pass although the line is broken."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("hdvae", "platform", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        file = copy / mutant.file
+        text = file.read_text()
+        if text.count(mutant.line) != 1:
+            raise SystemExit(f"{mutant.file}: {mutant.line!r} stands there {text.count(mutant.line)} times, not once")
+        file.write_text(text.replace(mutant.line, mutant.instead))
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'platform'}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{mutant.mistake}: the tests did not run:\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def main() -> None:
+    """Run all mutants; exit with 1 if one survives."""
+    survivors = 0
+    for mutant in MUTANTS:
+        start = time.monotonic()
+        alive = survives(mutant)
+        survivors += alive
+        print(
+            f"{'SURVIVES' if alive else 'noticed':8}  {time.monotonic() - start:4.0f} s  {mutant.mistake}", flush=True
+        )
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants noticed")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
