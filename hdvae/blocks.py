@@ -1,8 +1,9 @@
 """The deterministic parts of the network (paper, appendix A), convolutional or fully connected.
 
-Every connection is a resampling map followed by gated residual blocks; every map has weight normalisation
-(Salimans and Kingma 2016) and every block dropout. A `Trunk` builds the parts that `hdvae.model` puts together,
-so that the model does not know which kind it is made of. Level 0 has the resolution of the image.
+Every connection is a resampling map followed by gated residual blocks; their maps have weight normalisation
+(Salimans and Kingma 2016), and every block has dropout. What leads to and from the latent variables, and to the
+pixels, is linear. A `Trunk` builds the parts that `hdvae.model` puts together, so that the model does not know which
+kind it is made of. Level 0 has the resolution of the image.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class ConvTrunk:
 
     def logits(self) -> nn.Module:
         """ELU and a 1 × 1 convolution to one channel, as an image."""
-        return nn.Sequential(nn.ELU(), self._conv(self.config.width, 1, 1), nn.Flatten(1, 2))
+        return nn.Sequential(nn.ELU(), nn.Conv2d(self.config.width, 1, 1), nn.Flatten(1, 2))
 
 
 def trunk(config: ModelConfig, image: tuple[int, int]) -> Trunk:

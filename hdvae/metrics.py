@@ -64,6 +64,8 @@ def check_tunable(name: str) -> None:
         raise InputError(f"a study is tuned on valid, never on test: use valid/{metric}, not {name}")
     known = DESCRIPTIONS if split == "valid" else TRAINING_DESCRIPTIONS if split == "train" else {}
     if base not in known and not base.startswith("kl/layer_"):
+        if name in DESCRIPTIONS:
+            raise InputError(f"unknown metric {name}; did you mean 'valid/{name}'?")
         names = [f"valid/{m}" for m in DESCRIPTIONS] + [f"train/{m}" for m in TRAINING_DESCRIPTIONS]
         raise InputError(f"unknown metric {name}{nearest(name, names)}")
 

@@ -58,19 +58,25 @@ class NoiseSource:
         step: int,
         first: int = 0,
     ) -> NoiseSource:
-        """The source for one step, or one evaluation draw."""
+        """The source for one step, or one evaluation draw.
+
+        Raises:
+            ValueError: `first` is not a multiple of `BLOCK`.
+        """
+        if first % BLOCK:
+            raise ValueError(f"first is {first}: noise is drawn in blocks of {BLOCK} images")
         blocks = range(first // BLOCK, (first + count + BLOCK - 1) // BLOCK)
         return NoiseSource([generator(device, seed, purpose, step, b) for b in blocks], count, dtype, device)
 
     def _fill(self, shape: tuple[int, ...], kind: str) -> Tensor:
-        out = torch.empty(self.count, *shape, dtype=self.dtype, device=self.device)
-        for b, source in enumerate(self.generators):
-            part = out[b * BLOCK : (b + 1) * BLOCK]
+        # Whole blocks, also for the last one: the noise of an image must not depend on how many follow it.
+        out = torch.empty(len(self.generators) * BLOCK, *shape, dtype=self.dtype, device=self.device)
+        for part, source in zip(out.split(BLOCK), self.generators, strict=True):
             if kind == "uniform":
                 part.uniform_(generator=source)
             else:
                 part.normal_(generator=source)
-        return out
+        return out[: self.count]
 
     def gumbel(self, *shape: int) -> Tensor:
         """Standard Gumbel noise, (count, *shape).

@@ -137,3 +137,18 @@ def test_order_depends_on_the_seed_and_the_epoch():
     assert tuple(range(50)) not in epochs
     assert np.array_equal(batch_indices(0, 0, 50, 50), epochs[0])
     assert batch_indices(0, 0, 50, 50).dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "normal"])
+def test_the_noise_of_an_image_does_not_depend_on_how_many_follow(kind):
+    def noise(count):
+        source = NoiseSource.at(torch.device("cpu"), torch.float32, count, seed=0, purpose="t", step=0)
+        return getattr(source, kind)(3)
+
+    for count in (1, 5, 16, 17, 30):
+        assert torch.equal(noise(40)[:count], noise(count))
+
+
+def test_a_share_begins_at_a_block():
+    with pytest.raises(ValueError, match="blocks of 16"):
+        NoiseSource.at(torch.device("cpu"), torch.float32, 4, seed=0, purpose="t", step=0, first=8)
