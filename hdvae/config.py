@@ -35,7 +35,7 @@ def parse(kind: type[C], plain: Any, where: str) -> C:
         raise InputError(f"{where}: expected a mapping of fields, got {type(plain).__name__}")
     try:
         text = json.dumps(plain)
-    except TypeError as fault:
+    except (TypeError, ValueError, RecursionError) as fault:
         raise InputError(f"{where}: {fault}; use numbers, texts, lists and mappings only") from None
     try:
         return kind.model_validate_json(text)

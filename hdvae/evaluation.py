@@ -176,13 +176,14 @@ def summarise(measured: PerImage) -> dict[str, float]:
 def _bias(surrogate: Tensor, elbo: Tensor) -> dict[str, float]:
     difference = surrogate - elbo
     signed = surrogate.mean().item() - elbo.mean().item()
-    spread = difference.std().item() if len(difference) > 1 else math.nan
-    return {
+    bias = {
         "surrogate_elbo": surrogate.mean().item(),
         "relaxation_bias": abs(signed),
         "relaxation_bias_signed": signed,
-        "relaxation_bias_se": spread / math.sqrt(len(difference)),
     }
+    if len(difference) > 1:
+        bias["relaxation_bias_se"] = difference.std().item() / math.sqrt(len(difference))
+    return bias
 
 
 def evaluate(

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from hdvae.config import Config
 from hdvae.schedules import Ramp, ScheduleSpec, values
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Size = Annotated[int, Field(ge=1, le=2**16)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -40,8 +41,8 @@ class DataConfig(Config):
 class LayerConfig(Config):
     """One stochastic layer z_i: N variables; K classes each (unused by `latent: normal`)."""
 
-    variables: Positive
-    classes: Annotated[int, Field(ge=2)] = 256
+    variables: Size
+    classes: Annotated[int, Field(ge=2, le=2**24)] = 256
     stride: Positive | None = None
     """Down-sampling from the level below (`blocks: conv`); by default 2 for z_1 and z_2, then 1."""
     kernel: Positive = 3
@@ -60,15 +61,15 @@ class ModelConfig(Config):
     wiring: Literal["vae", "skip_vae", "lvae", "skip_lvae", "biva"] = "skip_lvae"
     latent: Literal["categorical", "normal"] = "categorical"
     blocks: Literal["conv", "dense"] = "conv"
-    width: Positive = 64
+    width: Size = 64
     """Filters of the convolutions, or units of the fully connected blocks."""
-    depth: Positive = 3
+    depth: Size = 3
     """Gated residual blocks in each deterministic connection."""
     dropout: Probability = 0.5
     keys: Literal["factored", "plain"] = "factored"
-    key_size: Positive = 8
+    key_size: Size = 8
     """d1: size of a half-key (factored), or of a key (plain)."""
-    value_size: Positive = 8
+    value_size: Size = 8
     """d2: size of a memory value."""
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
     """z_1, next to the data, comes first."""

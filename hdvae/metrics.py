@@ -8,6 +8,8 @@ All are means over images, in nats per image, unless said otherwise.
 from __future__ import annotations
 
 from hdvae.errors import InputError, nearest
+from hdvae.experiment import Experiment
+from hdvae.wiring import WIRINGS
 
 DESCRIPTIONS = {
     "elbo": "L₁ at τ = 0: the evidence lower bound with hard samples; higher is better",
@@ -50,6 +52,15 @@ def at_samples(metric: str, samples: int) -> str:
     'iw_elbo@S=100'
     """
     return f"{metric}@S={samples}"
+
+
+def metric_names(experiment: Experiment) -> list[str]:
+    """Every name, without the split, that an evaluation of this experiment gives."""
+    wiring, levels = WIRINGS[experiment.model.wiring], len(experiment.model.layers)
+    biased = [name for name in DESCRIPTIONS if name.startswith(("surrogate", "relaxation"))]
+    layers = [f"kl/{wiring.name(node, levels)}" for node in wiring.nodes(levels)]
+    at = [at_tau(name, tau) for tau in experiment.evaluation.tau for name in biased]
+    return [*DESCRIPTIONS, *layers, *at, at_samples("iw_elbo", experiment.evaluation.samples)]
 
 
 def check_tunable(name: str) -> None:

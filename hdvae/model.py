@@ -110,7 +110,6 @@ class Level(nn.Module):
         read = sum(self.layer(node).read_size for node in self.nodes)
         self.expand_down = build.expand(level, read)
         self.down = build.down(level - 1)
-        # An upper level of a plain VAE has no path from the image but through the variables below it.
         self.up = build.up(level)
         if any(node.direction == "up" for node in self.nodes) and not top:
             self.expand_up = build.expand(level, self.layer(Node(level, "up")).read_size)
@@ -170,9 +169,8 @@ class HDVAE(nn.Module):
         return self.level(node.level).layer(node)
 
     def name(self, node: Node) -> str:
-        """What a node is called in metrics: `layer_i`, with its direction where a level has two."""
-        two = sum(other.level == node.level for other in self.nodes) == 2
-        return f"layer_{node.level}_{node.direction}" if two else f"layer_{node.level}"
+        """What a node is called in metrics."""
+        return self.wiring.name(node, len(self.levels))
 
     def memory_values(self) -> list[nn.Parameter]:
         """The values of all memories, which have a learning rate of their own."""

@@ -70,13 +70,13 @@ class NoiseSource:
 
     def _fill(self, shape: tuple[int, ...], kind: str) -> Tensor:
         # Whole blocks, also for the last one: the noise of an image must not depend on how many follow it.
-        out = torch.empty(len(self.generators) * BLOCK, *shape, dtype=self.dtype, device=self.device)
-        for part, source in zip(out.split(BLOCK), self.generators, strict=True):
+        out = torch.empty(len(self.generators), BLOCK, *shape, dtype=self.dtype, device=self.device)
+        for part, source in zip(out, self.generators, strict=True):
             if kind == "uniform":
                 part.uniform_(generator=source)
             else:
                 part.normal_(generator=source)
-        return out[: self.count]
+        return out.view(-1, *shape)[: self.count] if self.count else out.new_empty(0, *shape)
 
     def gumbel(self, *shape: int) -> Tensor:
         """Standard Gumbel noise, (count, *shape).

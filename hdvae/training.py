@@ -290,6 +290,17 @@ class Means:
         return means
 
 
+def check_batch(experiment: Experiment, dataset: Dataset) -> None:
+    """What the configuration alone cannot show: the batch against the data.
+
+    Raises:
+        InputError: a batch is larger than the training data.
+    """
+    size, images = experiment.training.batch_size, dataset.size("train")
+    if size > images:
+        raise InputError(f"training.batch_size is {size}, but {dataset.name} has {images} training images")
+
+
 def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session, device: torch.device) -> TrainState:
     """Train an experiment to its last step, from the session's latest snapshot where there is one.
 
@@ -301,10 +312,7 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
         NonFinite: a quantity of the loss stopped being finite.
     """
     config = experiment.training
-    if config.batch_size > dataset.size("train"):
-        raise InputError(
-            f"training.batch_size is {config.batch_size} but {dataset.name} has {dataset.size('train')} training images"
-        )
+    check_batch(experiment, dataset)
     images = torch.from_numpy(dataset.images("train")).to(device)
     held_out = torch.from_numpy(dataset.images("valid")).to(device)
     held_out = held_out[torch.from_numpy(choose_images(experiment.evaluation.images, len(held_out))).to(device)]

@@ -51,6 +51,11 @@ class Wiring:
         going_down = [Node(i, "down") for i in range(levels, 0, -1)] if self.samples_down else []
         return tuple(going_up + going_down)
 
+    def name(self, node: Node, levels: int) -> str:
+        """What a node is called in metrics: `layer_i`, with its direction where a level has two."""
+        two = sum(other.level == node.level for other in self.nodes(levels)) == 2
+        return f"layer_{node.level}_{node.direction}" if two else f"layer_{node.level}"
+
     def prior_context_first(self, node: Node, levels: int) -> bool:
         """Whether p's context z_{>i} is sampled before z_i under q.
 

@@ -57,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     try:
-        code = hdvae.main(arguments, prog_name="hdvae", standalone_mode=False)
+        with hdvae.make_context("hdvae", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            code = hdvae.invoke(context)
+    except click.exceptions.Exit as ended:  # --help, --version
+        return ended.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.format_message(), err=True)
+        return 2
     except click.ClickException as fault:
         return _fail(" ".join(fault.format_message().split()), 2)
     except InputError as fault:

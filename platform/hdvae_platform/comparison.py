@@ -206,7 +206,9 @@ def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
     header = ["arm", "runs", *(name.removeprefix("valid/") if not metrics else name for name in names)]
     rows = [[label(arm.arm), _count(arm), *(_cell(arm, name) for name in names)] for arm in compared]
     notes = [
-        "Nats per image" + (", valid split" if not metrics else "") + "; mean ± standard deviation over seeds.",
+        "Nats per image"
+        + (", valid split" if not metrics else "")
+        + "; mean ± standard deviation over runs (seeds, unless arms are pooled).",
         "(se …) is the standard error of relaxation_bias over images, root mean square over seeds.",
     ]
     shows_bias = any("relaxation_bias" in name for name in names)

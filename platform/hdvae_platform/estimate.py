@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hdvae.experiment import Experiment
-from hdvae.training import TrainState, train_step
+from hdvae.training import TrainState, check_batch, train_step
 from hdvae_platform.comparison import label
 from hdvae_platform.places import Places
 from hdvae_platform.study import Study
@@ -55,6 +55,7 @@ def estimate(study: Study, places: Places) -> Estimate:
         InputError: the data are not there.
     """
     dataset = load_data(study.experiment, places.home)
+    check_batch(study.experiment, dataset)
     sets = study.grid()[:SETS] if study.search.method == "grid" else [{}]
     threads = torch.get_num_threads()
     torch.set_num_threads(study.resources.cpus_per_worker)

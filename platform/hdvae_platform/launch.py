@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -25,21 +28,25 @@ import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
+from sqlalchemy.exc import SQLAlchemyError
 
 from hdvae.errors import InputError
+from hdvae.experiment import Experiment
+from hdvae.training import check_batch
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
-from hdvae_platform.records import HEARTBEAT, Records, Run, connect
+from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, connect
 from hdvae_platform.search import Assignment, Search
 from hdvae_platform.storage import Storage
-from hdvae_platform.study import Study
+from hdvae_platform.study import Study, first_difference
 from hdvae_platform.tracking import PATIENCE, Tracker
 from hdvae_platform.trial import trainable
 from hdvae_platform.upload import StudyTracking
 from hdvae_platform.worker import RunSpec, load_data
 
 Echo = Callable[[str], None]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Driver:
@@ -47,12 +54,17 @@ class Driver:
 
     It joins the search (what next), the records (what is known), the tracking (what people read) and the
     progress (what is printed).
+
+    Attributes:
+        stop: set when no more is to be done: asked for, interrupted, or because of `fault`.
+        fault: a fault of the driver's own, raised once Tune has let go.
     """
 
     def __init__(self, study: Study, places: Places, search: Search, tracking: StudyTracking, echo: Echo) -> None:
         self.study, self.places, self.search, self.tracking = study, places, search, tracking
         self.storage = Storage(places.storage)
         self.stop = threading.Event()
+        self.fault: Exception | None = None
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
         self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo)
@@ -60,30 +72,26 @@ class Driver:
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
         """The spec of the next run, or None if none is to be started now."""
-        if self.stop.is_set() or len(self._live) >= self.study.resources.concurrent:
-            return None
-        assignment = self.search.next()
-        if assignment is None:
-            return None
-        self._live[trial_id] = assignment
-        experiment = self.study.experiment_at(assignment.params)
-        folder = run_folder(self.study.name, assignment.trial, assignment.seed)
-        steps = Checkpoints(self.storage, folder).steps()
-        self.tracking.begin(assignment, experiment)
-        self.progress.began(_name(assignment), steps[-1] if steps else 0)
-        return RunSpec(
-            folder=folder,
-            seed=assignment.seed,
-            experiment=experiment.plain(),
-            home=str(self.places.home),
-            storage=self.places.storage,
-            threads=self.study.resources.cpus_per_worker,
-            gpu=self.study.resources.gpus_per_worker > 0,
-        ).plain()
+        while not self.stop.is_set() and len(self._live) < self.study.resources.concurrent:
+            assignment = self.search.next()
+            if assignment is None:
+                return None
+            try:
+                experiment = self.study.experiment_at(assignment.params)
+            except InputError as fault:  # parameters that are valid one by one, but not together
+                self.search.fail(assignment.trial, assignment.seed, str(fault))
+                self.progress.ended(_name(assignment), f"FAILED: {fault}")
+                continue
+            self.tracking.begin(assignment, experiment)
+            self._live[trial_id] = assignment
+            steps = Checkpoints(self.storage, self._folder(assignment)).steps()
+            self.progress.began(_name(assignment), steps[-1] if steps else 0)
+            return self._spec(assignment, experiment).plain()
+        return None
 
     def is_over(self) -> bool:
-        """Whether no further run is to be started."""
-        return self.stop.is_set() or not self.search.has_work()
+        """Whether no further run will be started; one that runs may yet have to be started again."""
+        return self.stop.is_set() or not (self._live or self.search.has_work())
 
     def reported(self, trial_id: str, result: dict[str, Any]) -> None:
         """A run sent word."""
@@ -91,55 +99,103 @@ class Driver:
         if "warning" in result:
             self.progress.say(f"{_name(assignment)}: {result['warning']}")
         if "metrics" in result:
-            self.tracking.forward(assignment, result["step"])
+            self.tracking.forward(assignment)
             self.progress.moved(_name(assignment), result["step"], result["metrics"].get(self.study.search.metric))
+
+    def died(self, trial_id: str) -> None:
+        """A run's process was killed: by the system for want of memory, say. It goes on from its last checkpoint."""
+        assignment = self._live[trial_id]
+        if self.search.retry(assignment.trial, assignment.seed):
+            self.tracking.end(assignment, "WAITING")
+            self.progress.interrupted(_name(assignment))
+            self.progress.say(f"{_name(assignment)}: its process was killed; it is started again")
+        else:
+            self._failed(assignment, f"its process was killed in each of {assignment.attempt} attempts")
+        del self._live[trial_id]
 
     def ended(self, trial_id: str, result: dict[str, Any] | None, crash: str | None) -> None:
         """A run's process is done with it: by its end, a fault, a crash, or because the study stops."""
-        assignment = self._live.pop(trial_id)
+        assignment = self._live.get(trial_id)
+        if assignment is None:
+            return
         fault = crash or (result or {}).get("fault")
         if fault:
             self._failed(assignment, str(fault))
         elif (result or {}).get("completed"):
             self._completed(assignment)
         else:
-            self.search.interrupt(assignment.trial, assignment.seed)
-            self.tracking.end(assignment, "WAITING")
-            self.progress.interrupted(_name(assignment))
+            self._interrupted(assignment)
+        del self._live[trial_id]
 
     def catch_up(self) -> None:
         """Send MLflow what an earlier launch could not: runs that ended but that it does not hold in full."""
         for run in self.search.runs():
             if run.state not in ("WAITING", "RUNNING") and not run.tracked:
                 assignment = self.search.assignment(run)
-                self.tracking.begin(assignment, self.study.experiment_at(assignment.params))
+                try:
+                    experiment = self.study.experiment_at(assignment.params)
+                except InputError:  # it failed for that, and never was a run
+                    continue
+                self.tracking.begin(assignment, experiment)
                 self.tracking.end(assignment, run.state)
 
     def interrupt_all(self) -> None:
         """The study is cut off: what is running waits to be continued."""
-        for trial_id in list(self._live):
-            self.ended(trial_id, None, None)
+        for trial_id, assignment in list(self._live.items()):
+            self._interrupted(assignment)
+            del self._live[trial_id]
+
+    def guard(self, act: Callable[[], Any]) -> Any:
+        """Do something that Tune asked for; a fault ends the study, and is raised when Tune has let go."""
+        try:
+            return act()
+        except Exception as fault:  # noqa: BLE001 - raised again by `_tune`; Tune would bury it under its own
+            self.fault = self.fault or fault
+            self.stop.set()
+            return None
+
+    def _folder(self, assignment: Assignment) -> str:
+        return run_folder(self.study.name, assignment.trial, assignment.seed)
+
+    def _spec(self, assignment: Assignment, experiment: Experiment) -> RunSpec:
+        return RunSpec.of(
+            experiment,
+            assignment.seed,
+            self._folder(assignment),
+            self.places,
+            threads=self.study.resources.cpus_per_worker,
+            gpu=self.study.resources.gpus_per_worker > 0,
+            data_checksum=self.tracking.data_checksum,
+        )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
-        self.search.fail(assignment.trial, assignment.seed, fault)
+        self.storage.write(f"{self._folder(assignment)}/error.txt", fault.encode())
+        self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
         self.tracking.end(assignment, "FAIL")
-        self.progress.ended(_name(assignment), f"FAILED: {fault}")
+        self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
+
+    def _interrupted(self, assignment: Assignment) -> None:
+        run = self.search.interrupt(assignment.trial, assignment.seed)
+        self.tracking.end(assignment, run.state)
+        self.progress.interrupted(_name(assignment))
 
     def _completed(self, assignment: Assignment) -> None:
-        journal = Journal(self.storage, run_folder(self.study.name, assignment.trial, assignment.seed))
+        journal = Journal(self.storage, self._folder(assignment))
         step = journal.steps()[-1]
         value = journal.entry(step).metrics.get(self.study.search.metric, float("nan"))
-        self.tracking.forward(assignment, step)
-        self.search.finish(assignment.trial, assignment.seed, value)
-        run = next(r for r in self.search.runs() if (r.trial, r.seed) == (assignment.trial, assignment.seed))
+        run = self.search.finish(assignment.trial, assignment.seed, value)
         self.tracking.end(assignment, run.state)
-        outcome = f"done, {self.study.search.metric} {value:.2f}" if run.state == "COMPLETE" else f"FAILED: {run.error}"
         self.progress.moved(_name(assignment), step, value)
-        self.progress.ended(_name(assignment), outcome)
+        done = f"done, {self.study.search.metric} {value:.2f}"
+        self.progress.ended(_name(assignment), done if run.state == "COMPLETE" else f"FAILED: {run.error}")
 
 
 def _name(assignment: Assignment) -> str:
     return f"trial {assignment.trial} seed {assignment.seed}"
+
+
+def _last_line(text: str) -> str:
+    return [line.strip() for line in text.splitlines() if line.strip()][-1]
 
 
 class _OfDriver:
@@ -162,7 +218,7 @@ class _Searcher(_OfDriver, Searcher):
         self._driver = driver
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        config = self._driver.next_config(trial_id)
+        config: dict[str, Any] | None = self._driver.guard(lambda: self._driver.next_config(trial_id))
         if config is None and self._driver.is_over():
             return str(Searcher.FINISHED)
         return config
@@ -178,14 +234,17 @@ class _Callback(_OfDriver, Callback):
         self._driver = driver
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self._driver.reported(trial.trial_id, result)
+        self._driver.guard(lambda: self._driver.reported(trial.trial_id, result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._driver.ended(trial.trial_id, trial.last_result, None)
+        self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result, None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         cause = trial.get_error()
-        self._driver.ended(trial.trial_id, trial.last_result, _last_line(str(cause)))
+        if cause is None or isinstance(cause, ray.exceptions.RayActorError):
+            self._driver.guard(lambda: self._driver.died(trial.trial_id))
+        else:
+            self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result, str(cause)))
 
 
 class _Stopper(_OfDriver, Stopper):
@@ -199,11 +258,6 @@ class _Stopper(_OfDriver, Stopper):
 
     def stop_all(self) -> bool:
         return self._driver.stop.is_set()
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "the process died"
 
 
 def run_study(study: Study, places: Places, echo: Echo) -> list[Run]:
@@ -222,65 +276,106 @@ def run_study(study: Study, places: Places, echo: Echo) -> list[Run]:
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
     dataset = load_data(study.experiment, places.home)
-    _check_fits(study, dataset.size("train"))
+    check_batch(study.experiment, dataset)
     records = Records(connect(places.database))
-    definition = {**study.definition(), "data_checksum": dataset.checksum}
-    records.define(study.name, definition, study.plan())
+    _define(study, records, dataset.checksum)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
     records.take(study.name, driver_name)
-    try:
-        return _drive(study, places, records, dataset.checksum, driver_name, echo)
-    finally:
-        records.release(study.name, driver_name)
+    with ExitStack() as stack:
+        stack.callback(records.release, study.name, driver_name)
+        records.replan(study.name, study.plan())
+        stop = stack.enter_context(_beating(records, study.name, driver_name))
+        return _drive(study, places, records, dataset.checksum, stop, echo)
 
 
-def _check_fits(study: Study, images: int) -> None:
-    """What the configuration alone cannot show: the batch against the data."""
-    if study.experiment.training.batch_size > images:
+def _define(study: Study, records: Records, checksum: str) -> None:
+    """Record the study, or see that it is the one of this name.
+
+    The recorded definition is read as a study is, so that a setting which is newer than it has its default.
+    """
+    definition = {**study.definition(), "data_checksum": checksum}
+    known = records.define(study.name, definition, study.plan())
+    before = Study.rebuilt(study.name, known.definition, known.plan)
+    then = {**before.definition(), "data_checksum": known.definition["data_checksum"]}
+    difference = first_difference(then, definition)
+    if difference is not None:
         raise InputError(
-            f"experiment.training.batch_size is {study.experiment.training.batch_size}, but the data set has "
-            f"{images} training images"
+            f"study {study.name} exists with a different definition: {difference}; give this one another name"
         )
+    gone = sorted(set(before.seeds) - set(study.seeds))
+    if gone:
+        raise InputError(f"study {study.name} was begun with seeds {list(before.seeds)}: {gone} cannot be taken away")
 
 
-def _drive(study: Study, places: Places, records: Records, checksum: str, driver_name: str, echo: Echo) -> list[Run]:
+@contextmanager
+def _beating(records: Records, study: str, driver_name: str) -> Iterator[threading.Event]:
+    """Signs of life from a thread; the event is set when the study is to stop."""
+    stop, done = threading.Event(), threading.Event()
+
+    def beat() -> None:
+        last = time.monotonic()
+        while not done.wait(HEARTBEAT):
+            try:
+                if records.beat(study, driver_name):
+                    stop.set()
+                last = time.monotonic()
+            except SQLAlchemyError:
+                if time.monotonic() - last > EXPIRY:  # by now another driver may take over
+                    stop.set()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        done.set()
+        thread.join()
+
+
+def _drive(
+    study: Study, places: Places, records: Records, checksum: str, stop: threading.Event, echo: Echo
+) -> list[Run]:
     search = Search(study, places.database, records)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
     driver = Driver(study, places, search, tracking, echo)
-    quit_beating = threading.Event()
-    beating = threading.Thread(
-        target=_beat, args=(records, study.name, driver_name, driver.stop, quit_beating), daemon=True
-    )
-    beating.start()
-    try:
+    driver.stop = stop
+    with ExitStack() as stack:
+        stack.enter_context(_interruptible(stop))
+        stack.callback(_finish_tracking, tracker, echo)
+        stack.callback(lambda: tracking.end_study(search.runs()))
+        stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():
+            driver.progress.say(f"starting, {study.resources.concurrent} runs at a time")
             _tune(driver)
-    finally:
-        driver.interrupt_all()
-        quit_beating.set()
-        tracking.end_study(search.runs())
-        if not tracker.close(PATIENCE):
-            echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
     return search.runs()
 
 
-def _beat(records: Records, study: str, driver_name: str, stop: threading.Event, quit_beating: threading.Event) -> None:
-    while not quit_beating.wait(HEARTBEAT):
-        if records.beat(study, driver_name):
-            stop.set()
+def _finish_tracking(tracker: Tracker, echo: Echo) -> None:
+    if not tracker.close(PATIENCE):
+        echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
 
 
 def _tune(driver: Driver) -> None:
-    """Let Tune place the runs."""
-    scratch = tempfile.mkdtemp(prefix="hdvae-tune-")
+    """Let Tune place the runs.
+
+    Raises:
+        InputError: a run needs more than the cluster has.
+        KeyboardInterrupt: by SIGINT or SIGTERM.
+    """
     name, resources = driver.study.name, driver.study.resources
     need = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        tune.Tuner(
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-tune-", ignore_cleanup_errors=True))
+        # What Ray prints, of a killed process say, would stand between the lines of the study.
+        stack.enter_context(redirect_stdout(stack.enter_context((driver.places.home / "ray.log").open("a"))))
+        stack.callback(ray.shutdown)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
+        _stop_on_signals(driver.stop)  # again: Ray has put handlers of its own in place
+        _check_resources(need)
+        tuner = tune.Tuner(
             tune.with_resources(trainable, need),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(driver),
@@ -296,7 +391,41 @@ def _tune(driver: Driver) -> None:
                 stop=_Stopper(driver),
                 verbose=0,
             ),
-        ).fit()
+        )
+        tuner.fit()
+    if driver.fault is not None:
+        raise driver.fault
+
+
+def _check_resources(need: dict[str, float]) -> None:
+    have = ray.cluster_resources()
+    for kind, amount in need.items():
+        if amount > have.get(kind, 0):
+            raise InputError(f"resources: a run needs {amount:g} {kind}, but the cluster has {have.get(kind, 0):g}")
+
+
+@contextmanager
+def _interruptible(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the study, inside; then the handlers are those of before."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _stop_on_signals(stop)
+    try:
+        yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    """Let the first signal stop the study, and the others leave it to finish its records.
+
+    The event is set before the exception is raised, since Python swallows one that is raised in some callbacks.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            stop.set()
+            raise KeyboardInterrupt
+
+    for number in _SIGNALS:
+        signal.signal(number, interrupt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,5 +46,19 @@ class Places:
             database=os.environ.get("HDVAE_STUDY_DB") or f"sqlite:///{home}/optuna.db",
             tracking=tracking or f"sqlite:///{home}/mlflow.db",
             artifacts=None if tracking else (home / "artifacts").as_uri(),
-            storage=os.environ.get("HDVAE_STORAGE") or str(home / "studies"),
+            storage=_absolute(os.environ.get("HDVAE_STORAGE") or str(home / "studies")),
         )
+
+
+def _absolute(address: str) -> str:
+    """A path that means the same in every process; a URL is left as it is."""
+    return address if "://" in address else str(Path(address).absolute())
+
+
+def redacted(address: str) -> str:
+    """An address without the user and the password that it may hold.
+
+    >>> redacted("postgresql+psycopg://me:secret@host/db")
+    'postgresql+psycopg://…@host/db'
+    """
+    return re.sub(r"//[^@/]*@", "//…@", address)

@@ -36,6 +36,7 @@ class Progress:
         self._echo, self._clock = echo, clock
         self._start = self._last = clock()
         self._at: dict[str, int] = {}
+        self._first: float | None = None
         self._trained = 0
 
     def began(self, name: str, step: int) -> None:
@@ -46,7 +47,10 @@ class Progress:
 
     def moved(self, name: str, step: int, value: float | None) -> None:
         """A run reported."""
-        self._trained += step - self._at.get(name, 0)
+        if self._first is None:
+            self._first = self._clock()  # what came before was start-up, not training
+        else:
+            self._trained += step - self._at.get(name, 0)
         self._at[name] = step
         if step < self._steps and self._clock() - self._last >= EVERY:
             shown = "" if value is None else f" {self._metric} {value:.2f}"
@@ -68,7 +72,7 @@ class Progress:
 
     def time_left(self) -> float | None:
         """Seconds until the end at the pace so far; None before there is one."""
-        elapsed = self._clock() - self._start
+        elapsed = 0.0 if self._first is None else self._clock() - self._first
         if not self._trained or not elapsed:
             return None
         left = (self._total - self._done) * self._steps - sum(self._at.values())

@@ -6,6 +6,7 @@ set; a run is one training of it with one seed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from hdvae.errors import InputError
+from hdvae_platform.places import redacted
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -112,9 +114,8 @@ def connect(url: str) -> sa.Engine:
         engine = sa.create_engine(url, pool_pre_ping=True)
         _schema.create_all(engine)
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
-        safe = url.split("@")[-1]
         reason = str(fault).splitlines()[0]
-        raise InputError(f"study database {safe}: {reason}; check HDVAE_STUDY_DB") from None
+        raise InputError(f"study database {redacted(url)}: {reason}; check HDVAE_STUDY_DB") from None
     return engine
 
 
@@ -140,31 +141,27 @@ class Records:
             rows = db.execute(_studies.select().order_by(_studies.c.created)).mappings().all()
         return [_study(row) for row in rows]
 
-    def define(self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-        """Record a study, or that its plan (trials, seeds, resources) changed.
-
-        Raises:
-            InputError: there is a study of this name with another definition; names the first difference.
-        """
-        known = self.study(name)
-        if known is None:
-            row = {"definition": json.dumps(definition), "plan": json.dumps(plan)}
-            with self._engine.begin() as db:
+    def define(self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> StudyRecord:
+        """Record a study, if there is none of this name; returns what is recorded."""
+        row = {"definition": json.dumps(definition), "plan": json.dumps(plan)}
+        if self.study(name) is None:
+            # Another process may be first: then its record stands.
+            with contextlib.suppress(sa.exc.IntegrityError), self._engine.begin() as db:
                 db.execute(_studies.insert().values(name=name, created=time.time(), stop=False, **row))
+        known = self.study(name)
+        assert known is not None
+        return known
+
+    def replan(self, name: str, plan: Mapping[str, Any]) -> None:
+        """Record that the plan of a study (trials, seeds, resources) changed, if it did."""
+        known = self.study(name)
+        assert known is not None
+        if known.plan == json.loads(json.dumps(plan)):
             return
-        difference = first_difference(known.definition, json.loads(json.dumps(definition)))
-        if difference is not None:
-            raise InputError(
-                f"study {name} exists with a different definition: {difference}; give this one another name"
-            )
-        if known.plan != json.loads(json.dumps(plan)):
-            with self._engine.begin() as db:
-                db.execute(
-                    _changes.insert().values(
-                        study=name, time=time.time(), before=json.dumps(known.plan), after=json.dumps(plan)
-                    )
-                )
-                db.execute(_studies.update().where(_studies.c.name == name).values(plan=json.dumps(plan)))
+        before, after = json.dumps(known.plan), json.dumps(plan)
+        with self._engine.begin() as db:
+            db.execute(_changes.insert().values(study=name, time=time.time(), before=before, after=after))
+            db.execute(_studies.update().where(_studies.c.name == name).values(plan=after))
 
     def take(self, name: str, driver: str) -> None:
         """Become the driver of a study.
@@ -188,13 +185,13 @@ class Records:
             )
 
     def beat(self, name: str, driver: str) -> bool:
-        """Give a sign of life; returns whether the study is asked to stop."""
+        """Give a sign of life; returns whether to stop: it was asked for, or another driver has taken over."""
         with self._engine.begin() as db:
-            db.execute(
+            given = db.execute(
                 _studies.update().where(_studies.c.name == name, _studies.c.driver == driver).values(beat=time.time())
             )
             stop = db.execute(sa.select(_studies.c.stop).where(_studies.c.name == name)).scalar_one()
-        return bool(stop)
+        return bool(stop) or given.rowcount == 0
 
     def release(self, name: str, driver: str) -> None:
         """Stop being the driver."""
@@ -235,23 +232,3 @@ def _study(row: Mapping[Any, Any]) -> StudyRecord:
     values = dict(row)
     values["definition"], values["plan"] = json.loads(row["definition"]), json.loads(row["plan"])
     return StudyRecord(**values)
-
-
-def first_difference(before: Any, after: Any, path: str = "") -> str | None:
-    """The first place at which two JSON-like values differ, in words; None if they are equal.
-
-    >>> first_difference({"a": [1, 2]}, {"a": [1, 3]})
-    'a.1 was 2, is 3'
-    """
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = [*before, *(key for key in after if key not in before)]
-        pairs = [(key, before.get(key), after.get(key)) for key in keys]
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        pairs = [(str(i), b, a) for i, (b, a) in enumerate(zip(before, after, strict=True))]
-    else:
-        return None if before == after else f"{path} was {json.dumps(before)}, is {json.dumps(after)}"
-    for key, b, a in pairs:
-        found = first_difference(b, a, f"{path}.{key}" if path else str(key))
-        if found is not None:
-            return found
-    return None

@@ -22,6 +22,11 @@ from hdvae.randomness import derive
 from hdvae_platform.records import Records, Run
 from hdvae_platform.study import Dimension, Study
 
+ATTEMPTS = 3
+"""How often a run is started before the death of its process counts as its failure."""
+_DROPPED = "hdvae: cut off while its parameters were suggested"
+"""User attribute of a trial that is not one of the study's."""
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
@@ -60,14 +65,15 @@ class Search:
             direction=study.search.direction,
             load_if_exists=True,
         )
+        self._runs = {(run.trial, run.seed): run for run in records.runs(study.name)}
+        self._drop_half_suggested()
         trials = self._optuna.get_trials(deepcopy=False)
         self._optuna.sampler = _sampler(study, len(trials))
         if study.search.method == "grid":
             self._enqueue_grid(trials)
             trials = self._optuna.get_trials(deepcopy=False)
         self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
-        self._runs = {(run.trial, run.seed): run for run in records.runs(study.name)}
-        self._started = sum(trial.state != TrialState.WAITING for trial in trials)
+        self._started = sum(trial.state != TrialState.WAITING and not _is_dropped(trial) for trial in trials)
         self._pending: deque[tuple[int, int]] = deque()
         for trial in trials:
             if trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
@@ -99,23 +105,34 @@ class Search:
         target = self._study.parameter_sets()
         return bool(self._pending) or (target is not None and self._started < target)
 
-    def finish(self, trial: int, seed: int, value: float) -> None:
-        """A run reached its last step. A value that is not finite is a failure."""
+    def finish(self, trial: int, seed: int, value: float) -> Run:
+        """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
         if math.isfinite(value):
             self._set(self._runs[trial, seed], state="COMPLETE", value=value)
         else:
             error = f"{self._study.search.metric} is {value}"
             self._set(self._runs[trial, seed], state="FAIL", error=error)
         self._tell_if_done(trial)
+        return self._runs[trial, seed]
 
     def fail(self, trial: int, seed: int, error: str) -> None:
         """A run failed."""
         self._set(self._runs[trial, seed], state="FAIL", error=error)
         self._tell_if_done(trial)
 
-    def interrupt(self, trial: int, seed: int) -> None:
-        """A run was cut off; it waits to be continued."""
-        self._set(self._runs[trial, seed], state="WAITING")
+    def interrupt(self, trial: int, seed: int) -> Run:
+        """A run was cut off: if it had not ended, it waits to be continued. Returns it as it stands."""
+        if self._runs[trial, seed].state == "RUNNING":
+            self._set(self._runs[trial, seed], state="WAITING")
+        return self._runs[trial, seed]
+
+    def retry(self, trial: int, seed: int) -> bool:
+        """A run's process died: issue it again, unless that happened too often. Whether it will be."""
+        if self._runs[trial, seed].attempts >= ATTEMPTS:
+            return False
+        self.interrupt(trial, seed)
+        self._pending.append((trial, seed))
+        return True
 
     def runs(self) -> list[Run]:
         """The runs as they stand."""
@@ -125,6 +142,17 @@ class Search:
         """How many runs there will be in all."""
         trials = max(self._study.parameter_sets() or 0, self._started)
         return max(trials * len(self._study.seeds), len(self._runs))
+
+    def _drop_half_suggested(self) -> None:
+        """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
+
+        Runs are recorded once a trial has all its parameters, and a queued trial was born with them.
+        """
+        begun = {trial for trial, _ in self._runs}
+        for trial in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in begun and "fixed_params" not in trial.system_attrs:
+                optuna.Trial(self._optuna, trial._trial_id).set_user_attr(_DROPPED, True)
+                self._optuna.tell(trial.number, state=TrialState.FAIL)
 
     def _enqueue_grid(self, trials: Iterable[FrozenTrial]) -> None:
         known = [_written(trial) for trial in trials]
@@ -171,19 +199,40 @@ class Search:
         return {path: _decode(value, self._study.space[path]) for path, value in written.items()}
 
 
-def trial_states(url: str, name: str) -> dict[int, str]:
-    """Optuna's state of each trial of a study."""
-    study = optuna.load_study(study_name=name, storage=optuna.storages.RDBStorage(url))
-    return {trial.number: trial.state.name for trial in study.get_trials(deepcopy=False)}
+@dataclass(frozen=True)
+class Trial:
+    """A parameter set that the study database knows.
+
+    Attributes:
+        number: Optuna's.
+        state: Optuna's name for it.
+        params: dotted paths into the experiment → values.
+    """
+
+    number: int
+    state: str
+    params: dict[str, Any]
 
 
-def trial_params(study: Study, url: str) -> dict[int, dict[str, Any]]:
-    """The parameters of each trial that has been issued or waits."""
-    known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
-    return {
-        trial.number: {path: _decode(value, study.space[path]) for path, value in _written(trial).items()}
+def known_trials(study: Study, url: str) -> list[Trial]:
+    """The trials of a study that were issued or wait; none if the study has not got so far."""
+    try:
+        known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
+    except KeyError:
+        return []
+    return [
+        Trial(
+            trial.number,
+            trial.state.name,
+            {path: _decode(value, study.space[path]) for path, value in _written(trial).items()},
+        )
         for trial in known.get_trials(deepcopy=False)
-    }
+        if not _is_dropped(trial)
+    ]
+
+
+def _is_dropped(trial: FrozenTrial) -> bool:
+    return _DROPPED in trial.user_attrs
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:

@@ -46,25 +46,19 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
         KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call goes on.
     """
     dataset = load_data(experiment, places.home)
-    storage, folder = Storage(places.storage), f"{name}/train-{experiment.fingerprint}/seed-{seed}"
+    storage = Storage(places.storage)
+    folder = f"{name}/train-{experiment.fingerprint}-{dataset.checksum[:8]}/seed-{seed}"
     upload = RunUpload(
         name=f"{name} seed {seed}",
         identity={"hdvae.kind": "train", "hdvae.name": name, "hdvae.fingerprint": experiment.fingerprint}
-        | {"hdvae.seed": str(seed)},
-        tags={**provenance.tags(), "hdvae.data_checksum": dataset.checksum},
+        | {"hdvae.seed": str(seed), "hdvae.data_checksum": dataset.checksum},
+        tags=provenance.tags(),
         params=settings(experiment, seed),
         storage=storage,
         folder=folder,
     )
-    spec = RunSpec(
-        folder=folder,
-        seed=seed,
-        experiment=experiment.plain(),
-        home=str(places.home),
-        storage=places.storage,
-        threads=torch.get_num_threads(),
-        gpu=torch.cuda.is_available(),
-    )
+    threads, gpu = torch.get_num_threads(), torch.cuda.is_available()
+    spec = RunSpec.of(experiment, seed, folder, places, threads=threads, gpu=gpu, data_checksum=dataset.checksum)
     _train_tracked(spec, upload, Tracker(places, echo), Progress("valid/elbo", experiment.training.steps, 1, 0, echo))
     last = Journal(storage, folder)
     step = last.steps()[-1]
@@ -78,7 +72,7 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
         if message.get("resumed"):
             progress.began(upload.name, message["step"])
         if "metrics" in message:
-            tracker.send(lambda client: upload.send(client, message["step"]))
+            tracker.send(upload.send)
             progress.moved(upload.name, message["step"], message["metrics"]["valid/elbo"])
 
     state: State = "FAIL"

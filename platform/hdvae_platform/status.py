@@ -8,7 +8,7 @@ from typing import Any, Literal
 from hdvae_platform.checkpointing import Checkpoints, run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, StudyRecord, connect
-from hdvae_platform.search import trial_params
+from hdvae_platform.search import known_trials
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
 
@@ -59,15 +59,17 @@ def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     """The status of a recorded study."""
     study = Study.rebuilt(record.name, record.definition, record.plan)
     runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
-    params = trial_params(study, places.database)
     storage = Storage(places.storage)
     rows = []
-    for trial in sorted(params):
-        known = sorted({seed for number, seed in runs if number == trial} | set(study.seeds))
-        for seed in known:
-            run = runs.get((trial, seed)) or Run(trial, seed, "WAITING", 0, None, None, None, False)
-            rows.append(_row(study, storage, run, params[trial], record.driven))
-    total = max((study.parameter_sets() or 0) * len(study.seeds), len(rows))
+    for trial in known_trials(study, places.database):
+        seeds = {seed for number, seed in runs if number == trial.number}
+        if trial.state != "FAIL":  # a failed trial gets no further seeds
+            seeds |= set(study.seeds)
+        for seed in sorted(seeds):
+            run = runs.get((trial.number, seed)) or Run(trial.number, seed, "WAITING", 0, None, None, None, False)
+            rows.append(_row(study, storage, run, trial.params, record.driven))
+    numbers = {row["number"] for row in rows}
+    total = len(rows) + max((study.parameter_sets() or 0) - len(numbers), 0) * len(study.seeds)
     ended = sum(row["state"] in ("COMPLETE", "FAIL", "PRUNED") for row in rows)
     state: Literal["running", "interrupted", "finished"] = (
         "running" if record.driven else "finished" if ended >= total else "interrupted"

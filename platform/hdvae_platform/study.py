@@ -20,7 +20,7 @@ from hdvae import presets
 from hdvae.config import Config, parse
 from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
-from hdvae.metrics import check_tunable
+from hdvae.metrics import check_tunable, metric_names
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
@@ -86,7 +86,7 @@ class Study(Config):
     experiment: Experiment
     space: dict[str, Dimension] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     resources: ResourcesConfig = ResourcesConfig()
 
     def experiment_at(self, params: Params) -> Experiment:
@@ -201,6 +201,8 @@ def read_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except InputError as fault:
         raise InputError(f"{where}: {fault}") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply") from None
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         at = f" line {mark.line + 1}" if mark is not None else ""
@@ -273,6 +275,9 @@ def _check_space(study: Study, where: str) -> None:
         raise InputError(f"{where}: search.trials is missing: {study.search.method} search needs a number of trials")
     if len(set(study.seeds)) != len(study.seeds):
         raise InputError(f"{where}: seeds: {list(study.seeds)} holds a seed twice")
+    measured = [f"valid/{name}" for name in metric_names(study.experiment)]
+    if study.search.metric.startswith("valid/") and study.search.metric not in measured:
+        raise InputError(f"{where}: {study.search.metric} is not measured{nearest(study.search.metric, measured)}")
     for path, dimension in study.space.items():
         at = f"{where}: space.{path}"
         _check_dimension(dimension, at, study.search.method)
@@ -280,6 +285,9 @@ def _check_space(study: Study, where: str) -> None:
         for value in dimension.examples():
             for context in _contexts(study, path):
                 study.experiment_at({**context, path: value})
+    if study.search.method == "grid":
+        for params in study.grid():
+            study.experiment_at(params)
 
 
 def _check_dimension(dimension: Dimension, at: str, method: str) -> None:
@@ -323,3 +331,23 @@ def _contexts(study: Study, path: str) -> Iterator[dict[str, Any]]:
             outer = next(_contexts(study, other))
             context |= {**outer, other: value}
         yield context
+
+
+def first_difference(before: Any, after: Any, path: str = "") -> str | None:
+    """The first place at which two JSON-like values differ, in words; None if they are equal.
+
+    >>> first_difference({"a": [1, 2]}, {"a": [1, 3]})
+    'a.1 was 2, is 3'
+    """
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        pairs = [(key, before.get(key), after.get(key)) for key in keys]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = [(str(i), b, a) for i, (b, a) in enumerate(zip(before, after, strict=True))]
+    else:
+        return None if before == after else f"{path} was {json.dumps(before)}, is {json.dumps(after)}"
+    for key, b, a in pairs:
+        found = first_difference(b, a, f"{path}.{key}" if path else str(key))
+        if found is not None:
+            return found
+    return None

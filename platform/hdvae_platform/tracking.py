@@ -17,23 +17,27 @@ import queue
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the tracker repeats on its own
+# The tracker repeats on its own, after looking whether a lost answer was a success: a repeated request to make a run
+# would make two.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
+from sqlalchemy.exc import OperationalError
 
 from hdvae.errors import InputError
 from hdvae_platform.checkpointing import Entry
-from hdvae_platform.places import Places
+from hdvae_platform.places import Places, redacted
 
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hdvae")
 """MLflow's experiment, in which all studies are parent runs."""
@@ -103,10 +107,12 @@ class Client:
                 else self._client.create_experiment(EXPERIMENT, artifact_location=places.artifacts)
             )
         except (MlflowException, RequestException, OSError) as fault:
-            raise Unreachable(f"MLflow at {places.tracking}: {_first_line(fault)}") from None
+            raise Unreachable(f"MLflow at {redacted(places.tracking)}: {_first_line(fault)}") from None
 
     def find(self, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
         """All runs with these tags, page by page, the oldest first."""
+        if any("'" in value for value in tags.values()):
+            return  # no name of a study or a run has one
         clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         token: str | None = None
         while True:
@@ -130,7 +136,7 @@ class Client:
         except MlflowException as fault:
             if fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
-            raise Unreachable(f"MLflow at {self.address}: {_first_line(fault)}") from None
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
 
     def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str]) -> str:
         """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING."""
@@ -197,9 +203,13 @@ class Tracker:
         self._jobs.put(job)
 
     def close(self, patience: float) -> bool:
-        """Wait for what is queued, at most `patience` seconds; whether MLflow took all of it."""
+        """Wait for what is queued, while it gets on within `patience` seconds; whether MLflow took all of it."""
         self._jobs.put(None)
-        self._thread.join(patience)
+        left, since = self._jobs.qsize(), time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - since < patience:
+            self._thread.join(0.2)
+            if self._jobs.qsize() != left:
+                left, since = self._jobs.qsize(), time.monotonic()
         self._give_up.set()
         self._thread.join(RETRY + 1)
         return self._complete and not self._thread.is_alive()
@@ -216,9 +226,9 @@ class Tracker:
             try:
                 self._client = self._client or Client(self._places)
                 job(self._client)
-            except (Unreachable, MlflowException, RequestException, OSError) as fault:
-                if isinstance(fault, MlflowException) and fault.error_code not in _PASSING:
-                    self._warn(f"MLflow refuses a record: {_first_line(fault)}")
+            except Exception as fault:  # noqa: BLE001 - said, counted, and the jobs after it must still be done
+                if not _passes(fault):
+                    self._warn(f"MLflow has not got a record: {_first_line(fault)}")
                     return False
                 if not away:
                     self._warn(f"MLflow does not answer, training goes on: {_first_line(fault)}")
@@ -229,6 +239,13 @@ class Tracker:
                     self._warn("MLflow answers again")
                 return True
         return False
+
+
+def _passes(fault: Exception) -> bool:
+    """Whether a fault is one of a server or database that is away, and not of the request."""
+    if isinstance(fault, MlflowException):
+        return fault.error_code in _PASSING
+    return isinstance(fault, Unreachable | RequestException | ConnectionError | TimeoutError | OperationalError)
 
 
 def _first_line(fault: Exception) -> str:

@@ -6,8 +6,8 @@ Every job that is queued here can be repeated without harm.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hdvae.experiment import Experiment
@@ -34,7 +34,9 @@ class RunUpload:
         params: settings.
         storage: the study's storage.
         folder: of the run on it.
+        parent: finds the id of the run above it.
         run_id: MLflow's, once it is known.
+        sent: steps whose report MLflow has.
     """
 
     name: str
@@ -43,24 +45,30 @@ class RunUpload:
     params: Mapping[str, Any]
     storage: Storage
     folder: str
+    parent: Callable[[Client], str] | None = None
     run_id: str | None = None
+    sent: set[int] = field(default_factory=set)
 
-    def open(self, client: Client, parent: str | None = None) -> str:
+    def open(self, client: Client) -> str:
         """Make the run, or find it; it is RUNNING, and has what its journal holds."""
-        above = {"mlflow.parentRunId": parent} if parent else {}
+        above = {"mlflow.parentRunId": self.parent(client)} if self.parent else {}
         self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity)
         client.log_params(self.run_id, self.params)
-        for step in Journal(self.storage, self.folder).steps():
-            self.send(client, step)
+        self.send(client)
         return self.run_id
 
-    def send(self, client: Client, step: int) -> None:
-        """Send one report."""
-        assert self.run_id is not None
-        client.log_entry(self.run_id, Journal(self.storage, self.folder).entry(step))
+    def send(self, client: Client) -> None:
+        """Send the reports of the journal that were not sent yet."""
+        run_id = self.run_id or self.open(client)
+        journal = Journal(self.storage, self.folder)
+        for step in journal.steps():
+            if step not in self.sent:
+                client.log_entry(run_id, journal.entry(step))
+                self.sent.add(step)
 
     def close(self, client: Client, state: State) -> None:
-        """End the run, with its state, its checkpoint's address and its picture."""
+        """End the run, with all its reports, its state, its checkpoint's address and its picture."""
+        self.send(client)
         assert self.run_id is not None
         checkpoints = Checkpoints(self.storage, self.folder)
         steps = checkpoints.steps()
@@ -89,6 +97,7 @@ class StudyTracking:
 
     def __init__(self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_checksum: str) -> None:
         self._study, self._tracker, self._records, self._storage = study, tracker, records, storage
+        self.data_checksum = data_checksum
         self._tags = {**provenance.tags(), "hdvae.data_checksum": data_checksum}
         self._parent: str | None = None
         self._uploads: dict[tuple[int, int], RunUpload] = {}
@@ -107,19 +116,18 @@ class StudyTracking:
             params=settings(experiment, seed),
             storage=self._storage,
             folder=run_folder(name, trial, seed),
+            parent=self._parent_run,
         )
         self._uploads[trial, seed] = upload
 
         def job(client: Client) -> None:
-            run_id = upload.open(client, self._parent_run(client))
-            self._records.set_run(name, trial, seed, run_id=run_id)
+            self._records.set_run(name, trial, seed, run_id=upload.open(client))
 
         self._tracker.send(job)
 
-    def forward(self, assignment: Assignment, step: int) -> None:
+    def forward(self, assignment: Assignment) -> None:
         """A report is in the journal."""
-        upload = self._uploads[assignment.trial, assignment.seed]
-        self._tracker.send(lambda client: upload.send(client, step))
+        self._tracker.send(self._uploads[assignment.trial, assignment.seed].send)
 
     def end(self, assignment: Assignment, state: State) -> None:
         """A run ended, or was cut off and waits."""
@@ -127,7 +135,10 @@ class StudyTracking:
 
         def job(client: Client) -> None:
             upload.close(client, state)
-            self._records.set_run(self._study.name, assignment.trial, assignment.seed, tracked=state != "WAITING")
+            tracked = state != "WAITING"
+            self._records.set_run(
+                self._study.name, assignment.trial, assignment.seed, run_id=upload.run_id, tracked=tracked
+            )
 
         self._tracker.send(job)
 

@@ -11,12 +11,14 @@ import torch
 
 from hdvae import data
 from hdvae.config import parse
+from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.datasets import check_name
 from hdvae_platform.pictures import grid_png
+from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 
 Notify = Callable[[dict[str, Any]], None]
@@ -37,6 +39,7 @@ class RunSpec:
         storage: root of the storage.
         threads: CPU threads to compute with.
         gpu: whether to train on a GPU.
+        data_checksum: of the images that the driver saw.
     """
 
     folder: str
@@ -46,6 +49,17 @@ class RunSpec:
     storage: str
     threads: int
     gpu: bool
+    data_checksum: str
+
+    @staticmethod
+    def of(
+        experiment: Experiment, seed: int, folder: str, places: Places, *, threads: int, gpu: bool, data_checksum: str
+    ) -> RunSpec:
+        """The spec of a run, with paths that mean the same in every process."""
+        plain = experiment.plain()
+        if experiment.data.path is not None:
+            plain["data"]["path"] = str(Path(experiment.data.path).absolute())
+        return RunSpec(folder, seed, plain, str(places.home), places.storage, threads, gpu, data_checksum)
 
     def plain(self) -> dict[str, Any]:
         """The spec as JSON-like values."""
@@ -86,6 +100,8 @@ def run(spec: RunSpec, notify: Notify) -> None:
     experiment = parse(Experiment, spec.experiment, "experiment")
     storage = Storage(spec.storage)
     dataset = load_data(experiment, Path(spec.home))
+    if dataset.checksum != spec.data_checksum:
+        raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
     device = torch.device("cuda" if spec.gpu else "cpu")
     session = RunSession(storage, spec.folder, notify)
     state = train(experiment, dataset, spec.seed, session, device)

@@ -260,6 +260,80 @@ def test_failures_end_their_trial_and_the_study_goes_on(places, edit, hdvae):
     assert "1 failed" in hdvae("compare", "small").stdout
 
 
+def test_sigterm_and_relative_paths(places, edit, tmp_path):
+    """SIGTERM is an interrupt as well; images and storage by relative paths are the same files for every process."""
+    steps = {"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]}
+    file = edit({**steps, "experiment/data/path": "images.npz"})
+    environment = {**os.environ, "HDVAE_HOME": str(places.home), "HDVAE_STORAGE": "elsewhere"}
+    process = subprocess.Popen(
+        command(["study", "run", file.name]), env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + 90
+    while time.monotonic() < limit and not list(tmp_path.glob("elsewhere/small/*/*/checkpoints/*.json")):
+        time.sleep(0.5)
+    process.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.count("\n") == 1, errors
+    assert list(tmp_path.glob("elsewhere/small/*/*/checkpoints/*.json"))
+    parents, children = tracked(places)
+    assert {run.status for run in [*parents, *children.values()]} == {"KILLED"}
+
+
+def test_a_killed_process_is_started_again_and_nothing_is_lost(finished, places, edit, hdvae):
+    """SIGKILL of a worker in mid-run: it goes on from its checkpoint, and standard output is still one document."""
+    file = edit({"experiment/training/steps": 4000, "experiment/evaluation/every": 100, "seeds": [0], "space": {}})
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    process = subprocess.Popen(
+        command(["study", "run", file, "--json"]),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + 90
+    while time.monotonic() < limit and not list(places.home.glob("studies/small/*/*/checkpoints/*.json")):
+        time.sleep(0.1)
+    killed = workers_of(process.pid)
+    for worker in killed:
+        os.kill(worker, signal.SIGKILL)
+    out, errors = process.communicate(timeout=180)
+    assert len(killed) == 1
+    assert process.returncode == 0, errors
+    assert "its process was killed; it is started again" in errors
+    assert "Traceback" not in errors
+    assert json.loads(out)["arms"][0]["runs"] == 1
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert [(row["state"], row["attempts"]) for row in status["trials"]] == [("COMPLETE", 2)]
+    _, children = tracked(places)
+    assert [run.status for run in children.values()] == ["FINISHED"]
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 4001, 100))
+
+
+def workers_of(driver):
+    """Process ids of the Ray workers that train below a driver."""
+    lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
+    below = {driver}
+    for _ in rows:
+        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith("ray::ImplicitFunc")]
+
+
+def test_more_than_the_machine_has_and_fewer_seeds(places, edit, hdvae):
+    file = edit({"resources": {"cpus_per_worker": 1000}})
+    done = hdvae("study", "run", file)
+    assert done.returncode == 2
+    assert "a run needs 1000 CPU, but the cluster has" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    file = edit({"resources": {}, "seeds": [1]})
+    done = hdvae("study", "run", file)
+    assert done.returncode == 2
+    assert "[0] cannot be taken away" in done.stderr
+
+
 def test_stop_from_another_shell(places, edit, hdvae):
     file = edit({"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]})
     environment = {**os.environ, "HDVAE_HOME": str(places.home)}

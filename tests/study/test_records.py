@@ -16,16 +16,23 @@ def records(tmp_path):
     return records
 
 
-def test_a_definition_stands(records):
-    records.define("s", {"a": {"b": 1}}, {"seeds": [0]})
-    with pytest.raises(InputError, match=r"different definition: a\.b was 1, is 2") as fault:
-        records.define("s", {"a": {"b": 2}}, {"seeds": [0]})
-    assert "another name" in str(fault.value)
+def test_the_first_definition_stands(records):
+    assert records.define("s", {"a": {"b": 2}}, {"seeds": [5]}).definition == {"a": {"b": 1}}
+    assert records.study("s").plan == {"seeds": [0]}
 
 
 def test_a_plan_may_change(records):
-    records.define("s", {"a": {"b": 1}}, {"seeds": [0, 1]})
+    records.replan("s", {"seeds": [0, 1]})
     assert records.study("s").plan == {"seeds": [0, 1]}
+
+
+def test_a_replaced_driver_is_told_to_stop(records, monkeypatch):
+    records.take("s", "first")
+    monkeypatch.setattr(module, "EXPIRY", 0.1)
+    time.sleep(0.2)
+    records.take("s", "second")
+    assert records.beat("s", "first")
+    assert not records.beat("s", "second")
 
 
 def test_unknown_study(records):

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from hdvae_platform.records import Records, connect
-from hdvae_platform.search import Search, trial_params, trial_states
+from hdvae_platform.search import Search, known_trials
 from hdvae_platform.study import load_study
 
 SPACE = {
@@ -33,6 +33,10 @@ def begin(url):
     return new
 
 
+def states(study, url):
+    return [trial.state for trial in known_trials(study, url)]
+
+
 def finish_all(search, value=lambda assignment: 1.0):
     done = []
     while (assignment := search.next()) is not None:
@@ -48,7 +52,7 @@ def test_grid_issues_every_set_with_every_seed_once(study_file, begin, url):
     done = finish_all(search, lambda a: a.trial + a.seed / 10)
     assert [(a.trial, a.seed, a.attempt) for a in done] == [(t, s, 1) for t in range(3) for s in (0, 1)]
     assert [a.params for a in done[::2]] == study.grid()
-    assert set(trial_states(url, "small").values()) == {"COMPLETE"}
+    assert states(study, url) == ["COMPLETE"] * 3
     stored = optuna.load_study(study_name="small", storage=url).trials
     assert [trial.value for trial in stored] == pytest.approx([0.05, 1.05, 2.05])
     assert finish_all(begin(study)) == []
@@ -78,7 +82,7 @@ def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart
         assert params["model.width"] in range(2, 17)
         assert params["training.temperature"] in (0.1, [[0, 0.8], [20, 0.1]])
         study.experiment_at(params)
-    assert list(trial_params(study, url).values()) == sets
+    assert [trial.params for trial in known_trials(study, url)] == sets
 
 
 def test_conditions_hold_in_sampled_sets(edit, begin):
@@ -117,7 +121,7 @@ def test_a_failure_fails_the_trial_and_the_study_goes_on(study_file, begin, url)
     search.fail(first.trial, first.seed, "non-finite kl/layer_1 at step 3")
     rest = finish_all(search)
     assert len(rest) == 5
-    assert trial_states(url, "small") == {0: "FAIL", 1: "COMPLETE", 2: "COMPLETE"}
+    assert states(study, url) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert search.runs()[0].error == "non-finite kl/layer_1 at step 3"
     assert finish_all(begin(study)) == []
 
@@ -136,7 +140,7 @@ def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, beg
     for assignment in (search.next(), search.next()):
         search._records.set_run("small", assignment.trial, assignment.seed, state="COMPLETE", value=2.0)
     begin(study)
-    assert trial_states(url, "small")[0] == "COMPLETE"
+    assert states(study, url)[0] == "COMPLETE"
 
 
 def test_seeds_can_be_added_to_a_finished_study(study_file, begin):
@@ -144,3 +148,23 @@ def test_seeds_can_be_added_to_a_finished_study(study_file, begin):
     finish_all(begin(study))
     more = study.model_copy(update={"seeds": (0, 1, 2)})
     assert [(a.trial, a.seed) for a in finish_all(begin(more))] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_a_trial_whose_suggestion_was_cut_off_is_not_run(edit, begin, url):
+    """What an interrupt between two suggestions leaves: a running trial with some of its parameters."""
+    study = load_study(edit({"space": SPACE, "search": {"method": "random", "trials": 3}, "seeds": [3]}))
+    finish = begin(study)
+    first = finish.next()
+    finish.finish(first.trial, first.seed, 1.0)
+    half = optuna.load_study(study_name="small", storage=url).ask()
+    half.suggest_float("training.freebits", 0.1, 4.0, log=True)
+    done = finish_all(begin(study))
+    assert len(done) == 2
+    assert half.number not in {assignment.trial for assignment in done}
+    assert all(set(assignment.params) == set(SPACE) for assignment in done)
+    assert states(study, url) == ["COMPLETE"] * 3
+
+
+def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
+    Records(connect(url))
+    assert known_trials(load_study(study_file), url) == []

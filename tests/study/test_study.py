@@ -51,6 +51,18 @@ BAD = [
     ({"space/training.freebits": {"low": 1.0, "high": 2.0}}, ["a grid needs choices"]),
     ({"space/training.temperature/when": {"model.latnt": "categorical"}}, ["when", "did you mean 'model.latent'"]),
     ({"space/training.temperature/when": {"model.latent": "binary"}}, ["model.latent never takes"]),
+    ({"search/metric": "valid/elbo@tau=0.3"}, ["valid/elbo@tau=0.3 is not measured"]),
+    ({"search/metric": "valid/kl/layer_9"}, ["valid/kl/layer_9 is not measured", "did you mean 'valid/kl/layer_2'"]),
+    (
+        {
+            "experiment/model/keys": "plain",
+            "space": {
+                "model.keys": {"choices": ["plain", "factored"]},
+                "model.layers.0.classes": {"choices": [50, 49]},
+            },
+        },
+        ["layers.0.classes is 50", "factored"],
+    ),
     ({"seeds": []}, ["seeds", "at least 1"]),
     ({"seeds": [1, 1]}, ["seeds", "twice"]),
     ({"resources": {"workers": 0}}, ["resources.workers", "greater than or equal to 1"]),
@@ -77,6 +89,11 @@ def test_not_yaml(study_file):
     assert "mapping" in refused(study_file)
     study_file.write_text("when: 2026-01-01")
     assert "unknown" in refused(study_file) or "date" in refused(study_file)
+
+
+def test_yaml_that_contains_itself(study_file):
+    study_file.write_text("name: &a [*a]")
+    assert "Circular" in refused(study_file)
 
 
 def test_repeated_fields_are_refused(study_file):

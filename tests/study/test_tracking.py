@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import mlflow
 import pytest
 
 from hdvae_platform.checkpointing import Entry
+from hdvae_platform.records import Records, connect
 from hdvae_platform.tracking import Client, Tracker, Unreachable, contract_name, flattened, stored_name
 
 IDENTITY = {"hdvae.study": "s", "hdvae.kind": "run", "hdvae.trial": "0"}
@@ -118,7 +125,97 @@ def test_a_refused_record_is_said_and_the_rest_goes_on(places):
     tracker.send(lambda client: seen.append(1))
     assert not tracker.close(30)
     assert seen == [1]
-    assert "refuses" in said[0]
+    assert "no-such-run" in said[0]
+
+
+def test_a_fault_in_a_job_is_said_and_does_not_end_the_others(places):
+    said, seen = [], []
+    tracker = Tracker(places, said.append)
+    tracker.send(lambda client: 1 / 0)
+    tracker.send(lambda client: (Path("/nowhere") / "file").read_bytes())
+    tracker.send(lambda client: seen.append(1))
+    assert not tracker.close(30)
+    assert seen == [1]
+    assert len(said) == 2
+    assert "division by zero" in said[0]
+
+
+def test_a_locked_database_is_waited_for(places, tmp_path):
+    """Another connection holds the lock of the study database for a while."""
+    tables = Records(connect(f"sqlite:///{tmp_path}/db?timeout=0.1"))
+    tables.add_run("s", 0, 0)
+    holder = sqlite3.connect(tmp_path / "db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    tracker = Tracker(places, lambda line: None)
+    tracker.send(lambda client: tables.set_run("s", 0, 0, run_id="found"))
+    time.sleep(1)
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert tracker.close(30)
+    assert tables.runs("s")[0].run_id == "found"
+
+
+def test_a_lost_answer_does_not_make_a_second_run(places):
+    """A proxy that passes the request on and loses the answer: the run is made, and then found."""
+    port, lossy = free_port(), free_port()
+    arguments = ["--backend-store-uri", places.tracking, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    lost = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def forward(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+            headers = {"Content-Type": self.headers.get("Content-Type", "application/json")}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", body, headers, method=self.command)
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    status, data = answer.status, answer.read()
+            except urllib.error.HTTPError as fault:
+                status, data = fault.code, fault.read()
+            if self.path.endswith("runs/create") and not lost:
+                lost.append(self.path)
+                status, data = 502, b"{}"
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PATCH = forward  # noqa: N815 - http.server asks for these names
+
+        def log_message(self, *arguments):
+            pass
+
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", lossy), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        wait_for(port)
+        through = dataclasses.replace(places, tracking=f"http://127.0.0.1:{lossy}", artifacts=None)
+        tracker = Tracker(through, lambda line: None)
+        tracker.send(lambda client: client.open_run("a", {}, IDENTITY))
+        assert tracker.close(60)
+    finally:
+        proxy.shutdown()
+        server.terminate()
+        server.wait(30)
+    assert lost
+    assert len(list(Client(places).find(IDENTITY))) == 1
+
+
+def wait_for(port):
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail("the server did not start")
+
+
+def test_a_name_with_a_quote_is_nobodys(places):
+    assert list(Client(places).find({"hdvae.study": "x'y"})) == []
 
 
 def test_flattened_paths():

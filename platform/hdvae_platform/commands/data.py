@@ -35,7 +35,7 @@ def list_(as_json: bool, home: Path) -> None:
         click.echo(table(_HEADER, [_row(state) for state in states]))
 
 
-@data.command()
+@data.command(short_help="Get data sets, verified by checksum.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "--from",

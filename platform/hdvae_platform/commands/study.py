@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
+import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -25,7 +24,7 @@ def study() -> None:
     """Check, run, follow and stop studies."""
 
 
-@study.command()
+@study.command(short_help="Validate a study file; print runs and cost.")
 @FILE
 @set_option
 @home_option
@@ -52,7 +51,7 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")
 
 
-@study.command()
+@study.command(short_help="Run a study, or go on with it.")
 @FILE
 @set_option
 @home_option
@@ -63,8 +62,8 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> in
 
     checked = load_study(file, overrides)
     places = Places.under(home)
-    signal.signal(signal.SIGTERM, _interrupt)
-    runs = run_study(checked, places, lambda line: click.echo(line, err=as_json))
+    out = sys.stderr if as_json else sys.stdout
+    runs = run_study(checked, places, lambda line: click.echo(line, file=out))
     failed = [one for one in runs if one.state == "FAIL"]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
@@ -79,9 +78,13 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> in
 
 def _show_result(study: Study, places: Places, as_json: bool) -> None:
     from hdvae_platform import comparison
-    from hdvae_platform.tracking import Client
+    from hdvae_platform.tracking import Client, Unreachable
 
-    compared = comparison.arms(Client(places), [study.name])
+    try:
+        compared = comparison.arms(Client(places), [study.name])
+    except Unreachable as fault:
+        click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
+        return
     if as_json:
         click.echo(json.dumps(comparison.as_json([study.name], compared), indent=1))
         return
@@ -94,10 +97,6 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @study.command("list")
@@ -116,7 +115,7 @@ def list_(home: Path, as_json: bool) -> None:
         click.echo(table(["study", "state", "runs done", "failed", "claim"], rows))
 
 
-@study.command()
+@study.command(short_help="How far a study is, run by run.")
 @click.argument("name")
 @home_option
 @json_option
@@ -142,7 +141,7 @@ def _status_row(row: dict[str, Any]) -> list[str]:
     return [str(cell) for cell in cells]
 
 
-@study.command()
+@study.command(short_help="Stop a running study; it can go on later.")
 @click.argument("name")
 @home_option
 def stop(name: str, home: Path) -> None:

@@ -22,8 +22,20 @@ START = 60.0
 
 
 @click.command()
-@click.option("--mlflow-port", default=5000, show_default=True, help="Port of MLflow's page; another if it is taken.")
-@click.option("--optuna-port", default=8080, show_default=True, help="Port of Optuna's page; another if it is taken.")
+@click.option(
+    "--mlflow-port",
+    type=click.IntRange(1, 65535),
+    default=5000,
+    show_default=True,
+    help="Port of MLflow's page; another if it is taken.",
+)
+@click.option(
+    "--optuna-port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of Optuna's page; another if it is taken.",
+)
 @home_option
 def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
     """Open MLflow's and Optuna's web pages on the study store; Ctrl-C closes them."""
