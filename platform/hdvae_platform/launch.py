@@ -370,10 +370,12 @@ def _tune(driver: Driver) -> None:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-tune-", ignore_cleanup_errors=True))
         # What Ray prints, of a killed process say, would stand between the lines of the study.
         stack.enter_context(redirect_stdout(stack.enter_context((driver.places.home / "ray.log").open("a"))))
+        stack.callback(_stop_on_signals, driver.stop)  # and again: Ray takes all handlers away when it ends
         stack.callback(ray.shutdown)
+        stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
-        _stop_on_signals(driver.stop)  # again: Ray has put handlers of its own in place
+        _stop_on_signals(driver.stop)  # again: Ray puts handlers of its own in place
         _check_resources(need)
         tuner = tune.Tuner(
             tune.with_resources(trainable, need),

@@ -379,7 +379,7 @@ def test_the_last_step_is_reported_once():
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(InputError, match=r"^training.batch_size is 16 but toy has 15 training images$"):
+    with pytest.raises(InputError, match=r"^training.batch_size is 16, but toy has 15 training images$"):
         run(experiment_of(), dataset=toy(15))
     run(experiment_of(steps=1), dataset=toy(16))
 

@@ -272,8 +272,6 @@ def test_sigterm_and_relative_paths(places, edit, tmp_path):
     while time.monotonic() < limit and not list(tmp_path.glob("elsewhere/small/*/*/checkpoints/*.json")):
         time.sleep(0.5)
     process.terminate()
-    time.sleep(0.2)
-    process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors.count("\n") == 1, errors
