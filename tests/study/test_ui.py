@@ -1,0 +1,45 @@
+"""The web pages of MLflow and Optuna, started by the real command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import urllib.request
+
+from hdvae_platform.records import Records, connect
+from hdvae_platform.search import Search
+from hdvae_platform.study import load_study
+
+from .conftest import command
+
+
+def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file):
+    study, records = load_study(study_file), Records(connect(places.database))
+    records.define(study.name, study.definition(), study.plan())
+    Search(study, places.database, records)
+    page = subprocess.Popen(
+        command(["ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732"]),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a runner may have it ignored
+    )
+    watchdog = threading.Timer(120, page.kill)
+    watchdog.start()
+    try:
+        said = [page.stdout.readline() for _ in range(3)]
+        addresses = dict(re.findall(r"(\w+)  (http://127\.0\.0\.1:\d+)", "".join(said)))
+        assert set(addresses) == {"MLflow", "Optuna"}
+        with urllib.request.urlopen(addresses["MLflow"]) as answer:
+            assert b"MLflow" in answer.read()
+        with urllib.request.urlopen(addresses["Optuna"] + "/api/studies") as answer:
+            assert b'"small"' in answer.read()
+        page.send_signal(signal.SIGINT)
+        assert page.wait(30) == 0
+    finally:
+        watchdog.cancel()
+        page.kill()
+        page.stdout.close()
