@@ -56,14 +56,21 @@ class Driver:
     progress (what is printed).
 
     Attributes:
-        stop: set when no more is to be done: asked for, interrupted, or because of `fault`.
+        stop: set, here or by the heartbeat, when no more is to be done: asked for, interrupted, or because of `fault`.
         fault: a fault of the driver's own, raised once Tune has let go.
     """
 
-    def __init__(self, study: Study, places: Places, search: Search, tracking: StudyTracking, echo: Echo) -> None:
-        self.study, self.places, self.search, self.tracking = study, places, search, tracking
+    def __init__(
+        self,
+        study: Study,
+        places: Places,
+        search: Search,
+        tracking: StudyTracking,
+        stop: threading.Event,
+        echo: Echo,
+    ) -> None:
+        self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage)
-        self.stop = threading.Event()
         self.fault: Exception | None = None
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
@@ -338,8 +345,7 @@ def _drive(
     search = Search(study, places.database, records)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
-    driver = Driver(study, places, search, tracking, echo)
-    driver.stop = stop
+    driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_interruptible(stop))
         stack.callback(_finish_tracking, tracker, echo)
