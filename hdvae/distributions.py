@@ -31,7 +31,7 @@ class Draw:
     read: Tensor
     scores: Tensor | None = None
     soft: Tensor | None = None
-    tau: float = 0.0
+    tau: float | Tensor = 0.0
 
     @property
     def log_soft(self) -> Tensor:
@@ -129,7 +129,8 @@ class Categorical:
             return self.log_prob(draw.hard)
         rates = self.joint() - draw.tau * draw.log_soft
         classes = rates.shape[-1]
-        constant = math.lgamma(classes) + (classes - 1) * math.log(draw.tau)
+        log_tau = draw.tau.log() if isinstance(draw.tau, Tensor) else math.log(draw.tau)
+        constant = math.lgamma(classes) + (classes - 1) * log_tau
         return (constant + rates.sum(-1) - classes * rates.logsumexp(-1)).sum(-1)
 
     def kl(self, p: Distribution) -> Tensor:

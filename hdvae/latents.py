@@ -47,7 +47,7 @@ class StochasticLayer(Protocol):
         """Noise for one hard sample that need not be shared with a relaxed one; it may be cheaper."""
         ...
 
-    def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
+    def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
         """The relaxed sample at temperature τ > 0, with its gradient (eq. 4)."""
         ...
 
@@ -96,7 +96,7 @@ class MemoryLayer(nn.Module):
         """Gumbel noise for every class of each key part, (B, N, P, M): P·M numbers instead of K."""
         return source.gumbel(self.variables, self.key_parts, self.part_classes)
 
-    def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
+    def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
         """Eq. 4 over all K classes, and the read Σ_k z̃_k v_k."""
         assert isinstance(law, Categorical)
         scores = (law.joint() + noise) / tau
@@ -146,7 +146,7 @@ class NormalLayer(nn.Module):
         """The same as `noise`."""
         return self.noise(source)
 
-    def relax(self, law: Distribution, noise: Tensor, tau: float) -> Draw:
+    def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
         """The reparametrised sample: a normal variable needs no relaxation."""
         return self.harden(law, noise)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +28,24 @@ from hdvae.randomness import NoiseSource
 from hdvae.wiring import WIRINGS, Node
 
 Noise = Mapping[Node, Tensor]
-Sampler = Callable[[StochasticLayer, Distribution, Tensor], Draw]
+Sampler = Callable[[Node, StochasticLayer, Distribution, Tensor], Draw]
+Temperature = float | Mapping[Node, Tensor]
+"""τ of all layers, or of each."""
 
 
-def relaxed(tau: float) -> Sampler:
+def relaxed(tau: Temperature) -> Sampler:
     """Relaxed samples at temperature τ > 0, from `HDVAE.noise`."""
-    return lambda layer, law, noise: layer.relax(law, noise, tau)
+    if isinstance(tau, Mapping):
+        return lambda node, layer, law, noise: layer.relax(law, noise, tau[node])
+    return lambda node, layer, law, noise: layer.relax(law, noise, tau)
 
 
-def hard(layer: StochasticLayer, law: Distribution, noise: Tensor) -> Draw:
+def hard(node: Node, layer: StochasticLayer, law: Distribution, noise: Tensor) -> Draw:
     """Hard samples on the noise of the relaxed ones, from `HDVAE.noise`."""
     return layer.harden(law, noise)
 
 
-def independent(layer: StochasticLayer, law: Distribution, noise: Tensor) -> Draw:
+def independent(node: Node, layer: StochasticLayer, law: Distribution, noise: Tensor) -> Draw:
     """Hard samples on noise of their own, from `HDVAE.hard_noise`."""
     return layer.sample(law, noise)
 
@@ -220,7 +224,7 @@ class HDVAE(nn.Module):
                 h = features[node.level - 1]
                 merged = h if node.level == len(self.levels) else level.merge(torch.cat([h, d], 1))
                 q = level.posterior(node, merged)
-                inferred[node] = Posterior(q, sampler(level.layer(node), q, noise[node]))
+                inferred[node] = Posterior(q, sampler(node, level.layer(node), q, noise[node]))
             return inferred[node].draw
 
         priors, logits = self._descend(len(x), infer)
@@ -240,7 +244,7 @@ class HDVAE(nn.Module):
 
         def from_prior(node: Node, p: Distribution, d: Tensor) -> Draw:
             if node not in draws:
-                draws[node] = sampler(self.layer(node), p, noise[node])
+                draws[node] = sampler(node, self.layer(node), p, noise[node])
             return draws[node]
 
         count = next(iter(noise.values())).shape[0]
@@ -252,6 +256,16 @@ class HDVAE(nn.Module):
         count = next(iter(draws.values())).hard.shape[0]
         return self._descend(count, lambda node, p, d: draws[node])
 
+    def coupled(self, x: Tensor, terms: Terms) -> Terms:
+        """The coupled chain that belongs to relaxed terms: q as it was, p and the decoder given H(z̃).
+
+        Its q is what the sample was really drawn from, so E[exp(log weight)] = p(x) for every wiring.
+        """
+        hardened = {layer.node: self.layer(layer.node).at(layer.draw.hard) for layer in terms.layers}
+        priors, logits = self.score(hardened)
+        layers = [replace(layer, p=priors[layer.node], draw=hardened[layer.node]) for layer in terms.layers]
+        return Terms(bernoulli_log_prob(x, logits), layers)
+
     def _climb(
         self, encoded: Sequence[Tensor], noise: Noise, sampler: Sampler
     ) -> tuple[list[Tensor], dict[Node, Posterior]]:
@@ -262,7 +276,7 @@ class HDVAE(nn.Module):
                 break
             level, h = self.level(node.level), features[-1]
             q = level.posterior(node, h)
-            inferred[node] = Posterior(q, sampler(level.layer(node), q, noise[node]))
+            inferred[node] = Posterior(q, sampler(node, level.layer(node), q, noise[node]))
             if node.level < len(self.levels):
                 read = level.expand_up(inferred[node].draw.read)
                 below = h + read if self.wiring.skip_up else read

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hdvae.exact import Exact, enumerate_exactly
 from hdvae.experiment import LayerConfig, ModelConfig
-from hdvae.latents import MemoryLayer
-from hdvae.model import HDVAE, Terms
+from hdvae.model import HDVAE
 from hdvae.randomness import NoiseSource
 from hdvae.wiring import WIRINGS, Node
 
@@ -77,83 +75,13 @@ def some_images(count: int, image: tuple[int, int] = IMAGE, seed: int = 1) -> Te
     return torch.randint(0, 2, (count, *image), generator=torch.Generator().manual_seed(seed)).double()
 
 
-def given(layer, law, hard):
-    """The sampler whose noise is the hard values themselves."""
-    return layer.at(hard)
-
-
-def configurations(model: HDVAE) -> dict[Node, Tensor]:
-    """Every configuration of all latent variables, one in each row: (C, N) for each node."""
-    layers = [model.layer(node) for node in model.nodes]
-    assert all(isinstance(layer, MemoryLayer) for layer in layers)
-    choices = [range(layer.classes) for layer in layers for _ in range(layer.variables)]
-    rows = torch.tensor(list(itertools.product(*choices)))
-    return dict(zip(model.nodes, rows.split([layer.variables for layer in layers], 1), strict=True))
-
-
-@dataclass(frozen=True)
-class Exact:
-    """What enumeration says of one image; every tensor is (C,), one entry for each configuration.
-
-    Attributes:
-        terms: the real terms of the model, with the configurations as its samples.
-        log_q: log q(z_i | contexts, x) of each node.
-        log_p: log p(z_i | z_{>i}) of each node.
-    """
-
-    terms: Terms
-    log_q: Mapping[Node, Tensor]
-    log_p: Mapping[Node, Tensor]
-
-    @property
-    def posterior(self) -> Tensor:
-        """q(z|x)."""
-        return torch.stack(list(self.log_q.values())).sum(0).exp()
-
-    @property
-    def prior(self) -> Tensor:
-        """p(z)."""
-        return torch.stack(list(self.log_p.values())).sum(0).exp()
-
-    @property
-    def evidence(self) -> float:
-        """Log p(x)."""
-        return (self.terms.log_px + self.prior.log()).logsumexp(0).item()
-
-    @property
-    def elbo(self) -> float:
-        """E_q log p(x, z)/q(z|x)."""
-        return self.expectation(self.terms.log_px + self.prior.log() - self.posterior.log())
-
-    @property
-    def kl(self) -> dict[Node, float]:
-        """E_q log q/p of each node."""
-        return {node: self.expectation(self.log_q[node] - self.log_p[node]) for node in self.log_q}
-
-    def expectation(self, value: Tensor) -> float:
-        """E_q of a function of the configuration."""
-        return (self.posterior * value).sum().item()
-
-
-@torch.no_grad()
-def enumerate_exactly(model: HDVAE, x: Tensor) -> Exact:
-    """Enumerate every configuration for one image (H, W), by the model's own inference and `score`."""
-    values = configurations(model)
-    count = len(next(iter(values.values())))
-    terms = model(x.expand(count, *x.shape), values, given)
-    log_q = {layer.node: layer.q.log_prob(values[layer.node]) for layer in terms.layers}
-    priors, logits = model.score({node: model.layer(node).at(hard) for node, hard in values.items()})
-    log_p = {node: priors[node].log_prob(values[node]) for node in model.nodes}
-    pixels = torch.distributions.Bernoulli(logits=logits).log_prob(x.expand_as(logits)).sum((1, 2))
-    return Exact(Terms(pixels, terms.layers), log_q, log_p)
-
-
 @functools.cache
 def case(wiring: str, levels: int, keys: str = "factored") -> tuple[HDVAE, Tensor, Exact]:
     """A model with clearly different laws, an image and its exact values; nobody may change them."""
     model = build(small_config(wiring, levels, keys=keys), seed=levels, contrast=1.5, memory=3.0)
     x = some_images(1, seed=levels)[0]
-    return model, x, enumerate_exactly(model, x)
+    with torch.no_grad():
+        return model, x, enumerate_exactly(model, x)
 
 
 def row_of(model: HDVAE, hard: Mapping[Node, Tensor]) -> Tensor:

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 import torch
-from oracle import build, given, small_config, some_images, source
+from oracle import build, small_config, some_images, source
 
+from hdvae.exact import given
 from hdvae.experiment import LayerConfig
 from hdvae.model import bernoulli_log_prob, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight, surrogate_objective

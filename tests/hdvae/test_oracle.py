@@ -11,9 +11,6 @@ from oracle import (
     assert_mean,
     build,
     case,
-    configurations,
-    enumerate_exactly,
-    given,
     row_of,
     small_config,
     some_images,
@@ -21,6 +18,7 @@ from oracle import (
 )
 
 from hdvae.evaluation import evaluate, importance_weighted, measure
+from hdvae.exact import configurations, enumerate_exactly, given
 from hdvae.experiment import EvaluationConfig, LayerConfig
 from hdvae.model import hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight, training_kl

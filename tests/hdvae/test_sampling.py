@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from oracle import assert_mean, build, case, configurations, small_config, some_images
+from oracle import assert_mean, build, case, small_config, some_images
 
+from hdvae.exact import configurations
 from hdvae.model import independent
 from hdvae.sampling import _noise, layer_resamples, prior_samples, reconstructions
 from hdvae.wiring import WIRINGS
