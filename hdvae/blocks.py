@@ -9,12 +9,14 @@ kind it is made of. Level 0 has the resolution of the image.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu
 from torch.nn.utils.parametrizations import weight_norm
 
+from hdvae.contractions import ContractiveResidual, Map, contraction
 from hdvae.experiment import ModelConfig
 
 
@@ -32,8 +34,34 @@ class GatedResidual(nn.Module):
         return out
 
 
+class Scale(nn.Module):
+    """Multiplies by κ > 0, fixed or learned from `START`."""
+
+    START = 10.0
+
+    def __init__(self, scale: float | Literal["learned"]) -> None:
+        super().__init__()
+        if scale == "learned":
+            self.log_scale = nn.Parameter(torch.tensor(math.log(self.START)))
+        else:
+            self.register_buffer("log_scale", torch.tensor(math.log(scale)), persistent=False)
+
+    @property
+    def scale(self) -> Tensor:
+        """κ, 0-dim."""
+        return self.log_scale.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return self.scale * x
+
+
 class Trunk(Protocol):
-    """Builds the deterministic parts for levels 1 … L; both implementations pass the same tests."""
+    """Builds the deterministic parts for levels 1 … L; both implementations pass the same tests.
+
+    What the generative network is made of (`down`, `prior`, `expand_down`, `logits`) is free, or, with `decoder:
+    lipschitz`, made of maps that are 1-Lipschitz by construction, with one scale κ before the pixels.
+    """
 
     def feature_shape(self, level: int) -> tuple[int, ...]:
         """Shape of the features of a level, without the batch."""
@@ -51,17 +79,41 @@ class Trunk(Protocol):
         """Two features of `level`, concatenated on the channels → features of `level`."""
         ...
 
-    def head(self, level: int, size: int) -> nn.Module:
+    def posterior(self, level: int, size: int) -> nn.Module:
         """Features of `level` → a vector (B, size)."""
         ...
 
-    def expand(self, level: int, size: int) -> nn.Module:
+    def prior(self, level: int, size: int) -> nn.Module:
+        """Top-down features of `level` → a vector (B, size)."""
+        ...
+
+    def expand_up(self, level: int, size: int) -> nn.Module:
         """A vector (B, size) → features of `level`."""
+        ...
+
+    def expand_down(self, level: int, size: int) -> nn.Module:
+        """A vector (B, size) → top-down features of `level`."""
         ...
 
     def logits(self) -> nn.Module:
         """Features of level 0 → logits of the pixels, (B, H, W)."""
         ...
+
+
+def _generative(config: ModelConfig, map_: Map, *, normalised: bool) -> nn.Module:
+    """A map of the generative network: a contraction with `decoder: lipschitz`, else free, with weight norm or not."""
+    if config.decoder == "lipschitz":
+        return contraction(map_)
+    return _normalised(map_) if normalised else map_
+
+
+def _normalised(map_: nn.Module) -> nn.Module:
+    module: nn.Module = weight_norm(map_, dim=1 if isinstance(map_, nn.ConvTranspose2d) else 0)
+    return module
+
+
+def _scaled(config: ModelConfig) -> list[nn.Module]:
+    return [Scale(config.decoder_scale)] if config.decoder == "lipschitz" else []
 
 
 class DenseTrunk:
@@ -89,32 +141,45 @@ class DenseTrunk:
 
     def down(self, level: int) -> nn.Module:
         """Linear map, then blocks."""
-        return nn.Sequential(weight_norm(nn.Linear(self.config.width, self.config.width)), *self._blocks())
+        w = self.config.width
+        entry = _generative(self.config, nn.Linear(w, w), normalised=True)
+        if self.config.decoder == "free":
+            return nn.Sequential(entry, *self._blocks())
+        blocks = [ContractiveResidual(nn.Linear(w, w), self.config.dropout) for _ in range(self.config.depth)]
+        return nn.Sequential(entry, *blocks)
 
     def merge(self, level: int) -> nn.Module:
         """ELU and a linear map."""
         return nn.Sequential(nn.ELU(), weight_norm(nn.Linear(2 * self.config.width, self.config.width)))
 
-    def head(self, level: int, size: int) -> nn.Module:
+    def posterior(self, level: int, size: int) -> nn.Module:
         """ELU and a linear map."""
         return nn.Sequential(nn.ELU(), nn.Linear(self.config.width, size))
 
-    def expand(self, level: int, size: int) -> nn.Module:
+    def prior(self, level: int, size: int) -> nn.Module:
+        """ELU and a linear map."""
+        return nn.Sequential(nn.ELU(), _generative(self.config, nn.Linear(self.config.width, size), normalised=False))
+
+    def expand_up(self, level: int, size: int) -> nn.Module:
         """A linear map."""
         return nn.Linear(size, self.config.width)
 
+    def expand_down(self, level: int, size: int) -> nn.Module:
+        """A linear map."""
+        return _generative(self.config, nn.Linear(size, self.config.width), normalised=False)
+
     def logits(self) -> nn.Module:
         """ELU and a linear map, as an image."""
-        return nn.Sequential(nn.ELU(), nn.Linear(self.config.width, self.pixels), nn.Unflatten(1, self.image))
+        last = _generative(self.config, nn.Linear(self.config.width, self.pixels), normalised=False)
+        return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Unflatten(1, self.image))
 
 
 class UpSample(nn.Module):
     """A transposed convolution to a stated resolution."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, size: tuple[int, int]) -> None:
+    def __init__(self, map_: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        map_ = nn.ConvTranspose2d(channels, channels, kernel, stride, padding=kernel // 2)
-        self.map, self.size = weight_norm(map_, dim=1), list(size)
+        self.map, self.size = map_, list(size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, C, *size)."""
@@ -162,26 +227,42 @@ class ConvTrunk:
 
     def down(self, level: int) -> nn.Module:
         """Transposed convolution, then blocks."""
-        kernel = self.kernels[level]
-        entry = UpSample(self.config.width, kernel, self.strides[level], self.sizes[level])
-        return nn.Sequential(entry, *self._blocks(kernel))
+        w, kernel = self.config.width, self.kernels[level]
+        map_ = nn.ConvTranspose2d(w, w, kernel, self.strides[level], padding=kernel // 2)
+        entry = UpSample(_generative(self.config, map_, normalised=True), self.sizes[level])
+        if self.config.decoder == "free":
+            return nn.Sequential(entry, *self._blocks(kernel))
+        inner = [nn.Conv2d(w, w, kernel, padding=kernel // 2) for _ in range(self.config.depth)]
+        return nn.Sequential(entry, *[ContractiveResidual(map_, self.config.dropout) for map_ in inner])
 
     def merge(self, level: int) -> nn.Module:
         """ELU and a 1 × 1 convolution."""
         return nn.Sequential(nn.ELU(), self._conv(2 * self.config.width, self.config.width, 1))
 
-    def head(self, level: int, size: int) -> nn.Module:
+    def posterior(self, level: int, size: int) -> nn.Module:
         """ELU, flattened, and a linear map."""
         return nn.Sequential(nn.ELU(), nn.Flatten(), nn.Linear(math.prod(self.feature_shape(level)), size))
 
-    def expand(self, level: int, size: int) -> nn.Module:
+    def prior(self, level: int, size: int) -> nn.Module:
+        """ELU, flattened, and a linear map."""
+        map_ = nn.Linear(math.prod(self.feature_shape(level)), size)
+        return nn.Sequential(nn.ELU(), nn.Flatten(), _generative(self.config, map_, normalised=False))
+
+    def expand_up(self, level: int, size: int) -> nn.Module:
         """A linear map to all positions."""
         shape = self.feature_shape(level)
         return nn.Sequential(nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape))
 
+    def expand_down(self, level: int, size: int) -> nn.Module:
+        """A linear map to all positions."""
+        shape = self.feature_shape(level)
+        map_ = _generative(self.config, nn.Linear(size, math.prod(shape)), normalised=False)
+        return nn.Sequential(map_, nn.Unflatten(1, shape))
+
     def logits(self) -> nn.Module:
         """ELU and a 1 × 1 convolution to one channel, as an image."""
-        return nn.Sequential(nn.ELU(), nn.Conv2d(self.config.width, 1, 1), nn.Flatten(1, 2))
+        last = _generative(self.config, nn.Conv2d(self.config.width, 1, 1), normalised=False)
+        return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Flatten(1, 2))
 
 
 def trunk(config: ModelConfig, image: tuple[int, int]) -> Trunk:

@@ -27,6 +27,23 @@ class NonFinite(ArithmeticError):
         return f"non-finite {self.quantity} at step {self.step}"
 
 
+class BoundViolated(ArithmeticError):
+    """A measured quantity is above a bound that is proven: a fault of the program, never of the data.
+
+    Args:
+        quantity: what was measured, and where.
+        value: its value, nats.
+        bound: the certified bound, nats.
+    """
+
+    def __init__(self, quantity: str, value: float, bound: float) -> None:
+        super().__init__(quantity, value, bound)
+        self.quantity, self.value, self.bound = quantity, value, bound
+
+    def __str__(self) -> str:
+        return f"{self.quantity} is {self.value:.6g} nats, above its certified bound {self.bound:.6g}: a bug by proof"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Name the known word nearest to `word`, as the end of an error line.
 

@@ -2,7 +2,8 @@
 
 δ_τ is a difference of two expectations, so it is measured: on the same images and the same noise, a surrogate
 sample minus a hard sample, averaged over draws, then over images. The noise depends on the seed, the draw and
-the image's place, not on the step, so curves over training and the arms of a study share it as well.
+the image's place, not on the step, so curves over training and the arms of a study share it as well. The hard, the
+relaxed and the coupled chain share it, and what does not depend on it is computed once.
 
 All averages over draws and images are in float64.
 """
@@ -10,42 +11,60 @@ All averages over draws and images are in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from hdvae.experiment import EvaluationConfig
-from hdvae.metrics import at_samples, at_tau
-from hdvae.model import HDVAE, Terms, evaluating, hard, independent, relaxed
+from hdvae.bounds import certified_bound, check, distances, local_bound
+from hdvae.errors import BoundViolated
+from hdvae.experiment import EvaluationConfig, Grade
+from hdvae.lipschitz import Certificate, certify
+from hdvae.metrics import CURRENT, at, at_samples, tau_label
+from hdvae.model import HDVAE, Temperature, Terms, evaluating, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
 from hdvae.randomness import BLOCK, NoiseSource, derive
 
 ROWS = 64 * BLOCK
 """Images × samples that go through the network at once."""
+Columns = dict[str, Tensor]
+"""Per-image values by name, float64, each (images,)."""
+ERRORS = 4
+"""Standard errors by which a measured bias may be above a certified bound before it is called a contradiction."""
 
 
-@dataclass
-class PerImage:
-    """Per-image means over draws, float64, each (images,).
+@dataclass(frozen=True)
+class Measured:
+    """Per-image means over draws.
 
     Attributes:
-        log_px: of the hard chain.
-        kl: of the hard chain, for each layer by name.
-        surrogate: surrogate ELBO for each temperature.
+        hard: of the hard chain: `elbo`, `log_px`, `kl/layer_i`.
+        relaxed: for each temperature, by its label: what is measured of the relaxed and the coupled chain.
     """
 
-    log_px: Tensor
-    kl: dict[str, Tensor]
-    surrogate: dict[float, Tensor] = field(default_factory=dict)
+    hard: Columns
+    relaxed: Mapping[str, Columns]
 
-    @property
-    def elbo(self) -> Tensor:
-        """The ELBO of each image."""
-        return self.log_px - torch.stack(list(self.kl.values())).sum(0)
+    def columns(self) -> Columns:
+        """Everything, under the names of the metrics."""
+        return {**self.hard, **{at(name, label): v for label, cols in self.relaxed.items() for name, v in cols.items()}}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation gives.
+
+    Attributes:
+        metrics: means over images, by name without the split.
+        per_image: the per-image values of which they are means, (images,), float64; `image` is the place in the
+            split's chosen images.
+    """
+
+    metrics: dict[str, float]
+    per_image: Columns
 
 
 def choose_images(count: int, available: int) -> np.ndarray:
@@ -60,63 +79,111 @@ def choose_images(count: int, available: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(model: HDVAE, images: Tensor, tau: Sequence[float], draws: int, seed: int) -> PerImage:
-    """The hard and the relaxed chains of every image on common random numbers.
+def measure(
+    model: HDVAE,
+    images: Tensor,
+    temperatures: Mapping[str, Temperature],
+    draws: int,
+    seed: int,
+    grade: Grade = "certified",
+) -> Measured:
+    """The hard, relaxed and coupled chains of every image on common random numbers.
 
     Args:
         model: in evaluation mode.
         images: 0 and 1, (n, H, W).
-        tau: temperatures of the relaxed chains.
+        temperatures: of the relaxed chains, by label.
         draws: M, noise draws for each image.
         seed: of the noise.
+        grade: of the κ in the Lipschitz bounds.
+
+    Raises:
+        BoundViolated: a draw contradicts its certified bound.
     """
-    with parametrize.cached():
-        chunks = [
-            _measure_chunk(model, images[first : first + ROWS], first, tau, draws, seed)
-            for first in range(0, len(images), ROWS)
-        ]
-    return PerImage(
-        log_px=torch.cat([c.log_px for c in chunks]),
-        kl={name: torch.cat([c.kl[name] for c in chunks]) for name in chunks[0].kl},
-        surrogate={t: torch.cat([c.surrogate[t] for c in chunks]) for t in tau},
-    )
-
-
-def _measure_chunk(model: HDVAE, images: Tensor, first: int, tau: Sequence[float], draws: int, seed: int) -> PerImage:
-    x = images.to(next(model.parameters()).dtype)
-    encoded = model.encode(x)
     soft = model.config.latent == "categorical"  # normal variables are never relaxed: the chains coincide
-    totals: PerImage | None = None
-    for draw in range(draws):
-        source = NoiseSource.at(x.device, x.dtype, len(x), seed=seed, purpose="evaluation", step=draw, first=first)
-        noise = model.noise(source)
-        one = _one_draw(model.terms(x, encoded, noise, hard), model)
-        for t in tau:
-            one.surrogate[t] = expected_log_weight(model.terms(x, encoded, noise, relaxed(t))) if soft else one.elbo
-        totals = one if totals is None else _add(totals, one)
-    assert totals is not None
-    return _scaled(totals, 1 / draws)
-
-
-def _one_draw(terms: Terms, model: HDVAE) -> PerImage:
-    kl = {model.name(layer.node): layer.expected_log_ratio().double() for layer in terms.layers}
-    return PerImage(log_px=terms.log_px.double(), kl=kl)
-
-
-def _add(a: PerImage, b: PerImage) -> PerImage:
-    return PerImage(
-        a.log_px + b.log_px,
-        {name: a.kl[name] + b.kl[name] for name in a.kl},
-        {t: a.surrogate[t] + b.surrogate[t] for t in a.surrogate},
+    certificate = certify(model) if soft and grade == "certified" else None
+    chunks = []
+    with parametrize.cached():
+        for first in range(0, len(images), ROWS):
+            x = images[first : first + ROWS].to(next(model.parameters()).dtype)
+            chunk = _Chunk(model, x, model.encode(x), first, seed, certificate)
+            chunks.append(_mean([_one_draw(chunk, draw, temperatures) for draw in range(draws)]))
+    return Measured(
+        hard=_joined([chunk.hard for chunk in chunks]),
+        relaxed={label: _joined([chunk.relaxed[label] for chunk in chunks]) for label in temperatures},
     )
 
 
-def _scaled(a: PerImage, factor: float) -> PerImage:
-    return PerImage(
-        a.log_px * factor,
-        {name: value * factor for name, value in a.kl.items()},
-        {t: value * factor for t, value in a.surrogate.items()},
+@dataclass(frozen=True)
+class _Chunk:
+    """Images that go through the network together, and what every draw of them shares."""
+
+    model: HDVAE
+    x: Tensor
+    encoded: Sequence[Tensor]
+    first: int
+    seed: int
+    certificate: Certificate | None
+
+
+def _one_draw(chunk: _Chunk, draw: int, temperatures: Mapping[str, Temperature]) -> Measured:
+    model, x = chunk.model, chunk.x
+    source = NoiseSource.at(
+        x.device, x.dtype, len(x), seed=chunk.seed, purpose="evaluation", step=draw, first=chunk.first
     )
+    noise = model.noise(source)
+    terms = model.terms(x, chunk.encoded, noise, hard)
+    columns = {"elbo": expected_log_weight(terms), "log_px": terms.log_px.double()}
+    columns |= {f"kl/{model.name(layer.node)}": layer.expected_log_ratio().double() for layer in terms.layers}
+    if model.config.latent == "normal":
+        return Measured(columns, {label: _coinciding(columns["elbo"]) for label in temperatures})
+    found = {
+        label: _relaxed_columns(chunk, model.terms(x, chunk.encoded, noise, relaxed(tau)))
+        for label, tau in temperatures.items()
+    }
+    return Measured(columns, found)
+
+
+def _relaxed_columns(chunk: _Chunk, terms: Terms) -> Columns:
+    model, x = chunk.model, chunk.x
+    coupled = model.coupled(x, terms)
+    hard_draws = {layer.node: layer.draw for layer in coupled.layers}
+    apart = distances(terms, hard_draws)
+    if chunk.certificate is not None:
+        bound = certified_bound(chunk.certificate, x, apart)
+        check(bound, terms, coupled, chunk.first)
+    else:
+        bound = local_bound(model, x, terms, hard_draws)
+    surrogate, coupled_sample = expected_log_weight(terms), expected_log_weight(coupled)
+    return {
+        "surrogate_elbo": surrogate,
+        "coupled_elbo": coupled_sample,
+        "jensen_bound": (surrogate - coupled_sample).abs(),
+        "lipschitz_bound": bound.soft,
+        "lipschitz_bound_reads": bound.read,
+        **{f"distance/{model.name(node)}": distance.soft.double() for node, distance in apart.items()},
+    }
+
+
+def _coinciding(elbo: Tensor) -> Columns:
+    """What is measured where nothing is relaxed."""
+    zero = torch.zeros_like(elbo)
+    bounds = dict.fromkeys(("jensen_bound", "lipschitz_bound", "lipschitz_bound_reads"), zero)
+    return {"surrogate_elbo": elbo, "coupled_elbo": elbo, **bounds}
+
+
+def _mean(draws: Sequence[Measured]) -> Measured:
+    def mean(columns: Sequence[Columns]) -> Columns:
+        return {name: torch.stack([one[name] for one in columns]).mean(0) for name in columns[0]}
+
+    labels = draws[0].relaxed
+    return Measured(
+        mean([one.hard for one in draws]), {label: mean([one.relaxed[label] for one in draws]) for label in labels}
+    )
+
+
+def _joined(chunks: Sequence[Columns]) -> Columns:
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 @torch.no_grad()
@@ -147,49 +214,74 @@ def _log_mean_weight(model: HDVAE, images: Tensor, first: int, samples: int, see
         ]
         noises = [model.hard_noise(source) for source in sources]
         noise = {node: torch.cat([one[node] for one in noises]) for node in model.nodes}
-        terms = model.terms(_tiled(x, len(chosen)), [_tiled(h, len(chosen)) for h in encoded], noise, independent)
+        terms = model.terms(tiled(x, len(chosen)), [tiled(h, len(chosen)) for h in encoded], noise, independent)
         weights.append(log_weight(terms).view(len(chosen), len(x)))
     return torch.cat(weights).logsumexp(0) - math.log(samples)
 
 
-def _tiled(batch: Tensor, times: int) -> Tensor:
+def tiled(batch: Tensor, times: int) -> Tensor:
     """The batch `times` times, one copy after another: (B, …) → (times · B, …)."""
     return batch.repeat(times, *[1] * (batch.dim() - 1))
 
 
-def summarise(measured: PerImage) -> dict[str, float]:
-    """Means over images, with the bias at each temperature; bare names are the first temperature's."""
-    elbo = measured.elbo
-    metrics = {
-        "elbo": elbo.mean().item(),
-        "log_px": measured.log_px.mean().item(),
-        "kl": sum(value.mean().item() for value in measured.kl.values()),
-    }
-    metrics |= {f"kl/{name}": value.mean().item() for name, value in measured.kl.items()}
-    for i, (tau, surrogate) in enumerate(measured.surrogate.items()):
-        bias = _bias(surrogate, elbo)
+def summarise(measured: Measured, grade: Grade = "certified") -> dict[str, float]:
+    """Means over images, with the bias at each temperature; bare names are the first temperature's.
+
+    Raises:
+        BoundViolated: a measured bias contradicts a certified bound.
+    """
+    metrics = {name: value.mean().item() for name, value in measured.hard.items()}
+    metrics["kl"] = sum(value for name, value in metrics.items() if name.startswith("kl/"))
+    for i, (label, columns) in enumerate(measured.relaxed.items()):
+        bias = _bias(columns, measured.hard["elbo"])
+        if grade == "certified":
+            _check_bias(bias, label)
         metrics |= bias if i == 0 else {}
-        metrics |= {at_tau(name, tau): value for name, value in bias.items()}
+        metrics |= {at(name, label): value for name, value in bias.items()}
     return metrics
 
 
-def _bias(surrogate: Tensor, elbo: Tensor) -> dict[str, float]:
-    difference = surrogate - elbo
-    signed = surrogate.mean().item() - elbo.mean().item()
-    bias = {
-        "surrogate_elbo": surrogate.mean().item(),
-        "relaxation_bias": abs(signed),
-        "relaxation_bias_signed": signed,
-    }
-    if len(difference) > 1:
-        bias["relaxation_bias_se"] = difference.std().item() / math.sqrt(len(difference))
-    return bias
+def _bias(columns: Columns, elbo: Tensor) -> dict[str, float]:
+    metrics = {name: value.mean().item() for name, value in columns.items()}
+    signed = metrics["surrogate_elbo"] - elbo.mean().item()
+    metrics |= {"relaxation_bias": abs(signed), "relaxation_bias_signed": signed}
+    metrics["coupled_bias"] = abs(metrics["surrogate_elbo"] - metrics["coupled_elbo"])
+    metrics["relaxed_elbo"] = metrics["surrogate_elbo"] - metrics["lipschitz_bound"]
+    metrics["relaxed_elbo_reads"] = metrics["surrogate_elbo"] - metrics["lipschitz_bound_reads"]
+    if len(elbo) > 1:
+        metrics["relaxation_bias_se"] = _error(columns["surrogate_elbo"] - elbo)
+        metrics["coupled_bias_se"] = _error(columns["surrogate_elbo"] - columns["coupled_elbo"])
+    return metrics
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of the mean over images."""
+    return values.std().item() / math.sqrt(len(values))
+
+
+def _check_bias(bias: Mapping[str, float], label: str) -> None:
+    allowed = ERRORS * bias.get("coupled_bias_se", math.inf)
+    for name in ("lipschitz_bound", "lipschitz_bound_reads"):
+        if bias["coupled_bias"] > bias[name] + allowed:
+            raise BoundViolated(at("coupled_bias", label), bias["coupled_bias"], bias[name])
+
+
+def temperatures(config: EvaluationConfig, current: Temperature | None) -> dict[str, Temperature]:
+    """The temperatures to measure at, by label: those of the evaluation, then that of training, if there is one."""
+    chosen: dict[str, Temperature] = {tau_label(tau): tau for tau in config.tau}
+    return chosen if current is None else {**chosen, CURRENT: current}
 
 
 def evaluate(
-    model: HDVAE, images: Tensor, config: EvaluationConfig, seed: int, *, importance: bool
-) -> dict[str, float]:
-    """Every metric of an evaluation, by its name without the split.
+    model: HDVAE,
+    images: Tensor,
+    config: EvaluationConfig,
+    seed: int,
+    *,
+    importance: bool,
+    current: Temperature | None = None,
+) -> Evaluation:
+    """Every metric of an evaluation, by its name without the split, and the values of each image.
 
     Args:
         model: any mode; it is left as it was.
@@ -197,10 +289,16 @@ def evaluate(
         config: draws, samples, temperatures.
         seed: of the noise.
         importance: also `iw_elbo`, which costs `config.samples` passes.
+        current: the temperature of training, measured as well.
+
+    Raises:
+        BoundViolated: a measured quantity is above a certified bound.
     """
     with evaluating(model):
-        metrics = summarise(measure(model, images, config.tau, config.draws, seed))
+        measured = measure(model, images, temperatures(config, current), config.draws, seed, config.kappa)
+        metrics, columns = summarise(measured, config.kappa), measured.columns()
         if importance:
-            value = importance_weighted(model, images, config.samples, seed).mean().item()
-            metrics |= {"iw_elbo": value, at_samples("iw_elbo", config.samples): value}
-    return metrics
+            name = at_samples("iw_elbo", config.samples)
+            columns[name] = importance_weighted(model, images, config.samples, seed)
+            metrics["iw_elbo"] = metrics[name] = columns[name].mean().item()
+    return Evaluation(metrics, columns)

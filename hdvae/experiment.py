@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hdvae.config import Config
-from hdvae.schedules import Ramp, ScheduleSpec, values
+from hdvae.schedules import LEARNED, Ramp, ScheduleSpec, TemperatureSpec, values
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
+Grade = Literal["certified", "local"]
+"""Of a Lipschitz constant: proven to be an upper bound, or the largest gradient that was found."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -71,6 +73,10 @@ class ModelConfig(Config):
     """d1: size of a half-key (factored), or of a key (plain)."""
     value_size: Size = 8
     """d2: size of a memory value."""
+    decoder: Literal["free", "lipschitz"] = "free"
+    """Whether the generative network is free, or made of maps that are 1-Lipschitz by construction."""
+    decoder_scale: Annotated[float, Field(gt=0)] | Literal["learned"] = 10.0
+    """κ, by which the logits of a `lipschitz` decoder are scaled."""
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
     """z_1, next to the data, comes first."""
 
@@ -94,13 +100,26 @@ class TrainingConfig(Config):
     steps: Positive
     batch_size: Positive = 128
     """Images in a step, over all workers."""
-    temperature: ScheduleSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
+    temperature: TemperatureSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
+    """A schedule; or `learned`: one τ for each layer, which follows the gradient of the relaxed ELBO."""
+    temperature_start: Annotated[float, Field(gt=0)] = 0.5
+    """Where a learned temperature starts."""
+    temperature_floor: Annotated[float, Field(gt=0)] = 0.05
+    """What a learned temperature stays above."""
     freebits: ScheduleSpec = 2.0
     """λ in nats for each stochastic layer."""
     freebits_per: Literal["batch", "image"] = "batch"
     """Whether the mean over the batch must spend λ, or every image."""
     kl: Literal["analytic", "hard", "relaxed", "concrete"] = "analytic"
     """How the KL terms are treated (appendix D); see `hdvae.objectives.training_kl`."""
+    objective: Literal["surrogate", "relaxed_elbo", "relaxed_elbo_reads"] = "surrogate"
+    """What is climbed: eq. 5; or that minus its Lipschitz bound (eqs. 8 and 12), in z̃ or behind the reads."""
+    kappa: Grade = "certified"
+    """The κ of a relaxed ELBO that trains a model or a temperature."""
+    estimator: Literal["concrete", "straight_through", "gumbel_rao", "reinmax", "rloo", "vimco"] = "concrete"
+    """How the gradient passes through the samples; see `hdvae.estimators`."""
+    estimator_samples: Annotated[int, Field(ge=2, le=10**4)] = 4
+    """S: samples of each image for `rloo` and `vimco`; conditional samples of `gumbel_rao`."""
     learning_rate: ScheduleSpec = 2e-3
     memory_learning_rate: ScheduleSpec = 2e-2
     """Learning rate of the memory values."""
@@ -111,19 +130,47 @@ class TrainingConfig(Config):
     patience: Positive | None = None
     """Stop after this many evaluations without a better ELBO, and keep the best weights; none by default."""
 
+    @property
+    def needs_bound(self) -> bool:
+        """Whether a Lipschitz bound takes part in training."""
+        return self.objective != "surrogate" or self.temperature == LEARNED
+
     @model_validator(mode="after")
     def _ranges(self) -> TrainingConfig:
-        for name, low in (("temperature", 0.0), ("learning_rate", 0.0), ("memory_learning_rate", 0.0)):
-            if min(values(getattr(self, name))) <= low:
+        schedules = {
+            name: getattr(self, name)
+            for name in ("temperature", "freebits", "learning_rate", "memory_learning_rate")
+            if getattr(self, name) != LEARNED
+        }
+        for name, spec in schedules.items():
+            if name != "freebits" and min(values(spec)) <= 0:
                 raise ValueError(f"{name} must stay above 0")
         if min(values(self.freebits)) < 0:
             raise ValueError("freebits must not be negative")
-        for name in ("temperature", "freebits", "learning_rate", "memory_learning_rate"):
-            spec = getattr(self, name)
+        for name, spec in schedules.items():
             if isinstance(spec, Ramp) and spec.steps < 1:
                 raise ValueError(f"{name}.steps must be at least 1, got {spec.steps}")
             if isinstance(spec, Ramp) and spec.shape == "exponential" and min(values(spec)) <= 0:
                 raise ValueError(f"{name}: an exponential ramp needs start and end above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _learned_temperature(self) -> TrainingConfig:
+        if self.temperature == LEARNED and self.temperature_start <= self.temperature_floor:
+            raise ValueError("temperature_start must be above temperature_floor")
+        return self
+
+    @model_validator(mode="after")
+    def _estimator(self) -> TrainingConfig:
+        if self.estimator == "concrete":
+            return self
+        if self.needs_bound:
+            what = "temperature: learned" if self.objective == "surrogate" else f"objective: {self.objective}"
+            raise ValueError(f"{what} needs estimator: concrete; with {self.estimator} the samples are hard")
+        if self.kl == "concrete":
+            raise ValueError(f"kl: concrete needs estimator: concrete; with {self.estimator} the samples are hard")
+        if self.estimator in ("rloo", "vimco") and self.kl != "analytic":
+            raise ValueError(f"estimator: {self.estimator} has its own treatment of the KL; leave kl: analytic")
         return self
 
 
@@ -139,6 +186,9 @@ class EvaluationConfig(Config):
     samples: Positive = 100
     """S: importance-weighted samples for each image, at the end of training."""
     tau: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1,)
+    """Temperatures at which bias and bounds are measured; a bare metric name means the first."""
+    kappa: Grade = "certified"
+    """The κ of `lipschitz_bound`: `certified` is proven, `local` is an estimate, and dearer for deep models."""
 
 
 class Experiment(Config):
@@ -148,6 +198,18 @@ class Experiment(Config):
     model: ModelConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _categorical(self) -> Experiment:
+        training = self.training
+        if self.model.latent == "normal" and (training.estimator != "concrete" or training.needs_bound):
+            what = "temperature: learned"
+            if training.estimator != "concrete":
+                what = f"estimator: {training.estimator}"
+            elif training.objective != "surrogate":
+                what = f"objective: {training.objective}"
+            raise ValueError(f"training.{what} is for model.latent: categorical; a normal variable is not relaxed")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """The experiment as JSON-like values, every default filled in."""

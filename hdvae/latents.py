@@ -101,8 +101,7 @@ class MemoryLayer(nn.Module):
         assert isinstance(law, Categorical)
         scores = (law.joint() + noise) / tau
         soft = scores.softmax(-1)
-        read = torch.einsum("bnk,nkd->bnd", soft, self.values_NKD).flatten(1)
-        return Draw(hard=scores.argmax(-1), read=read, scores=scores, soft=soft, tau=tau)
+        return Draw(hard=scores.argmax(-1), read=self.read(soft), scores=scores, soft=soft, tau=tau)
 
     def harden(self, law: Distribution, noise: Tensor) -> Draw:
         """The Gumbel-max sample on the noise of `relax`."""
@@ -114,6 +113,10 @@ class MemoryLayer(nn.Module):
         assert isinstance(law, Categorical)
         parts = [(part + noise[:, :, p]).argmax(-1) for p, part in enumerate(law.parts)]
         return self.at(parts[0] if len(parts) == 1 else parts[0] * self.part_classes + parts[1])
+
+    def read(self, weights: Tensor) -> Tensor:
+        """What the memory returns for weights of its slots (B, N, K): Σ_k w_k v_k, (B, N · D)."""
+        return torch.einsum("bnk,nkd->bnd", weights, self.values_NKD).flatten(1)
 
     def at(self, hard: Tensor) -> Draw:
         """Read the slots at class indices (B, N)."""

@@ -109,14 +109,14 @@ class Level(nn.Module):
             layer = stochastic_layer(config.layers[level - 1], config)
             size = layer.variables * layer.parameters_per_variable
             self.layers[node.direction] = layer
-            self.posteriors[node.direction] = build.head(level, size)
-            self.priors[node.direction] = build.head(level, size)
+            self.posteriors[node.direction] = build.posterior(level, size)
+            self.priors[node.direction] = build.prior(level, size)
         read = sum(self.layer(node).read_size for node in self.nodes)
-        self.expand_down = build.expand(level, read)
+        self.expand_down = build.expand_down(level, read)
         self.down = build.down(level - 1)
         self.up = build.up(level)
         if any(node.direction == "up" for node in self.nodes) and not top:
-            self.expand_up = build.expand(level, self.layer(Node(level, "up")).read_size)
+            self.expand_up = build.expand_up(level, self.layer(Node(level, "up")).read_size)
         if any(node.direction == "down" for node in self.nodes) and not top:
             self.merge = build.merge(level)
 

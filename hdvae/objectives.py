@@ -7,11 +7,12 @@ so that each layer's KL reaches its own encoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from hdvae.estimators import log_q, rloo, vimco
 from hdvae.model import LayerTerms, Terms
 
 
@@ -93,3 +94,34 @@ def surrogate_objective(terms: Terms, freebits: float, *, kl: str = "analytic", 
     spent = [k.clamp(min=freebits).mean() if per_image else k.mean().clamp(min=freebits) for k in trained]
     shown = trained if kl == "analytic" else [layer.expected_log_ratio() for layer in terms.layers]
     return Objective(log_px - torch.stack(spent).sum(), log_px, [k.mean() for k in shown], spent)
+
+
+def score_objective(
+    terms: Terms, samples: int, freebits: float, *, estimator: str = "rloo", per_image: bool = False
+) -> Objective:
+    """The objective of `estimator: rloo` (the ELBO) or `vimco` (L_S), with score-function gradients.
+
+    Free bits: a layer that spends less than λ costs λ, and has no part in what the samples are weighted by.
+
+    Args:
+        terms: of a hard chain for S · B images: the batch S times, one copy after another.
+        samples: S ≥ 2.
+        freebits: λ, nats for each layer.
+        estimator: `rloo` or `vimco`.
+        per_image: whether λ is for every image instead of the average one.
+    """
+    sampled = estimator == "vimco"  # a finite sum inside a log-mean-exp would give a wrong limit
+    shown = [layer.expected_log_ratio().view(samples, -1) for layer in terms.layers]
+    ratios = [layer.log_ratio().view(samples, -1) for layer in terms.layers] if sampled else shown
+    spends = [(k.detach().mean(0) if per_image else k.detach().mean()) > freebits for k in shown]
+    counted = [ratio * over for ratio, over in zip(ratios, spends, strict=True)]
+    value = terms.log_px.double().view(samples, -1) - torch.stack(counted).double().sum(0)
+    bound = (vimco if sampled else rloo)(value, log_q(terms).view(samples, -1))
+    free = [freebits * (~over).double().mean() for over in spends]
+    spent = [c.mean() + f for c, f in zip(counted, free, strict=True)]
+    return Objective(bound - torch.stack(free).sum(), terms.log_px.mean(), [k.mean() for k in shown], spent)
+
+
+def penalised(objective: Objective, bound: Tensor) -> Objective:
+    """The relaxed ELBO (eqs. 8 and 12): an objective minus the mean of a Lipschitz bound (B,)."""
+    return replace(objective, value=objective.value - bound.mean())

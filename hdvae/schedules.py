@@ -73,13 +73,26 @@ def _points(spec: Sequence[Any]) -> Points:
     return tuple((int(step) if step == int(step) else step, float(value)) for step, value in pairs)
 
 
-def _plain(spec: float | Points | Ramp) -> Any:
+def _plain(spec: float | Points | Ramp | Literal["learned"]) -> Any:
     if isinstance(spec, Ramp):
         return spec.model_dump()
     return [list(point) for point in spec] if isinstance(spec, tuple) else spec
 
 
 ScheduleSpec = Annotated[float | Points | Ramp, PlainValidator(_check), PlainSerializer(_plain)]
+LEARNED: Literal["learned"] = "learned"
+
+
+def _check_or_learned(spec: Any) -> float | Points | Ramp | Literal["learned"]:
+    if isinstance(spec, str) and spec != LEARNED:
+        raise ValueError(f"{spec!r} is no schedule: write a number, points, a ramp, or {LEARNED}")
+    return LEARNED if spec == LEARNED else _check(spec)
+
+
+TemperatureSpec = Annotated[
+    float | Points | Ramp | Literal["learned"], PlainValidator(_check_or_learned), PlainSerializer(_plain)
+]
+"""A schedule, or `learned`."""
 
 
 def constant(value: float) -> Schedule:

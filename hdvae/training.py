@@ -12,18 +12,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hdvae.bounds import Bound, certified_bound, distances, hardened, local_bound
 from hdvae.config import parse
 from hdvae.data import Dataset
 from hdvae.errors import InputError, NonFinite
-from hdvae.evaluation import choose_images, evaluate
+from hdvae.estimators import conditional_noise, gumbel_rao, reinmax, straight_through
+from hdvae.evaluation import Evaluation, choose_images, evaluate, tiled
 from hdvae.experiment import Experiment, TrainingConfig
+from hdvae.lipschitz import certify
 from hdvae.metrics import nested
-from hdvae.model import HDVAE, relaxed
-from hdvae.objectives import Objective, surrogate_objective
+from hdvae.model import HDVAE, Sampler, Temperature, Terms, independent, relaxed
+from hdvae.objectives import Objective, penalised, score_objective, surrogate_objective
 from hdvae.randomness import NoiseSource, batch_indices, derive
-from hdvae.schedules import schedule
+from hdvae.schedules import LEARNED, schedule
+from hdvae.temperature import LearnedTemperature
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,14 @@ class Session(Protocol):
         """The newest snapshot of this run, or None at its beginning."""
         ...
 
-    def report(self, step: int, metrics: Mapping[str, float], snapshot: Callable[[], Snapshot]) -> None:
-        """Take the metrics of a step, and a snapshot of the state after it."""
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        per_image: Mapping[str, Tensor],
+        snapshot: Callable[[], Snapshot],
+    ) -> None:
+        """Take the metrics of a step, the values of each validation image, and a snapshot of the state after it."""
         ...
 
 
@@ -73,6 +83,7 @@ class TrainState:
         model: the model that is trained.
         optimizer: Adamax with two groups, the memory values in the second.
         average: the model with averaged weights (`training.ema`), or None.
+        temperature: with `temperature: learned`, what is learned.
         best: with early stopping (`training.patience`), the best weights so far.
         step: optimisation steps done.
     """
@@ -82,21 +93,39 @@ class TrainState:
     model: HDVAE
     optimizer: torch.optim.Optimizer
     average: HDVAE | None = None
+    temperature: LearnedTemperature | None = None
     best: Best | None = None
     step: int = 0
 
     @staticmethod
     def fresh(experiment: Experiment, image: tuple[int, int], seed: int, device: torch.device) -> TrainState:
         """The state before the first step: initial weights are a function of the seed."""
-        model = initial_model(experiment, image, seed).to(device)
-        optimizer = make_optimizer(model, experiment.training)
-        average = copy.deepcopy(model).requires_grad_(False) if experiment.training.ema is not None else None
-        return TrainState(experiment, seed, model, optimizer, average)
+        model, config = initial_model(experiment, image, seed).to(device), experiment.training
+        learned = config.temperature == LEARNED
+        temperature = LearnedTemperature(model, config.temperature_start, config.temperature_floor) if learned else None
+        optimizer = make_optimizer(model, None if temperature is None else temperature.to(device))
+        average = copy.deepcopy(model).requires_grad_(False) if config.ema is not None else None
+        return TrainState(experiment, seed, model, optimizer, average, temperature)
 
     @property
     def judged(self) -> HDVAE:
         """The model that is evaluated: the averaged one where there is one."""
         return self.model if self.average is None else self.average
+
+    @property
+    def tau(self) -> Temperature:
+        """The temperature, or temperatures, of the next step."""
+        spec = self.experiment.training.temperature
+        if self.temperature is not None:
+            return self.temperature.tau()
+        assert spec != LEARNED
+        return schedule(spec)(self.step)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that is trained, by name."""
+        own = {f"model/{name}": parameter for name, parameter in self.model.named_parameters()}
+        learned = [] if self.temperature is None else self.temperature.named_parameters()
+        return own | {f"temperature/{name}": parameter for name, parameter in learned}
 
     @property
     def is_over(self) -> bool:
@@ -127,7 +156,9 @@ class TrainState:
     def snapshot(self) -> Snapshot:
         """The state, by name; tensors are not copied."""
         tensors = _prefixed("model", self.model.state_dict())
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        if self.temperature is not None:
+            tensors |= _prefixed("temperature", self.temperature.state_dict())
+        names = {id(parameter): name for name, parameter in self.parameters().items()}
         for parameter, moments in self.optimizer.state.items():
             tensors |= _prefixed(f"optimizer/{names[id(parameter)]}", moments)
         if self.average is not None:
@@ -146,7 +177,9 @@ class TrainState:
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot of the same experiment and seed."""
         self.model.load_state_dict(_below("model", snapshot.tensors))
-        for name, parameter in self.model.named_parameters():
+        if self.temperature is not None:
+            self.temperature.load_state_dict(_below("temperature", snapshot.tensors))
+        for name, parameter in self.parameters().items():
             moments = _below(f"optimizer/{name}", snapshot.tensors)
             if moments:
                 self.optimizer.state[parameter] = {
@@ -187,17 +220,18 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def make_optimizer(model: HDVAE, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) -> torch.optim.Optimizer:
     """Adamax with two learning rates (appendix A): group 0 everything else, group 1 the memory values."""
     values = model.memory_values()
     memory = {id(value) for value in values}
     others = [parameter for parameter in model.parameters() if id(parameter) not in memory]
+    others += [] if temperature is None else list(temperature.parameters())
     groups: list[dict[str, Any]] = [{"params": others}, {"params": values}]
     return torch.optim.Adamax([group for group in groups if group["params"]], foreach=True)
 
 
 def train_step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
-    """One optimisation step (appendix A): relaxed sample, surrogate with free bits, Adamax.
+    """One optimisation step (appendix A): samples, objective with free bits, gradient, Adamax.
 
     Args:
         state: moved by one step.
@@ -210,22 +244,106 @@ def train_step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
         NonFinite: with the step and the quantity; parameters and optimiser are as before the step.
     """
     step, model, seed, config = state.step, state.model, state.seed, state.experiment.training
-    tau, freebits = schedule(config.temperature)(step), schedule(config.freebits)(step)
+    tau, freebits = state.tau, schedule(config.freebits)(step)
     torch.manual_seed(derive(seed, "dropout", step, 0))
-    source = NoiseSource.at(batch.device, batch.dtype, len(batch), seed=seed, purpose="training", step=step)
     model.train()
-    terms = model(batch, model.noise(source), relaxed(tau))
-    objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=config.freebits_per == "image")
+    climbed = objective_of(state, batch, tau, freebits)
     state.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(-objective.value)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    _check_finite(model, objective, norm, step)  # before clipping, which spreads a NaN over all gradients
+    _backward(state, climbed)
+    parameters = list(state.parameters().values())
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    _check_finite(state, climbed.objective, norm, step)  # before clipping, which spreads a NaN over all gradients
     if config.gradient_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.gradient_clip, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, config.gradient_clip, norm)
     rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
     _update_average(state)
     state.step += 1
+    return {
+        **_quantities(model, climbed),
+        **_temperatures(model, tau),
+        "freebits": freebits,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+    }
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What a step climbs.
+
+    Attributes:
+        objective: for the model.
+        relaxed: the relaxed ELBO with free bits, which a learned temperature climbs; None where no bound is needed.
+    """
+
+    objective: Objective
+    relaxed: Tensor | None = None
+
+
+def objective_of(state: TrainState, batch: Tensor, tau: Temperature, freebits: float) -> Climbed:
+    """The objective of one step, as the experiment wants it."""
+    model, config = state.model, state.experiment.training
+    per_image = config.freebits_per == "image"
+    if config.estimator in ("rloo", "vimco"):
+        terms = _several(state, batch, config.estimator_samples)
+        samples, kind = config.estimator_samples, config.estimator
+        return Climbed(score_objective(terms, samples, freebits, estimator=kind, per_image=per_image))
+    terms = model(batch, model.noise(_source(state, batch)), _sampler(state, batch, tau))
+    objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=per_image)
+    if not config.needs_bound:
+        return Climbed(objective)
+    bound = _bound(model, config, batch, terms)
+    relaxed = penalised(objective, bound.read if config.objective == "relaxed_elbo_reads" else bound.soft)
+    return Climbed(objective if config.objective == "surrogate" else relaxed, relaxed.value)
+
+
+def _source(state: TrainState, batch: Tensor, sample: int = 0, purpose: str = "training") -> NoiseSource:
+    """Noise of this step; every sample after the first has a purpose of its own, so that the first is shared."""
+    own = purpose if sample == 0 else f"{purpose} {sample}"
+    return NoiseSource.at(batch.device, batch.dtype, len(batch), seed=state.seed, purpose=own, step=state.step)
+
+
+def _sampler(state: TrainState, batch: Tensor, tau: Temperature) -> Sampler:
+    config = state.experiment.training
+    if config.estimator == "gumbel_rao":
+        sources = [_source(state, batch, r, "conditional") for r in range(config.estimator_samples)]
+        return gumbel_rao(tau, conditional_noise(state.model, sources))
+    if config.estimator == "reinmax":
+        return reinmax(1.0)  # where it is second-order exact; its bias grows when it follows a falling temperature
+    return (relaxed if config.estimator == "concrete" else straight_through)(tau)
+
+
+def _several(state: TrainState, batch: Tensor, samples: int) -> Terms:
+    """Terms of several hard samples of each image; the encoder runs once."""
+    model = state.model
+    noises = [model.hard_noise(_source(state, batch, s)) for s in range(samples)]
+    noise = {node: torch.cat([one[node] for one in noises]) for node in model.nodes}
+    encoded = [tiled(h, samples) for h in model.encode(batch)]
+    return model.terms(tiled(batch, samples), encoded, noise, independent)
+
+
+def _bound(model: HDVAE, config: TrainingConfig, batch: Tensor, terms: Terms) -> Bound:
+    hard = hardened(model, terms)
+    if config.kappa == "local":
+        return local_bound(model, batch, terms, hard)
+    return certified_bound(certify(model, tight=False), batch, distances(terms, hard))
+
+
+def _backward(state: TrainState, climbed: Climbed) -> None:
+    """Gradients of the objective for the model, and of the relaxed ELBO for a learned temperature."""
+    learned = [] if state.temperature is None else list(state.temperature.parameters())
+    if climbed.relaxed is None or climbed.relaxed is climbed.objective.value:
+        torch.autograd.backward(-climbed.objective.value)
+        return
+    gradients = torch.autograd.grad(-climbed.relaxed, learned, retain_graph=True)
+    torch.autograd.backward(-climbed.objective.value)
+    for parameter, gradient in zip(learned, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def _quantities(model: HDVAE, climbed: Climbed) -> dict[str, Tensor | float]:
+    objective = climbed.objective
     kl = {f"kl/{model.name(n)}": k.detach() for n, k in zip(model.nodes, objective.kl, strict=True)}
     return {
         "objective": objective.value.detach(),
@@ -233,11 +351,15 @@ def train_step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
         "log_px": objective.log_px.detach(),
         "kl": sum(kl.values()),
         **kl,
-        "tau": tau,
-        "freebits": freebits,
-        "learning_rate": rate,
-        "gradient_norm": norm,
     }
+
+
+def _temperatures(model: HDVAE, tau: Temperature) -> dict[str, Tensor | float]:
+    """The temperature; learned ones by layer, with their mean."""
+    if not isinstance(tau, Mapping):
+        return {"tau": tau}
+    each = {f"tau/{model.name(node)}": value.detach() for node, value in tau.items()}
+    return {"tau": torch.stack(list(each.values())).mean(), **each}
 
 
 @torch.no_grad()
@@ -247,18 +369,18 @@ def _update_average(state: TrainState) -> None:
         torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), 1 - decay)
 
 
-def _check_finite(model: HDVAE, objective: Objective, norm: Tensor, step: int) -> None:
+def _check_finite(state: TrainState, objective: Objective, norm: Tensor, step: int) -> None:
     """One synchronisation when all is well; the culprit by name when it is not."""
     if torch.isfinite(torch.stack([objective.value.detach(), norm])).all():
         return
     if not torch.isfinite(objective.log_px):
         raise NonFinite(step, "log_px")
-    for node, spent in zip(model.nodes, objective.spent, strict=True):
+    for node, spent in zip(state.model.nodes, objective.spent, strict=True):
         if not torch.isfinite(spent):
-            raise NonFinite(step, f"kl/{model.name(node)}")
-    for name, parameter in model.named_parameters():
+            raise NonFinite(step, f"kl/{state.model.name(node)}")
+    for name, parameter in state.parameters().items():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            raise NonFinite(step, f"gradient of {name}")
+            raise NonFinite(step, f"gradient of {name.removeprefix('model/')}")
     raise NonFinite(step, "gradient_norm")
 
 
@@ -314,8 +436,8 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     config = experiment.training
     check_batch(experiment, dataset)
     images = torch.from_numpy(dataset.images("train")).to(device)
-    held_out = torch.from_numpy(dataset.images("valid")).to(device)
-    held_out = held_out[torch.from_numpy(choose_images(experiment.evaluation.images, len(held_out))).to(device)]
+    kept = torch.from_numpy(choose_images(experiment.evaluation.images, dataset.size("valid")))
+    held_out = torch.from_numpy(dataset.images("valid")).to(device)[kept.to(device)]
     state = TrainState.fresh(experiment, (dataset.height, dataset.width), seed, device)
     latest = session.latest()
     if latest is not None:
@@ -325,21 +447,25 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
         chosen = batch_indices(seed, state.step, config.batch_size, len(images))
         means.add(train_step(state, images[torch.from_numpy(chosen).to(device)].float()))
         if state.step % experiment.evaluation.every == 0 or state.step == config.steps:
-            metrics = nested("train", means.take()) | nested("valid", _judge(state, held_out))
-            session.report(state.step, metrics, state.snapshot)
+            judged = _judge(state, held_out)
+            metrics = nested("train", means.take()) | nested("valid", judged.metrics)
+            session.report(state.step, metrics, {"image": kept, **judged.per_image}, state.snapshot)
     return state
 
 
-def _judge(state: TrainState, images: Tensor) -> dict[str, float]:
+def _judge(state: TrainState, images: Tensor) -> Evaluation:
     """Evaluate the current weights; at the end of training the weights that the run stands for.
 
     With early stopping the last point of each curve is therefore that of the best weights.
     """
-    config, training = state.experiment.evaluation, state.experiment.training
+    training, over = state.experiment.training, state.is_over
     if training.patience is None:
-        return evaluate(state.judged, images, config, state.seed, importance=state.is_over)
-    metrics = evaluate(state.judged, images, config, state.seed, importance=False)
-    state.judge(metrics["elbo"])
-    if state.is_over:
-        metrics = evaluate(state.result(), images, config, state.seed, importance=True)
-    return metrics
+        return _evaluated(state, state.judged, images, importance=over)
+    judged = _evaluated(state, state.judged, images, importance=False)
+    state.judge(judged.metrics["elbo"])
+    return _evaluated(state, state.result(), images, importance=True) if state.is_over else judged
+
+
+def _evaluated(state: TrainState, model: HDVAE, images: Tensor, *, importance: bool) -> Evaluation:
+    config = state.experiment.evaluation
+    return evaluate(model, images, config, state.seed, importance=importance, current=state.tau)

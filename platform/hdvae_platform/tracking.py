@@ -165,11 +165,12 @@ class Client:
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_file(self, run_id: str, name: str, data: bytes) -> None:
-        """Store a file as an artifact."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
+        """Store a file as an artifact; the name may have a folder."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, _, file = name.rpartition("/")
+            path = Path(temporary) / file
             path.write_bytes(data)
-            self._client.log_artifact(run_id, str(path))
+            self._client.log_artifact(run_id, str(path), folder or None)
 
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hdvae import data
 from hdvae.config import parse
@@ -17,6 +18,7 @@ from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.datasets import check_name
+from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
@@ -70,6 +72,7 @@ class RunSession:
     """The session of a run on a storage: journal first, then checkpoint, then word to the driver."""
 
     def __init__(self, storage: Storage, folder: str, notify: Notify) -> None:
+        self._storage, self._folder = storage, folder
         self._journal, self._checkpoints = Journal(storage, folder), Checkpoints(storage, folder)
         self._notify = notify
 
@@ -82,9 +85,16 @@ class RunSession:
             self._notify({"step": snapshot.values["step"], "resumed": True})
         return snapshot
 
-    def report(self, step: int, metrics: Mapping[str, float], snapshot: Callable[[], Snapshot]) -> None:
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        per_image: Mapping[str, Tensor],
+        snapshot: Callable[[], Snapshot],
+    ) -> None:
         """Make a report last, then tell the driver of it."""
         self._journal.append(step, metrics)
+        write_per_image(self._storage, self._folder, "valid", per_image, {"step": step})
         self._checkpoints.save(step, snapshot())
         self._notify({"step": step, "metrics": dict(metrics)})
 

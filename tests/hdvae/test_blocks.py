@@ -37,8 +37,10 @@ def parts(build, image):
         yield build.down(level - 1), features(build, level), build.feature_shape(level - 1)
         merged = torch.cat([features(build, level), features(build, level)], 1)
         yield build.merge(level), merged, build.feature_shape(level)
-        yield build.head(level, 11), features(build, level), (11,)
-        yield build.expand(level, 5), torch.randn(2, 5), build.feature_shape(level)
+        yield build.posterior(level, 11), features(build, level), (11,)
+        yield build.prior(level, 11), features(build, level), (11,)
+        yield build.expand_up(level, 5), torch.randn(2, 5), build.feature_shape(level)
+        yield build.expand_down(level, 5), torch.randn(2, 5), build.feature_shape(level)
     yield build.logits(), features(build, 0), image
 
 

@@ -8,10 +8,10 @@ import torch
 from oracle import build, small_config, some_images
 
 from hdvae import evaluation
-from hdvae.evaluation import PerImage, choose_images, evaluate, importance_weighted, measure, summarise
+from hdvae.evaluation import Measured, choose_images, evaluate, importance_weighted, measure, summarise
 from hdvae.experiment import EvaluationConfig
-from hdvae.metrics import DESCRIPTIONS
-from hdvae.model import hard, independent, relaxed
+from hdvae.metrics import AT_ZERO, DESCRIPTIONS, tau_label
+from hdvae.model import LayerTerms, Terms, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
 from hdvae.randomness import BLOCK, NoiseSource
 from hdvae.wiring import WIRINGS
@@ -30,6 +30,26 @@ def images(count=IMAGES):
     return some_images(count).to(torch.uint8)
 
 
+def at_each(*taus):
+    return {tau_label(tau): tau for tau in taus}
+
+
+def coupled_by_hand(model, x, terms):
+    """The same q; p and the decoder given H(z̃)."""
+    hardened = {layer.node: model.layer(layer.node).at(layer.draw.hard) for layer in terms.layers}
+    priors, logits = model.score(hardened)
+    layers = [
+        LayerTerms(layer.node, layer.q, priors[layer.node], hardened[layer.node], layer.finite_kl)
+        for layer in terms.layers
+    ]
+    return Terms(torch.distributions.Bernoulli(logits=logits).log_prob(x).sum((1, 2)), layers)
+
+
+def distance_by_hand(draw):
+    hot = torch.nn.functional.one_hot(draw.hard, draw.soft.shape[-1])
+    return (draw.soft - hot).flatten(1).norm(dim=1)
+
+
 def noise_at(count, draw, purpose):
     return NoiseSource.at(CPU, torch.float64, count, seed=5, purpose=purpose, step=draw)
 
@@ -43,17 +63,28 @@ def noise_at(count, draw, purpose):
 def test_measure_by_hand(wiring, latent):
     """Means over draws of the hard and the relaxed chains on the same noise."""
     model, x, draws = make(wiring, latent), images().double(), 3
-    measured = measure(model, images(), [0.5, 0.1], draws, seed=5)
+    measured = measure(model, images(), at_each(0.5, 0.1), draws, seed=5)
     noises = [model.noise(noise_at(IMAGES, draw, "evaluation")) for draw in range(draws)]
     chains = [model(x, noise, hard) for noise in noises]
-    torch.testing.assert_close(measured.log_px, sum(terms.log_px for terms in chains) / draws)
-    torch.testing.assert_close(measured.elbo, sum(expected_log_weight(terms) for terms in chains) / draws)
+    torch.testing.assert_close(measured.hard["log_px"], sum(terms.log_px for terms in chains) / draws)
+    torch.testing.assert_close(measured.hard["elbo"], sum(expected_log_weight(terms) for terms in chains) / draws)
     for i, node in enumerate(model.nodes):
         expected = sum(terms.layers[i].expected_log_ratio() for terms in chains) / draws
-        torch.testing.assert_close(measured.kl[model.name(node)], expected)
-    assert list(measured.surrogate) == [0.5, 0.1]
-    for tau, value in measured.surrogate.items():
-        torch.testing.assert_close(value, sum(expected_log_weight(model(x, n, relaxed(tau))) for n in noises) / draws)
+        torch.testing.assert_close(measured.hard[f"kl/{model.name(node)}"], expected)
+    assert list(measured.relaxed) == ["tau=0.5", "tau=0.1"]
+    for tau, columns in zip((0.5, 0.1), measured.relaxed.values(), strict=True):
+        chains = [model(x, n, relaxed(tau)) for n in noises]
+        surrogate = [expected_log_weight(terms) for terms in chains]
+        coupled = [expected_log_weight(coupled_by_hand(model, x, terms)) for terms in chains]
+        apart = [(a - b).abs() for a, b in zip(surrogate, coupled, strict=True)]
+        torch.testing.assert_close(columns["surrogate_elbo"], sum(surrogate) / draws)
+        torch.testing.assert_close(columns["coupled_elbo"], sum(coupled) / draws)
+        torch.testing.assert_close(columns["jensen_bound"], sum(apart) / draws)
+        if latent == "categorical":
+            assert (columns["lipschitz_bound"] >= columns["lipschitz_bound_reads"]).all()
+            for i, node in enumerate(model.nodes):
+                far = [distance_by_hand(terms.layers[i].draw) for terms in chains]
+                torch.testing.assert_close(columns[f"distance/{model.name(node)}"], sum(far) / draws)
 
 
 @every_wiring
@@ -78,20 +109,20 @@ def test_importance_weighting_by_hand(wiring, latent):
 @pytest.mark.parametrize("rows", [BLOCK, 2 * BLOCK, 64 * BLOCK])
 def test_results_do_not_depend_on_how_many_rows_go_at_once(monkeypatch, wiring, rows):
     model = make(wiring)
-    whole = measure(model, images(), [0.2], 2, seed=5)
+    whole = measure(model, images(), at_each(0.2), 2, seed=5)
     weighted = importance_weighted(model, images(), 9, seed=5)
     monkeypatch.setattr(evaluation, "ROWS", rows)
-    cut = measure(model, images(), [0.2], 2, seed=5)
-    for name, value in (("log_px", cut.log_px), ("elbo", cut.elbo)):
-        torch.testing.assert_close(value, getattr(whole, name))
-    torch.testing.assert_close(cut.surrogate[0.2], whole.surrogate[0.2])
+    cut = measure(model, images(), at_each(0.2), 2, seed=5)
+    assert cut.columns().keys() == whole.columns().keys()
+    for name, value in cut.columns().items():
+        torch.testing.assert_close(value, whole.columns()[name])
     torch.testing.assert_close(importance_weighted(model, images(), 9, seed=5), weighted)
 
 
 def test_an_image_keeps_its_noise_when_others_are_added():
     model = make()
-    few, many = (measure(model, images()[:count], [0.2], 2, seed=5) for count in (BLOCK, IMAGES))
-    torch.testing.assert_close(few.elbo, many.elbo[:BLOCK])
+    few, many = (measure(model, images()[:count], at_each(0.2), 2, seed=5) for count in (BLOCK, IMAGES))
+    torch.testing.assert_close(few.hard["elbo"], many.hard["elbo"][:BLOCK])
     torch.testing.assert_close(
         importance_weighted(model, images()[:BLOCK], 4, seed=5), importance_weighted(model, images(), 4, seed=5)[:BLOCK]
     )
@@ -101,7 +132,7 @@ def test_the_encoder_runs_once_for_all_samples_of_an_image():
     model, calls = make("skip_lvae"), []
     model.level(1).up.register_forward_hook(lambda *_: calls.append(1))
     importance_weighted(model, images(), 50, seed=0)
-    measure(model, images(), [0.5, 0.1], 10, seed=0)
+    measure(model, images(), at_each(0.5, 0.1), 10, seed=0)
     assert len(calls) == 2
 
 
@@ -110,11 +141,11 @@ def test_the_encoder_runs_once_for_all_samples_of_an_image():
 
 def test_averages_are_in_float64():
     model = make().float()
-    measured = measure(model, images(), [0.2], 2, seed=5)
-    found = [measured.log_px, measured.elbo, *measured.kl.values(), *measured.surrogate.values()]
-    assert all(value.dtype == torch.float64 for value in (*found, importance_weighted(model, images(), 3, seed=5)))
-    precise = measure(model.double(), images(), [0.2], 2, seed=5)
-    assert (measured.log_px - precise.log_px).abs().max() > 0
+    measured = measure(model, images(), at_each(0.2), 2, seed=5)
+    found = measured.columns().values()
+    assert all(value.dtype == torch.float64 for value in [*found, importance_weighted(model, images(), 3, seed=5)])
+    precise = measure(model.double(), images(), at_each(0.2), 2, seed=5)
+    assert (measured.hard["log_px"] - precise.hard["log_px"]).abs().max() > 0
 
 
 def test_importance_weights_of_unlikely_images_stay_in_log_space():
@@ -130,15 +161,16 @@ def test_more_samples_and_seeds():
     model = make()
     one, many = (importance_weighted(model, images(), samples, seed=0).mean() for samples in (1, 200))
     assert many > one + 0.1
-    assert not torch.equal(measure(model, images(), [0.2], 1, 0).elbo, measure(model, images(), [0.2], 1, 1).elbo)
+    first, second = (measure(model, images(), at_each(0.2), 1, seed).hard["elbo"] for seed in (0, 1))
+    assert not torch.equal(first, second)
 
 
 @every_wiring
 def test_normal_variables_have_no_bias(wiring):
     config = EvaluationConfig(draws=2, tau=(0.9, 0.1), samples=3)
-    metrics = evaluate(make(wiring, "normal"), images(), config, seed=0, importance=False)
-    assert metrics["relaxation_bias"] < 1e-12
-    assert metrics["relaxation_bias_se"] < 1e-12
+    metrics = evaluate(make(wiring, "normal"), images(), config, seed=0, importance=False).metrics
+    for name in ("relaxation_bias", "relaxation_bias_se", "coupled_bias", "jensen_bound", "lipschitz_bound"):
+        assert metrics[name] < 1e-12
     assert metrics["surrogate_elbo@tau=0.9"] == pytest.approx(metrics["elbo"], abs=1e-12)
 
 
@@ -149,27 +181,41 @@ def test_normal_variables_have_no_bias(wiring):
 def test_metrics_are_complete_and_consistent(wiring):
     model = make(wiring)
     config = EvaluationConfig(draws=2, tau=(0.5, 0.1), samples=6)
-    metrics = evaluate(model, images(), config, seed=5, importance=True)
+    metrics = evaluate(model, images(), config, seed=5, importance=True).metrics
     layers = {f"kl/{model.name(node)}" for node in model.nodes}
-    at_each = {name for name in DESCRIPTIONS if name.startswith(("surrogate", "relaxation"))}
-    expected = {*DESCRIPTIONS, *layers, "iw_elbo@S=6"} | {f"{n}@tau={t}" for n in at_each for t in ("0.5", "0.1")}
-    assert set(metrics) == expected
+    relaxed_names = {name for name in DESCRIPTIONS if name not in AT_ZERO}
+    relaxed_names |= {f"distance/{model.name(node)}" for node in model.nodes}
+    at_both = {f"{n}@tau={t}" for n in relaxed_names for t in ("0.5", "0.1")}
+    assert set(metrics) == {*DESCRIPTIONS, *layers, *relaxed_names, "iw_elbo@S=6"} | at_both
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert metrics["elbo"] == pytest.approx(metrics["log_px"] - metrics["kl"], abs=1e-12)
     assert metrics["kl"] == pytest.approx(sum(metrics[name] for name in layers), abs=1e-12)
     assert metrics["iw_elbo"] == metrics["iw_elbo@S=6"]
     assert metrics["iw_elbo"] == importance_weighted(model, images(), 6, seed=5).mean().item()
-    for name in at_each:
+    for name in relaxed_names:
         assert metrics[name] == metrics[f"{name}@tau=0.5"] != metrics[f"{name}@tau=0.1"]
-    without = evaluate(model, images(), config, seed=5, importance=False)
+    without = evaluate(model, images(), config, seed=5, importance=False).metrics
     assert without == {name: value for name, value in metrics.items() if not name.startswith("iw_elbo")}
 
 
 def test_summary_by_hand():
-    measured = PerImage(
-        log_px=torch.tensor([-5.0, -7.0, -9.0]).double(),
-        kl={"layer_1": torch.tensor([1.0, 1.0, 4.0]).double(), "layer_2": torch.tensor([0.5, 0.5, 0.5]).double()},
-        surrogate={0.3: torch.tensor([-6.0, -9.5, -16.5]).double()},
+    zero = torch.zeros(3).double()
+    measured = Measured(
+        hard={
+            "elbo": torch.tensor([-6.5, -8.5, -13.5]).double(),
+            "log_px": torch.tensor([-5.0, -7.0, -9.0]).double(),
+            "kl/layer_1": torch.tensor([1.0, 1.0, 4.0]).double(),
+            "kl/layer_2": torch.tensor([0.5, 0.5, 0.5]).double(),
+        },
+        relaxed={
+            "tau=0.3": {
+                "surrogate_elbo": torch.tensor([-6.0, -9.5, -16.5]).double(),
+                "coupled_elbo": torch.tensor([-6.25, -9.0, -15.5]).double(),
+                "jensen_bound": zero + 1,
+                "lipschitz_bound": zero + 3,
+                "lipschitz_bound_reads": zero + 2,
+            }
+        },
     )
     metrics = summarise(measured)
     difference = np.array([0.5, -1.0, -3.0])
@@ -180,10 +226,15 @@ def test_summary_by_hand():
     assert metrics["relaxation_bias_signed"] == pytest.approx(difference.mean())
     assert metrics["relaxation_bias"] == pytest.approx(-difference.mean())
     assert metrics["relaxation_bias_se"] == pytest.approx(difference.std(ddof=1) / math.sqrt(3))
+    coupled = np.array([0.25, -0.5, -1.0])
+    assert metrics["coupled_bias@tau=0.3"] == pytest.approx(-coupled.mean())
+    assert metrics["coupled_bias_se"] == pytest.approx(coupled.std(ddof=1) / math.sqrt(3))
+    assert metrics["relaxed_elbo"] == pytest.approx(-32 / 3 - 3)
+    assert metrics["relaxed_elbo_reads"] == pytest.approx(-32 / 3 - 2)
 
 
 def test_one_image_has_no_standard_error():
-    metrics = evaluate(make(), images(1), EvaluationConfig(draws=1), seed=0, importance=False)
+    metrics = evaluate(make(), images(1), EvaluationConfig(draws=1), seed=0, importance=False).metrics
     assert "relaxation_bias_se" not in metrics
     assert math.isfinite(metrics["relaxation_bias"])
 
@@ -191,9 +242,9 @@ def test_one_image_has_no_standard_error():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_left_as_it_was_and_dropout_is_off(training):
     model, config = make(), EvaluationConfig(draws=2, samples=3)
-    expected = evaluate(model, images(), config, seed=0, importance=True)
+    expected = evaluate(model, images(), config, seed=0, importance=True).metrics
     model.train(training)
-    assert evaluate(model, images(), config, seed=0, importance=True) == expected
+    assert evaluate(model, images(), config, seed=0, importance=True).metrics == expected
     assert model.training == training
 
 

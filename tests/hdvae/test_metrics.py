@@ -7,7 +7,7 @@ import pytest
 import hdvae.errors
 import hdvae.metrics
 from hdvae.errors import InputError, NonFinite
-from hdvae.metrics import DESCRIPTIONS, TRAINING_DESCRIPTIONS, at_samples, at_tau, check_tunable, nested
+from hdvae.metrics import DESCRIPTIONS, TRAINING_DESCRIPTIONS, at, at_samples, check_tunable, nested, tau_label
 
 
 def test_the_examples_of_the_documentation():
@@ -20,7 +20,7 @@ def test_the_examples_of_the_documentation():
     ("tau", "name"), [(0.1, "elbo@tau=0.1"), (1.0, "elbo@tau=1"), (0.25, "elbo@tau=0.25"), (1e-5, "elbo@tau=1e-05")]
 )
 def test_name_at_a_temperature(tau, name):
-    assert at_tau("elbo", tau) == name
+    assert at("elbo", tau_label(tau)) == name
 
 
 def test_name_at_a_sample_count():
@@ -38,7 +38,7 @@ def test_all_of_valid_is_tunable(name):
     check_tunable(f"valid/{name}@tau=0.5")
 
 
-@pytest.mark.parametrize("name", [*TRAINING_DESCRIPTIONS, "kl/layer_2_up"])
+@pytest.mark.parametrize("name", [*TRAINING_DESCRIPTIONS, "kl/layer_2_up", "tau/layer_1"])
 def test_all_of_train_is_tunable(name):
     check_tunable(f"train/{name}")
 
