@@ -277,6 +277,7 @@ class Certificate:
         priors: for each layer i, that of log p(z_i = any class|·) in the reads y_j of each layer j of its context;
             the top layer has none.
         values: spectral norm of the memory values, which lead from z_j to y_j: the largest over the variables.
+        names: of the layers.
         parts: of which the constants are made.
     """
 
@@ -284,6 +285,7 @@ class Certificate:
     decoder: Mapping[Node, Tensor]
     priors: Mapping[Node, Mapping[Node, Tensor]]
     values: Mapping[Node, Tensor]
+    names: Mapping[Node, str]
     parts: tuple[Part, ...]
 
     def slope(self, x: Tensor) -> Tensor:
@@ -304,19 +306,14 @@ class Certificate:
 
     def constants(self) -> dict[str, float]:
         """Every κ for any image, by name, in the reads y and in the relaxed samples z̃."""
+        functions = {"log p(x|·)": {j: self.steepest * constant for j, constant in self.decoder.items()}}
+        functions |= {f"log p({self.names[i]}|·)": dict(context) for i, context in self.priors.items()}
         out = {}
-        for node, constant in self.decoder.items():
-            out[f"decoder in y_{_label(node)}"] = (self.steepest * constant).item()
-            out[f"decoder in z_{_label(node)}"] = (self.steepest * constant * self.values[node]).item()
-        for i, context in self.priors.items():
-            for j, constant in context.items():
-                out[f"prior of z_{_label(i)} in y_{_label(j)}"] = constant.item()
-                out[f"prior of z_{_label(i)} in z_{_label(j)}"] = (constant * self.values[j]).item()
+        for function, constants in functions.items():
+            for j, constant in constants.items():
+                out[f"{function} in the reads of {self.names[j]}"] = constant.item()
+                out[f"{function} in z̃ of {self.names[j]}"] = (constant * self.values[j]).item()
         return out
-
-
-def _label(node: Node) -> str:
-    return f"{node.level} ({node.direction})"
 
 
 def certify(model: HDVAE, *, tight: bool = True) -> Certificate:
@@ -360,9 +357,10 @@ def _certify(model: HDVAE, tight: bool) -> Certificate:
     last = through(model.logits, d, tight)
     parts += [_below("logits", part) for part in last.parts]
     values = {node: value_norm(memory(model, node)) for node in model.nodes}
-    parts += [Part(f"values of z_{_label(node)}", value.item()) for node, value in values.items()]
+    names = {node: model.name(node) for node in model.nodes}
+    parts += [Part(f"values of {names[node]}", value.item()) for node, value in values.items()]
     decoder = {j: constant * last.constant for j, constant in constants.items()}
-    return Certificate(last.region, decoder, priors, values, tuple(parts))
+    return Certificate(last.region, decoder, priors, values, names, tuple(parts))
 
 
 def memory(model: HDVAE, node: Node) -> MemoryLayer:

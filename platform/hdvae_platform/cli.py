@@ -6,17 +6,19 @@ Commands are loaded when they are called: `hdvae --help` must not wait for torch
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from hdvae.errors import InputError, NonFinite
+from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae.version import __version__
 
 COMMANDS = {
     "data": "Fetch data sets and list them.",
     "train": "Train one experiment.",
+    "evaluate": "Measure a trained run: ELBOs, relaxation bias and its bounds.",
     "sample": "Draw samples, reconstructions and resampled layers of a trained run.",
     "study": "Check, run, follow and stop studies.",
     "compare": "Compare the arms of studies.",
@@ -68,8 +70,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(" ".join(fault.format_message().split()), 2)
     except InputError as fault:
         return _fail(str(fault), 2)
-    except NonFinite as fault:
+    except (NonFinite, BoundViolated) as fault:
         return _fail(str(fault), 1)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; the same command goes on from here", 130)
     return code if isinstance(code, int) else 0

@@ -34,11 +34,16 @@ def write_per_image(
         columns: a row for each image: `image`, its place in the split, and metrics by name, nats.
         notes: JSON-like; what the values are of.
     """
+    storage.write(f"{folder}/{per_image_name(split)}", as_parquet(columns, notes))
+
+
+def as_parquet(columns: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
+    """The table of `write_per_image` as a file."""
     table = pa.table({name: values.cpu().numpy() for name, values in columns.items()})
     table = table.replace_schema_metadata({NOTES: json.dumps(dict(notes))})
     out = io.BytesIO()
     parquet.write_table(table, out)
-    storage.write(f"{folder}/{per_image_name(split)}", out.getvalue())
+    return out.getvalue()
 
 
 def read_per_image(storage: Storage, folder: str, split: str) -> tuple[pa.Table, dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from hdvae.errors import InputError, NonFinite
+from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae_platform import worker
 
 
@@ -20,7 +20,7 @@ def trainable(config: dict[str, Any]) -> None:
 
     try:
         worker.run(worker.RunSpec(**config), notify)
-    except (NonFinite, InputError) as fault:
+    except (NonFinite, BoundViolated, InputError) as fault:
         tune.report({**last, "fault": str(fault)})
     else:
         tune.report({**last, "completed": True})

@@ -7,15 +7,28 @@ import pytest
 import torch
 from oracle import CPU
 
+from hdvae.bounds import certified_bound, distances, hardened, local_bound
 from hdvae.data import Dataset
 from hdvae.errors import InputError, NonFinite
+from hdvae.estimators import gumbel_rao, log_q, reinmax, rloo, straight_through, vimco
 from hdvae.evaluation import choose_images, evaluate
 from hdvae.experiment import DataConfig, EvaluationConfig, Experiment, LayerConfig, ModelConfig, TrainingConfig
+from hdvae.lipschitz import certify
 from hdvae.metrics import DESCRIPTIONS, TRAINING_DESCRIPTIONS, check_tunable
-from hdvae.model import relaxed
+from hdvae.model import hard, independent, relaxed
 from hdvae.objectives import surrogate_objective
 from hdvae.randomness import NoiseSource
-from hdvae.training import Means, Snapshot, TrainState, make_optimizer, train, train_step, trained_model
+from hdvae.training import (
+    Means,
+    Snapshot,
+    TrainState,
+    _backward,
+    make_optimizer,
+    objective_of,
+    train,
+    train_step,
+    trained_model,
+)
 from hdvae.wiring import WIRINGS, Node
 
 every_wiring = pytest.mark.parametrize("wiring", WIRINGS)
@@ -456,3 +469,183 @@ def test_a_snapshot_is_enough_to_have_the_model_back(changes):
     assert not model.training
     for name, tensor in state.result().state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
+
+
+# --- What is climbed ------------------------------------------------------------------------------------
+
+CHOICES = [
+    {"objective": "relaxed_elbo"},
+    {"objective": "relaxed_elbo_reads", "kappa": "local"},
+    {"objective": "relaxed_elbo", "decoder": "lipschitz", "decoder_scale": "learned", "temperature": "learned"},
+    {"temperature": "learned", "kappa": "local", "ema": 0.9},
+    *({"estimator": name} for name in ("straight_through", "gumbel_rao", "reinmax", "rloo", "vimco")),
+]
+every_choice = pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
+
+
+@every_choice
+def test_resumed_is_uninterrupted_whatever_is_climbed(choice):
+    experiment = experiment_of("biva", **choice)
+    whole, session = run(experiment)
+    killed = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, killed)
+    resumed, rest = run(experiment, Memory(killed.snapshots[-1]))
+    assert_same_state(resumed, whole)
+    assert killed.reports + rest.reports == session.reports
+
+
+@every_choice
+def test_reports_have_every_name_whatever_is_climbed(choice):
+    state, session = run(experiment_of(**choice))
+    for _, metrics in session.reports:
+        for name, value in metrics.items():
+            check_tunable(name)
+            assert np.isfinite(value), name
+    learned = {f"train/tau/{state.model.name(node)}" for node in state.model.nodes}
+    assert (learned <= set(session.reports[0][1])) == (choice.get("temperature") == "learned")
+
+
+def step_noise(state, count=16, purpose="training", hard_noise=False):
+    source = NoiseSource.at(CPU, torch.float32, count, seed=3, purpose=purpose, step=state.step)
+    return (state.model.hard_noise if hard_noise else state.model.noise)(source)
+
+
+@pytest.mark.parametrize("objective", ["relaxed_elbo", "relaxed_elbo_reads"])
+@pytest.mark.parametrize("kappa", ["certified", "local"])
+def test_the_relaxed_elbo_is_the_surrogate_minus_its_bound(objective, kappa):
+    state = fresh(experiment_of(objective=objective, kappa=kappa, dropout=0.0))
+    climbed = objective_of(state, batch(), 0.7, 0.1)
+    model = state.model
+    terms = model(batch(), step_noise(state), relaxed(0.7))
+    apart = distances(terms, hardened(model, terms))
+    bound = (
+        certified_bound(certify(model), batch(), apart)
+        if kappa == "certified"
+        else local_bound(model, batch(), terms, hardened(model, terms))
+    )
+    penalty = (bound.soft if objective == "relaxed_elbo" else bound.read).mean()
+    expected = surrogate_objective(terms, 0.1)
+    assert climbed.objective.value.item() == pytest.approx((expected.value - penalty).item(), rel=1e-5)
+    assert climbed.objective.surrogate_elbo.item() == pytest.approx(expected.surrogate_elbo.item(), rel=1e-6)
+    assert penalty.item() > 0.1
+
+
+def test_a_learned_temperature_follows_the_relaxed_elbo_and_the_model_its_objective():
+    """The model's gradients are those of the surrogate alone; ρ's is that of surrogate minus bound."""
+    state = fresh(experiment_of(temperature="learned", temperature_start=0.6, decoder="lipschitz", dropout=0.0))
+    state.model.double()
+    state.temperature.double()
+    x = batch().double()
+
+    def relaxed_value():
+        return objective_of(state, x, state.tau, 0.1).relaxed
+
+    climbed = objective_of(state, x, state.tau, 0.1)
+    _backward(state, climbed)
+    found = {name: p.grad.clone() for name, p in state.parameters().items() if p.grad is not None}
+    fixed = {node: tau.detach() for node, tau in state.tau.items()}
+    assert [tau.item() for tau in fixed.values()] == pytest.approx([0.6, 0.6])
+    state.model.zero_grad()
+    source = NoiseSource.at(CPU, torch.float64, 16, seed=3, purpose="training", step=0)
+    (-surrogate_objective(state.model(x, state.model.noise(source), relaxed(fixed)), 0.1).value).backward()
+    for name, parameter in state.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[f"model/{name}"], parameter.grad)
+    rho, step = state.temperature.rho, 1e-5
+    for i in range(len(rho)):
+        with torch.no_grad():
+            rho[i] += step
+            above = relaxed_value()
+            rho[i] -= 2 * step
+            below = relaxed_value()
+            rho[i] += step
+        difference = ((above - below) / (2 * step)).item()
+        # relaxed_value is to rise: the gradient of the loss is minus its slope; κ does not depend on τ
+        assert found["temperature/rho"][i].item() == pytest.approx(-difference, rel=1e-5)
+
+
+def test_a_learned_temperature_falls_and_stays_above_its_floor():
+    choice = {"temperature": "learned", "temperature_start": 0.6, "temperature_floor": 0.3, "learning_rate": 0.3}
+    state, session = run(experiment_of(objective="relaxed_elbo", **choice))
+    means = [metrics["train/tau"] for _, metrics in session.reports]
+    assert means == sorted(means, reverse=True)
+    assert all(0.3 < tau.item() < 0.5 for tau in state.tau.values())
+    final = session.reports[-1][1]
+    assert final["valid/surrogate_elbo@tau=current"] != final["valid/surrogate_elbo@tau=0.1"]
+
+
+@pytest.mark.parametrize("name", ["straight_through", "gumbel_rao", "reinmax"])
+def test_hard_forward_estimators_climb_the_elbo_of_the_hard_chain(name):
+    state = fresh(experiment_of(estimator=name, dropout=0.0))
+    found = objective_of(state, batch(), 0.4, 0.1).objective
+    terms = state.model(batch(), step_noise(state), hard)
+    torch.testing.assert_close(found.value, surrogate_objective(terms, 0.1).value)
+    samplers = {"straight_through": straight_through(0.4), "reinmax": reinmax(1.0)}
+    if name == "gumbel_rao":
+        noises = [step_noise(state, purpose="conditional" + (f" {r}" if r else "")) for r in range(4)]
+        stacked = {node: torch.stack([noise[node] for noise in noises]) for node in state.model.nodes}
+        samplers[name] = gumbel_rao(0.4, stacked)
+    expected = surrogate_objective(state.model(batch(), step_noise(state), samplers[name]), 0.1)
+    mine, theirs = (torch.autograd.grad(o.value, state.model.top) for o in (found, expected))
+    torch.testing.assert_close(mine, theirs)
+    keys = [state.model.layer(node).keys_PNMQ for node in state.model.nodes]
+    again = objective_of(state, batch(), 0.4, 0.1).objective
+    for one, other in zip(
+        torch.autograd.grad(again.value, keys),
+        torch.autograd.grad(
+            surrogate_objective(state.model(batch(), step_noise(state), samplers[name]), 0.1).value, keys
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("name", "per_image"), [("rloo", False), ("vimco", False), ("rloo", True), ("vimco", True)])
+def test_score_estimators_by_hand(name, per_image):
+    """Three samples of each image on noises of their own; a layer that is free costs λ and weighs nothing."""
+    per = "image" if per_image else "batch"
+    choice = {"estimator": name, "estimator_samples": 3, "dropout": 0.0, "freebits_per": per}
+    state, freebits = fresh(experiment_of(**choice)), 0.05
+    found = objective_of(state, batch(), 0.7, freebits).objective
+    chains = [
+        state.model(batch(), step_noise(state, purpose=purpose, hard_noise=True), independent)
+        for purpose in ("training", "training 1", "training 2")
+    ]
+    weights, scores = [], []
+    shown = [torch.stack([t.layers[i].expected_log_ratio() for t in chains]).detach() for i in range(2)]
+    over = [(k.mean(0) if per_image else k.mean()) > freebits for k in shown]
+    for terms in chains:
+        ratios = [
+            (layer.log_ratio() if name == "vimco" else layer.expected_log_ratio()) * counts
+            for layer, counts in zip(terms.layers, over, strict=True)
+        ]
+        weights.append((terms.log_px - sum(ratios)).double())
+        scores.append(log_q(terms))
+    value = (vimco if name == "vimco" else rloo)(torch.stack(weights), torch.stack(scores))
+    expected = value - sum(freebits * (~counts).double().mean() for counts in over)
+    assert found.value.item() == pytest.approx(expected.item(), rel=1e-6)
+    for node in state.model.nodes:
+        keys = state.model.layer(node).keys_PNMQ
+        mine, theirs = (torch.autograd.grad(v, keys, retain_graph=True)[0] for v in (found.value, expected))
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("freebits", [0.0, 100.0])
+def test_free_bits_of_score_estimators(freebits):
+    state = fresh(experiment_of(estimator="rloo", dropout=0.0))
+    found = objective_of(state, batch(), 0.7, freebits).objective
+    kl = sum(k.item() for k in found.kl)
+    spent = kl if freebits == 0 else 2 * freebits
+    assert found.value.item() == pytest.approx(found.log_px.item() - spent, rel=1e-5)
+    assert sum(s.item() for s in found.spent) == pytest.approx(spent, rel=1e-5)
+
+
+def test_values_of_each_image_are_reported_with_their_places():
+    dataset = toy()
+    _, session = run(experiment_of(), dataset=dataset)
+    (_, metrics), table = session.reports[-1], session.per_image[-1]
+    assert table["image"].tolist() == choose_images(6, 9).tolist()
+    for name in ("elbo", "kl/layer_1", "coupled_elbo@tau=0.1", "jensen_bound@tau=current", "iw_elbo@S=3"):
+        assert table[name].dtype == torch.float64
+        assert table[name].mean().item() == pytest.approx(metrics[f"valid/{name}"])

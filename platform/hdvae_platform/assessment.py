@@ -1,0 +1,140 @@
+"""Evaluation of a trained run on a split, and what of it is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from hdvae.config import parse
+from hdvae.evaluation import choose_images, evaluate
+from hdvae.experiment import EvaluationConfig, Experiment
+from hdvae.lipschitz import certify
+from hdvae.metrics import nested
+from hdvae.model import HDVAE, evaluating
+from hdvae.training import trained_model
+from hdvae_platform.checkpointing import Entry
+from hdvae_platform.figures import bias_curve
+from hdvae_platform.loading import load_run
+from hdvae_platform.per_image import as_parquet
+from hdvae_platform.places import Places
+from hdvae_platform.tracking import Client
+from hdvae_platform.worker import load_data
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What an evaluation found.
+
+    Attributes:
+        run: as it was named.
+        dataset: whose images.
+        split: `valid` or `test`.
+        images: how many.
+        step: of the checkpoint.
+        samples: S of `iw_elbo`.
+        temperatures: of the relaxed chains.
+        grade: of the κ in the Lipschitz bounds.
+        metrics: by name, without the split.
+        kappa: certified constants by name, for any image; none for normal variables.
+        parts: the factors of which they are made.
+        files: what is kept, by name.
+        logged: whether MLflow has it.
+    """
+
+    run: str
+    dataset: str
+    split: str
+    images: int
+    step: int
+    samples: int
+    temperatures: Sequence[float]
+    grade: str
+    metrics: Mapping[str, float]
+    kappa: Mapping[str, float]
+    parts: Sequence[tuple[str, float]]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    logged: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON-like values."""
+        return {
+            "run": self.run,
+            "split": self.split,
+            "images": self.images,
+            "step": self.step,
+            "grade": self.grade,
+            "metrics": dict(self.metrics),
+            "kappa": dict(self.kappa),
+            "kappa_parts": dict(self.parts),
+        }
+
+
+def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any], places: Places) -> Assessment:
+    """Evaluate a run and log what is found where the run is in MLflow.
+
+    Args:
+        run: an MLflow run id or a checkpoint folder.
+        split: `valid` or `test`.
+        images: how many, a fixed random subset; all if None.
+        settings: of `EvaluationConfig`.
+        places: where data and MLflow are.
+
+    Raises:
+        InputError: there is no such run, or its data are not there.
+        BoundViolated: a measured quantity is above a certified bound.
+    """
+    snapshot = load_run(run, places)
+    experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
+    dataset = load_data(experiment, places.home)
+    model = trained_model(snapshot).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = choose_images(images or dataset.size(split), dataset.size(split))
+    pixels = torch.from_numpy(dataset.images(split)[chosen]).to(model.top.device)
+    config = EvaluationConfig(images=len(chosen), **settings)
+    found = evaluate(model, pixels, config, snapshot.values["seed"], importance=True)
+    kappa, parts = _constants(model)
+    step = snapshot.values["step"]
+    notes = {"run": run, "step": step, "data": dataset.checksum, "split": split, **settings}
+    columns = {"image": torch.from_numpy(chosen), **found.per_image}
+    files = {f"{split}.parquet": as_parquet(columns, notes)}
+    if model.config.latent == "categorical":
+        files |= bias_curve(found.metrics, config.tau, f"{dataset.name}, {split}", config.kappa)
+    done = Assessment(
+        run=run,
+        dataset=dataset.name,
+        split=split,
+        images=len(chosen),
+        step=step,
+        samples=config.samples,
+        temperatures=config.tau,
+        grade=config.kappa,
+        metrics=found.metrics,
+        kappa=kappa,
+        parts=parts,
+    )
+    files[f"{split}.json"] = json.dumps(done.document(), indent=1).encode()
+    return _logged(done, files, places)
+
+
+def _constants(model: HDVAE) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    if model.config.latent == "normal":
+        return {}, []
+    with evaluating(model):
+        certificate = certify(model)
+    return certificate.constants(), [(part.name, part.constant) for part in certificate.parts]
+
+
+def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Assessment:
+    """Log to the run, if it was named by its id."""
+    client = None if "/" in done.run else Client(places)
+    tracked = client is not None and client.get(done.run) is not None
+    if client is not None and tracked:
+        entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
+        client.log_entry(done.run, entry)
+        for name, data in files.items():
+            client.log_file(done.run, f"evaluation/{name}", data)
+    return replace(done, files=files, logged=tracked)
