@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 Bar = Mapping[str, float]
-"""A measured `value` and the `limit` that it should not exceed."""
+"""A measured `value` and its `limit`: the benchmark says from which side."""
 
 
 def machine() -> dict[str, str | int]:

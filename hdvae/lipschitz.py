@@ -297,8 +297,7 @@ class Certificate:
     @property
     def steepest(self) -> Tensor:
         """Largest `slope` of any image, 0-dim."""
-        worst = torch.maximum(self.logits.high.sigmoid(), 1 - self.logits.low.sigmoid())
-        return worst.square().sum().sqrt()
+        return steepest(self.logits)
 
     def likelihood(self, x: Tensor) -> dict[Node, Tensor]:
         """Of log p(x|·) in the reads of each layer, for each image: (B,)."""
@@ -314,6 +313,12 @@ class Certificate:
                 out[f"{function} in the reads of {self.names[j]}"] = constant.item()
                 out[f"{function} in z̃ of {self.names[j]}"] = (constant * self.values[j]).item()
         return out
+
+
+def steepest(logits: Region) -> Tensor:
+    """Largest ‖x − σ(logits)‖₂ of any image of 0 and 1 on a region of logits, 0-dim."""
+    worst = torch.maximum(logits.high.sigmoid(), 1 - logits.low.sigmoid())
+    return worst.square().sum().sqrt()
 
 
 def certify(model: HDVAE, *, tight: bool = True) -> Certificate:
@@ -356,6 +361,7 @@ def _certify(model: HDVAE, tight: bool) -> Certificate:
         parts += [_below(f"level {i}: down", part) for part in passage.parts]
     last = through(model.logits, d, tight)
     parts += [_below("logits", part) for part in last.parts]
+    parts.append(Part("slope of log p(x|·) in the logits", steepest(last.region).item()))
     values = {node: value_norm(memory(model, node)) for node in model.nodes}
     names = {node: model.name(node) for node in model.nodes}
     parts += [Part(f"values of {names[node]}", value.item()) for node, value in values.items()]

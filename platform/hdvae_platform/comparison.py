@@ -17,7 +17,7 @@ from typing import Any
 from scipy import stats
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.text import table
+from hdvae_platform.text import markdown, table
 from hdvae_platform.tracking import Client, TrackedRun
 
 SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
@@ -217,6 +217,11 @@ def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
 
 def differences_table(compared: Sequence[Arm], metric: str) -> str:
     """Every pair of arms: difference of the means with its 95% interval."""
+    rows = _differences(compared, metric)
+    return table([f"difference in {metric}", "mean", "95% interval", "how"], rows) if rows else ""
+
+
+def _differences(compared: Sequence[Arm], metric: str) -> list[list[str]]:
     rows = []
     for a, b in itertools.combinations(compared, 2):
         found = difference(a.by_seed(metric), b.by_seed(metric))
@@ -225,7 +230,35 @@ def differences_table(compared: Sequence[Arm], metric: str) -> str:
             limits = "—" if value.low is None else f"[{value.low:+.2f}, {value.high:+.2f}]"
             how = "paired by seed" if paired else "unpaired"
             rows.append([f"{label(a.arm)}  minus  {label(b.arm)}", f"{value.mean:+.2f}", limits, how])
-    return table([f"difference in {metric}", "mean", "95% interval", "how"], rows) if rows else ""
+    return rows
+
+
+def as_markdown(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequence[str], command: str) -> str:
+    """A page: means with 95% intervals over seeds, then the differences between arms.
+
+    Args:
+        studies: names.
+        compared: their arms.
+        metrics: full names.
+        command: that made the page, for the reader.
+    """
+    rows = [[label(arm.arm), _count(arm), *(_interval_cell(arm, name) for name in metrics)] for arm in compared]
+    pages = [f"# {', '.join(studies)}", f"Made by `{command}`. Nats per image; mean [95% interval] over seeds."]
+    pages.append(markdown(["arm", "runs", *metrics], rows))
+    for metric in metrics:
+        found = _differences(compared, metric)
+        if found:
+            pages.append(markdown([f"difference in {metric}", "mean", "95% interval", "how"], found))
+    return "\n\n".join(pages) + "\n"
+
+
+def _interval_cell(arm: Arm, metric: str) -> str:
+    values = arm.values(metric)
+    if not values:
+        return "—"
+    found = interval(values)
+    limits = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f}{limits}"
 
 
 def label(arm: Mapping[str, Any]) -> str:

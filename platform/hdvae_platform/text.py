@@ -28,6 +28,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table; the first column is words, the others are numbers.
+
+    >>> print(markdown(["arm", "elbo"], [["a", "-90.1"]]))
+    | arm | elbo |
+    |---|---:|
+    | a | -90.1 |
+    """
+    rule = "|".join(["---"] + ["---:"] * (len(header) - 1))
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join([f"| {' | '.join(header)} |", f"|{rule}|", *(f"| {line} |" for line in lines)])
+
+
 def duration(seconds: float) -> str:
     """A length of time for people.
 

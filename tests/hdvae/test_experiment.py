@@ -211,3 +211,58 @@ def test_fingerprint_does_not_change_between_versions_and_machines():
     code = f"from hdvae.experiment import *; print(Experiment.model_validate({plain()!r}, strict=False).fingerprint)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == read().fingerprint
+
+
+# --- What goes together ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training__temperature": "learnt"}, "training.temperature: 'learnt' is no schedule: write a number, points"),
+        ({"training__freebits": "learned"}, "training.freebits: 'learned' is no schedule"),
+        (
+            {"training__temperature": "learned", "training__temperature_floor": 0.5},
+            "training: temperature_start must be above temperature_floor",
+        ),
+        ({"training__objective": "relaxed"}, "training.objective: input should be 'surrogate', 'relaxed_elbo' or"),
+        (
+            {"training__objective": "relaxed_elbo", "training__estimator": "rloo"},
+            "training: objective: relaxed_elbo needs estimator: concrete; with rloo the samples are hard",
+        ),
+        (
+            {"training__temperature": "learned", "training__estimator": "reinmax"},
+            "training: temperature: learned needs estimator: concrete; with reinmax the samples are hard",
+        ),
+        (
+            {"training__kl": "concrete", "training__estimator": "gumbel_rao"},
+            "training: kl: concrete needs estimator: concrete",
+        ),
+        ({"training__kl": "hard", "training__estimator": "vimco"}, "training: estimator: vimco has its own treatment"),
+        ({"training__estimator": "rloo", "training__estimator_samples": 1}, "training.estimator_samples: "),
+        (
+            {"model__latent": "normal", "training__estimator": "rloo"},
+            "training.estimator: rloo is for model.latent: categorical",
+        ),
+        (
+            {"model__latent": "normal", "training__objective": "relaxed_elbo"},
+            "training.objective: relaxed_elbo is for model.latent: categorical",
+        ),
+        (
+            {"model__latent": "normal", "training__temperature": "learned"},
+            "training.temperature: learned is for model.latent: categorical",
+        ),
+        ({"model__decoder_scale": 0}, "model.decoder_scale"),
+        ({"evaluation__kappa": "proven"}, "evaluation.kappa: input should be 'certified' or 'local'"),
+    ],
+)
+def test_what_does_not_go_together(changes, said):
+    assert complaint(**changes).startswith(said)
+
+
+def test_a_learned_temperature_is_read_and_written():
+    experiment = read(training__temperature="learned")
+    assert experiment.training.temperature == "learned"
+    assert experiment.training.needs_bound
+    assert parse(Experiment, experiment.plain(), "again") == experiment
+    assert read(model__decoder_scale="learned").model.decoder_scale == "learned"

@@ -17,6 +17,7 @@ from hdvae.model import HDVAE, bernoulli_log_prob
 from hdvae.wiring import WIRINGS
 
 POINTS = 10_000
+SLOPE = "slope of log p(x|·) in the logits"
 KINDS = [
     (wiring, blocks, decoder) for wiring in WIRINGS for blocks in ("dense", "conv") for decoder in ("free", "lipschitz")
 ]
@@ -175,12 +176,20 @@ def test_the_constant_of_one_layer_is_the_product_of_its_parts():
     with torch.no_grad():
         certificate = certify(model)
     names = {part.name: part.constant for part in certificate.parts}
-    product = math.prod(value for name, value in names.items() if not name.startswith("values"))
+    product = math.prod(value for name, value in names.items() if not name.startswith(("values", "slope")))
     assert certificate.decoder[model.nodes[0]].item() == pytest.approx(product)
-    assert set(names) == {"level 1: expand", "level 1: down.0", "level 1: down.1", "logits.1", "values of layer_1"}
+    assert set(names) == {
+        "level 1: expand",
+        "level 1: down.0",
+        "level 1: down.1",
+        "logits.1",
+        SLOPE,
+        "values of layer_1",
+    }
     kappa = certificate.constants()
     in_reads, in_z = kappa["log p(x|·) in the reads of layer_1"], kappa["log p(x|·) in z̃ of layer_1"]
     assert in_z == pytest.approx(in_reads * names["values of layer_1"])
+    assert in_reads == pytest.approx(product * names[SLOPE])
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])

@@ -113,3 +113,16 @@ def test_bias_is_shown_with_its_error_over_images():
         run("{}", 1, relaxation_bias=2.0, relaxation_bias_se=0.4),
     )
     assert "1.50 ± 0.71 (se 0.35)" in comparison.as_table(found)
+
+
+def test_markdown_has_intervals_and_differences():
+    compared = arms(
+        *(run('{"k": "a"}', seed, elbo=-10.0 - seed) for seed in range(3)), run('{"k": "b|c"}', 0, elbo=-9.0)
+    )
+    page = comparison.as_markdown(["s"], compared, ["valid/elbo"], "hdvae compare s --format md")
+    limits = comparison.interval([-10.0, -11.0, -12.0])
+    assert f"| k a | 3 | -11.00 [{limits.low:.2f}, {limits.high:.2f}] |" in page
+    assert "| k b\\|c | 1 | -9.00 |" in page
+    assert "`hdvae compare s --format md`" in page
+    assert "| difference in valid/elbo | mean | 95% interval | how |" in page
+    assert page.count("|---|---:|") == 2
