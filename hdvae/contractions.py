@@ -65,9 +65,15 @@ def _absolute_gram(weight: Tensor) -> Tensor:
     return conv2d(weight, weight, padding=(kh - 1, kw - 1)).abs().sum((2, 3))
 
 
-def _inverse(sums: Tensor) -> Tensor:
+def _margin(weight: Tensor) -> float:
+    """What rounding a weight of norm 1 to float32 can add to its norm, relatively, and something more."""
+    taps = weight.shape[2:].numel()
+    return max(ROUNDING, 6e-8 * taps * math.sqrt(max(weight.shape[:2])))
+
+
+def _inverse(sums: Tensor, weight: Tensor) -> Tensor:
     """1 / sums with the margin; 1 for a row of zeros, which is 0 whatever its scale."""
-    return 1 / (torch.where(sums > 0, sums, 1) * (1 + ROUNDING) ** 2)
+    return 1 / (torch.where(sums > 0, sums, 1) * (1 + _margin(weight)) ** 2)
 
 
 class AlmostOrthogonal(nn.Module):
@@ -86,9 +92,9 @@ class AlmostOrthogonal(nn.Module):
         """The raw weight → the weight of a contraction, same shape and type."""
         rows = weight if weight.dim() == 2 else polyphase(weight, self.stride)
         if rows.shape[0] <= rows.shape[1]:
-            scale = _inverse(_absolute_gram(rows).sum(1)).sqrt().to(weight.dtype)
+            scale = _inverse(_absolute_gram(rows).sum(1), weight).sqrt().to(weight.dtype)
             return weight * scale.view(-1, *[1] * (weight.dim() - 1))
-        scale = _inverse(_absolute_gram(rows.transpose(0, 1)).sum(1)).sqrt().to(weight.dtype)
+        scale = _inverse(_absolute_gram(rows.transpose(0, 1)).sum(1), weight).sqrt().to(weight.dtype)
         return weight * (scale if weight.dim() == 2 else self._at_taps(scale, weight))
 
     def _at_taps(self, scale: Tensor, weight: Tensor) -> Tensor:
@@ -170,7 +176,7 @@ class ContractiveResidual(nn.Module):
         """Features, (B, w) or (B, w, H, W), to features of the same shape."""
         hidden = self.dropout(elu(self.inner(x)))
         weight, q = self.inner.weight, self.log_q.double().exp()
-        inverse = _inverse((_absolute_gram(weight) @ q) / q).to(weight.dtype)
+        inverse = _inverse((_absolute_gram(weight) @ q) / q, weight).to(weight.dtype)
         back = weight * inverse.view(-1, *[1] * (weight.dim() - 1))
         if isinstance(self.inner, nn.Linear):
             out: Tensor = x - 2 * (hidden @ back)

@@ -294,7 +294,8 @@ def evaluate(
     Raises:
         BoundViolated: a measured quantity is above a certified bound.
     """
-    with evaluating(model):
+    # Reduced precision in convolutions would be another network than the one that is certified.
+    with evaluating(model), torch.backends.cudnn.flags(allow_tf32=False):
         measured = measure(model, images, temperatures(config, current), config.draws, seed, config.kappa)
         metrics, columns = summarise(measured, config.kappa), measured.columns()
         if importance:

@@ -21,6 +21,8 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Grade = Literal["certified", "local"]
 """Of a Lipschitz constant: proven to be an upper bound, or the largest gradient that was found."""
+LEAST_TAU = 1e-6
+"""Below it a relaxed sample is a hard one in single precision."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -145,6 +147,8 @@ class TrainingConfig(Config):
         for name, spec in schedules.items():
             if name != "freebits" and min(values(spec)) <= 0:
                 raise ValueError(f"{name} must stay above 0")
+        if "temperature" in schedules and min(values(schedules["temperature"])) < LEAST_TAU:
+            raise ValueError(f"temperature must not fall below {LEAST_TAU:g}")
         if min(values(self.freebits)) < 0:
             raise ValueError("freebits must not be negative")
         for name, spec in schedules.items():
@@ -185,7 +189,7 @@ class EvaluationConfig(Config):
     """M: noise draws for each image."""
     samples: Positive = 100
     """S: importance-weighted samples for each image, at the end of training."""
-    tau: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1,)
+    tau: Annotated[tuple[Annotated[float, Field(ge=LEAST_TAU)], ...], Field(min_length=1)] = (0.1,)
     """Temperatures at which bias and bounds are measured; a bare metric name means the first."""
     kappa: Grade = "certified"
     """The κ of `lipschitz_bound`: `certified` is proven, `local` is an estimate, and dearer for deep models."""

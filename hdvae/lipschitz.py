@@ -35,6 +35,10 @@ TINY = 1e-30
 """Keeps the slope of a square root finite at 0, and bounds on their side."""
 
 
+PAIRS = 2048
+"""Keys of which all pairs are looked at."""
+
+
 @dataclass(frozen=True)
 class Region:
     """A set of features of one image, float64: it lies in the box and in the ball.
@@ -237,8 +241,8 @@ def _(module: GatedResidual, region: Region, tight: bool) -> Passage:
     both = through(module.outer, _elu(inner.region), tight).region
     (a_low, b_low), (a_high, b_high) = both.low.chunk(2), both.high.chunk(2)
     s = b_high.sigmoid()
-    steepest = torch.zeros_like(b_low).clamp(b_low, b_high).sigmoid()  # σ′ falls on both sides of 0
-    t = torch.maximum(a_low.abs(), a_high.abs()) * steepest * (1 - steepest)
+    steepest = torch.zeros_like(b_low).clamp(b_low, b_high)  # σ′ falls on both sides of 0
+    t = torch.maximum(a_low.abs(), a_high.abs()) * steepest.sigmoid() * (-steepest).sigmoid()
     gate = _half_norm(module.outer, 0, s) + _half_norm(module.outer, 1, t)
     constant = 1 + inner.constant * gate
     corners = torch.stack([a * b.sigmoid() for a in (a_low, a_high) for b in (b_low, b_high)])
@@ -291,8 +295,8 @@ class Certificate:
     def slope(self, x: Tensor) -> Tensor:
         """Largest ‖x − σ(logits)‖₂ on the region, the slope of log p(x|·) in the logits: (B, H, W) → (B,), float64."""
         x = x.double()
-        white, black = self.logits.high.sigmoid(), 1 - self.logits.low.sigmoid()
-        return ((1 - x) * white.square() + x * black.square()).flatten(1).sum(1).sqrt()
+        white, black = self.logits.high.sigmoid(), (-self.logits.low).sigmoid()
+        return (((1 - x) * white.square() + x * black.square()).flatten(1).sum(1) + TINY).sqrt()
 
     @property
     def steepest(self) -> Tensor:
@@ -317,8 +321,8 @@ class Certificate:
 
 def steepest(logits: Region) -> Tensor:
     """Largest ‖x − σ(logits)‖₂ of any image of 0 and 1 on a region of logits, 0-dim."""
-    worst = torch.maximum(logits.high.sigmoid(), 1 - logits.low.sigmoid())
-    return worst.square().sum().sqrt()
+    worst = torch.maximum(logits.high.sigmoid(), (-logits.low).sigmoid())
+    return (worst.square().sum() + TINY).sqrt()
 
 
 def certify(model: HDVAE, *, tight: bool = True) -> Certificate:
@@ -387,9 +391,18 @@ def key_constant(layer: MemoryLayer) -> Tensor:
     The gradient of one variable's log-probability in its query is Kᵀ(e_k − π) = Σ_j π_j (k_k − k_j), no longer than
     the largest distance of two keys; over variables and key parts the squares add.
     """
-    keys = layer.keys_PNMQ.double()
-    squared = (keys.unsqueeze(-2) - keys.unsqueeze(-3)).square().sum(-1)
-    return (squared.amax((-2, -1)).sum() + TINY).sqrt()
+    spread = torch.stack([_diameter(keys) for keys in layer.keys_PNMQ.double().flatten(0, 1)])
+    return (spread.square().sum() + TINY).sqrt()
+
+
+def _diameter(points: Tensor) -> Tensor:
+    """The largest distance of two of the points (M, Q), 0-dim; for very many of them at most twice it.
+
+    No two points are further apart than twice the farthest is from their mean.
+    """
+    if len(points) <= PAIRS:
+        return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").amax()
+    return 2 * (points - points.mean(0)).square().sum(1).amax().sqrt()
 
 
 def value_norm(layer: MemoryLayer) -> Tensor:

@@ -167,8 +167,8 @@ MUTANTS = [
     Mutant(
         "the likelihood's slope is taken at the middle of the region",
         "hdvae/lipschitz.py",
-        "white, black = self.logits.high.sigmoid(), 1 - self.logits.low.sigmoid()",
-        "white, black = self.logits.centre.sigmoid(), 1 - self.logits.centre.sigmoid()",
+        "white, black = self.logits.high.sigmoid(), (-self.logits.low).sigmoid()",
+        "white, black = self.logits.centre.sigmoid(), (-self.logits.centre).sigmoid()",
         "tests/hdvae/test_lipschitz.py",
     ),
     Mutant(

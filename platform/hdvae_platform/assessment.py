@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,10 +69,15 @@ class Assessment:
             "images": self.images,
             "step": self.step,
             "grade": self.grade,
-            "metrics": dict(self.metrics),
-            "kappa": dict(self.kappa),
-            "kappa_parts": dict(self.parts),
+            "metrics": _finite(self.metrics),
+            "kappa": _finite(self.kappa),
+            "kappa_parts": _finite(dict(self.parts)),
         }
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity, which the certified κ of a badly scaled network can be, and no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any], places: Places) -> Assessment:
@@ -102,7 +108,8 @@ def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any]
     columns = {"image": torch.from_numpy(chosen), **found.per_image}
     files = {f"{split}.parquet": as_parquet(columns, notes)}
     if model.config.latent == "categorical":
-        files |= bias_curve(found.metrics, config.tau, f"{dataset.name}, {split}", config.kappa)
+        figures = bias_curve(found.metrics, config.tau, f"{dataset.name}, {split}", config.kappa)
+        files |= {f"{split}-{name}": figure for name, figure in figures.items()}
     done = Assessment(
         run=run,
         dataset=dataset.name,
@@ -133,8 +140,10 @@ def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Ass
     client = None if "/" in done.run else Client(places)
     tracked = client is not None and client.get(done.run) is not None
     if client is not None and tracked:
-        entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
-        client.log_entry(done.run, entry)
+        if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
+            entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
+            client.log_entry(done.run, entry)
+            client.set_tags(done.run, {"hdvae.test_kappa": done.grade})
         for name, data in files.items():
             client.log_file(done.run, f"evaluation/{name}", data)
     return replace(done, files=files, logged=tracked)

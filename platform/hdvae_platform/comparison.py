@@ -22,7 +22,11 @@ from hdvae_platform.tracking import Client, TrackedRun
 
 SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
 """The metrics of the printed table, under `valid/`."""
+DIFFERENCES = ("valid/elbo", "valid/relaxation_bias")
+"""The metrics of which differences are shown when none is asked for."""
 CONFIDENCE = 0.95
+LARGE = 1e5
+"""From here on hundredths of a nat are no news."""
 
 
 @dataclass
@@ -217,19 +221,20 @@ def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
 
 def differences_table(compared: Sequence[Arm], metric: str) -> str:
     """Every pair of arms: difference of the means with its 95% interval."""
-    rows = _differences(compared, metric)
+    rows = _differences(compared, metric, [label(arm.arm) for arm in compared], "  minus  ")
     return table([f"difference in {metric}", "mean", "95% interval", "how"], rows) if rows else ""
 
 
-def _differences(compared: Sequence[Arm], metric: str) -> list[list[str]]:
+def _differences(compared: Sequence[Arm], metric: str, names: Sequence[str], minus: str) -> list[list[str]]:
+    """A row for each pair of arms that have the metric, under the names given to the arms."""
     rows = []
-    for a, b in itertools.combinations(compared, 2):
+    for (a, first), (b, second) in itertools.combinations(zip(compared, names, strict=True), 2):
         found = difference(a.by_seed(metric), b.by_seed(metric))
         if found is not None:
             value, paired = found
             limits = "—" if value.low is None else f"[{value.low:+.2f}, {value.high:+.2f}]"
             how = "paired by seed" if paired else "unpaired"
-            rows.append([f"{label(a.arm)}  minus  {label(b.arm)}", f"{value.mean:+.2f}", limits, how])
+            rows.append([f"{first}{minus}{second}", f"{value.mean:+.2f}", limits, how])
     return rows
 
 
@@ -242,11 +247,15 @@ def as_markdown(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequen
         metrics: full names.
         command: that made the page, for the reader.
     """
-    rows = [[label(arm.arm), _count(arm), *(_interval_cell(arm, name) for name in metrics)] for arm in compared]
+    numbers = [str(i) for i in range(1, len(compared) + 1)]
+    rows = [
+        [f"{number}. {label(arm.arm)}", _count(arm), *(_interval_cell(arm, name) for name in metrics)]
+        for number, arm in zip(numbers, compared, strict=True)
+    ]
     pages = [f"# {', '.join(studies)}", f"Made by `{command}`. Nats per image; mean [95% interval] over seeds."]
     pages.append(markdown(["arm", "runs", *metrics], rows))
-    for metric in metrics:
-        found = _differences(compared, metric)
+    for metric in [name for name in metrics if name in DIFFERENCES] or metrics:
+        found = _differences(compared, metric, numbers, " − ")
         if found:
             pages.append(markdown([f"difference in {metric}", "mean", "95% interval", "how"], found))
     return "\n\n".join(pages) + "\n"
@@ -257,8 +266,12 @@ def _interval_cell(arm: Arm, metric: str) -> str:
     if not values:
         return "—"
     found = interval(values)
-    limits = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.mean:.2f}{limits}"
+    limits = "" if found.low is None or found.high is None else f" [{_number(found.low)}, {_number(found.high)}]"
+    return f"{_number(found.mean)}{limits}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < LARGE else f"{value:.2e}"
 
 
 def label(arm: Mapping[str, Any]) -> str:

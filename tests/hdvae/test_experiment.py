@@ -118,7 +118,8 @@ def test_settings_cannot_be_changed():
             "model: layers.1.classes is 250: factored keys need a perfect square (nearest: 256), or set keys: plain",
         ),
         ({"evaluation__tau": []}, "evaluation.tau: "),
-        ({"evaluation__tau": [0.1, 0]}, "evaluation.tau.1: input should be greater than 0, got 0"),
+        ({"evaluation__tau": [0.1, 0]}, "evaluation.tau.1: input should be greater than or equal to 0.000001, got 0"),
+        ({"training__temperature": [[0, 0.5], [9, 1e-7]]}, "training: temperature must not fall below 1e-06"),
     ],
 )
 def test_what_is_refused(changes, said):

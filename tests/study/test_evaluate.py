@@ -18,6 +18,7 @@ from hdvae_platform.storage import Storage
 from .test_cli import fails
 
 TAUS = ("0.05", "0.5")
+FILES = ["test-bias.png", "test-bias.svg", "test.json", "test.parquet"]
 FLAGS = ["--tau", ",".join(TAUS), "--samples", "7", "--draws", "3"]
 
 
@@ -53,8 +54,9 @@ def test_it_is_logged_to_the_run_with_its_step_values_and_figure(capsys, places,
         assert stored[key] == pytest.approx(value), key
     history = client.get_metric_history(trained["run"], "test/elbo")
     assert [point.step for point in history] == [20]
+    assert client.get_run(trained["run"]).data.tags["hdvae.test_kappa"] == "certified"
     names = {file.path for file in client.list_artifacts(trained["run"], "evaluation")}
-    assert names == {f"evaluation/{name}" for name in ("bias.png", "bias.svg", "test.json", "test.parquet")}
+    assert names == {f"evaluation/{name}" for name in FILES}
 
 
 def test_files_are_written_where_they_are_wanted(capsys, places, trained, tmp_path):
@@ -64,8 +66,8 @@ def test_files_are_written_where_they_are_wanted(capsys, places, trained, tmp_pa
     shown = capsys.readouterr().out
     for word in ("elbo", "Jensen", "certified", "factor of κ", "24 test images", "not logged", "bias.png"):
         assert word in shown
-    assert sorted(file.name for file in out.iterdir()) == ["bias.png", "bias.svg", "test.json", "test.parquet"]
-    with Image.open(out / "bias.png") as picture:
+    assert sorted(file.name for file in out.iterdir()) == FILES
+    with Image.open(out / "test-bias.png") as picture:
         assert picture.width > 500
         assert len(set(picture.convert("L").tobytes())) > 10
     table = parquet.read_table(out / "test.parquet")
@@ -82,6 +84,11 @@ def test_the_local_grade_and_fewer_images_of_another_split(capsys, places, train
     assert run([*arguments, "--samples", "2", "--draws", "1", "--home", str(places.home)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["grade"], document["images"], document["split"]) == ("local", 5, "valid")
+    client = mlflow.MlflowClient(places.tracking)
+    stored = client.get_run(trained["run"]).data.metrics
+    assert stored["valid/elbo"] == trained["metrics"]["valid/elbo"], "training's, by which arms are compared"
+    assert len(client.get_metric_history(trained["run"], "valid/elbo")) == 2
+    assert "test/elbo" not in stored
 
 
 def test_normal_variables_have_neither_kappa_nor_figure(capsys, places, edit, tmp_path):
@@ -98,16 +105,19 @@ def test_normal_variables_have_neither_kappa_nor_figure(capsys, places, edit, tm
     ("arguments", "said"),
     [
         (["deadbeef"], "no such MLflow run"),
-        (["RUN", "--tau", "0.1,0"], "a temperature must be above 0"),
+        (["RUN", "--tau", "0.1,0"], "a temperature must be at least 1e-06"),
         (["RUN", "--tau", "warm"], "no list of numbers"),
         (["RUN", "--split", "train"], "--split"),
         (["RUN", "--samples", "0"], "--samples"),
         (["RUN", "--samples", "2", "--out", "/proc/no"], "cannot be written"),
     ],
 )
-def test_bad_input_is_one_line(capsys, places, trained, arguments, said):
+def test_bad_input_is_one_line_and_nothing_is_done(capsys, places, trained, arguments, said):
     given = [trained["run"] if argument == "RUN" else argument for argument in arguments]
     assert said in fails(capsys, "evaluate", *given, "--home", places.home)
+    client = mlflow.MlflowClient(places.tracking)
+    assert not client.list_artifacts(trained["run"], "evaluation")
+    assert "test/elbo" not in client.get_run(trained["run"]).data.metrics
 
 
 def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):

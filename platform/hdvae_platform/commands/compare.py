@@ -15,9 +15,6 @@ from hdvae_platform.places import Places
 from hdvae_platform.storage import write_atomically
 from hdvae_platform.tracking import Client
 
-DIFFERENCES = ("valid/elbo", "valid/relaxation_bias")
-"""The metrics of which differences are shown when none is asked for."""
-
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -44,7 +41,9 @@ def compare(
     if as_json:
         text = json.dumps(comparison.as_json(names, compared, full), indent=1)
     elif form == "md":
-        text = comparison.as_markdown(names, compared, full or list(DIFFERENCES), _command(names, by, metrics))
+        text = comparison.as_markdown(
+            names, compared, full or list(comparison.DIFFERENCES), _command(names, by, metrics)
+        )
     else:
         text = _terminal(compared, full)
     if out is None:
@@ -59,7 +58,7 @@ def compare(
 
 def _terminal(compared: Sequence[comparison.Arm], metrics: Sequence[str]) -> str:
     tables = [comparison.as_table(compared, metrics)]
-    tables += [comparison.differences_table(compared, metric) for metric in metrics or DIFFERENCES]
+    tables += [comparison.differences_table(compared, metric) for metric in metrics or comparison.DIFFERENCES]
     return "\n\n".join(filter(None, tables))
 
 

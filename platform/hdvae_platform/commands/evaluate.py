@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from hdvae.errors import InputError
+from hdvae.experiment import LEAST_TAU
+from hdvae.metrics import tau_label
 from hdvae_platform.assessment import Assessment, assess
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.places import Places
@@ -41,9 +43,9 @@ class Temperatures(click.ParamType[tuple[float, ...]]):
             taus = tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is no list of numbers, e.g. 0.05,0.1,0.3")
-        if not all(0 < tau < float("inf") for tau in taus):
-            self.fail("a temperature must be above 0")
-        return tuple(dict.fromkeys(taus))
+        if not all(LEAST_TAU <= tau < float("inf") for tau in taus):
+            self.fail(f"a temperature must be at least {LEAST_TAU:g}")
+        return tuple({tau_label(tau): tau for tau in taus}.values())
 
 
 @click.command()
@@ -77,10 +79,13 @@ def evaluate(
 ) -> None:
     """Evaluate a trained RUN, an MLflow run id or a checkpoint folder: ELBOs, relaxation bias and its bounds.
 
-    A run given by its MLflow id gets the metrics under `test/` (or `valid/`) at the step of its checkpoint, the values
-    of each image as Parquet, and the figure of the bias against the temperature.
+    A run given by its MLflow id keeps what is found: values of each image as Parquet and the figure of the bias
+    against the temperature as artifacts; and the metrics of the test images under `test/`, at the step of its
+    checkpoint (those under `valid/` stay as training left them).
     """
     settings = {"tau": tau, "samples": samples, "draws": draws, "kappa": kappa}
+    if out is not None:
+        _prepare(out)
     done = assess(run, split, images, settings, Places.under(home))
     if out is not None:
         _write(out, done)
@@ -94,13 +99,19 @@ def evaluate(
     click.echo(where)
 
 
-def _write(out: Path, done: Assessment) -> None:
+def _prepare(out: Path) -> None:
+    """See that the folder can be written, before anything is computed."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, data in done.files.items():
-            write_atomically(out / name, data)
+        write_atomically(out / ".probe", b"")
+        (out / ".probe").unlink()
     except OSError as fault:
         raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None
+
+
+def _write(out: Path, done: Assessment) -> None:
+    for name, data in done.files.items():
+        write_atomically(out / name, data)
 
 
 def _summary(done: Assessment) -> str:
