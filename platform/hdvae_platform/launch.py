@@ -6,6 +6,7 @@ and nothing is read back from its own experiment state.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.training import check_batch
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, connect
@@ -89,6 +91,7 @@ class Driver:
                 self.search.fail(assignment.trial, assignment.seed, str(fault))
                 self.progress.ended(_name(assignment), f"FAILED: {fault}")
                 continue
+            self._attempt(assignment).begin()
             self.tracking.begin(assignment, experiment)
             self._live[trial_id] = assignment
             steps = Checkpoints(self.storage, self._folder(assignment)).steps()
@@ -146,8 +149,18 @@ class Driver:
                 self.tracking.begin(assignment, experiment)
                 self.tracking.end(assignment, run.state)
 
+    def end_study(self) -> None:
+        """Nothing more is done here: what people read of the study says so, unless another driver goes on with it."""
+        with contextlib.suppress(Fenced):
+            self.search.check()
+            self.tracking.end_study(self.search.runs())
+
     def interrupt_all(self) -> None:
-        """The study is cut off: what is running waits to be continued."""
+        """The study is cut off: what is running waits to be continued, here or by the driver that took it over."""
+        with contextlib.suppress(Fenced):
+            self._interrupt_all()
+
+    def _interrupt_all(self) -> None:
         for trial_id, assignment in list(self._live.items()):
             self._interrupted(assignment)
             del self._live[trial_id]
@@ -164,11 +177,14 @@ class Driver:
     def _folder(self, assignment: Assignment) -> str:
         return run_folder(self.study.name, assignment.trial, assignment.seed)
 
+    def _attempt(self, assignment: Assignment) -> Attempt:
+        return Attempt(self.storage, self._folder(assignment), assignment.attempt)
+
     def _spec(self, assignment: Assignment, experiment: Experiment) -> RunSpec:
         return RunSpec.of(
             experiment,
             assignment.seed,
-            self._folder(assignment),
+            self._attempt(assignment),
             self.places,
             threads=self.study.resources.cpus_per_worker,
             gpu=self.study.resources.gpus_per_worker > 0,
@@ -176,8 +192,8 @@ class Driver:
         )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
-        self.storage.write(f"{self._folder(assignment)}/error.txt", fault.encode())
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
+        self.storage.write(f"{self._folder(assignment)}/error.txt", fault.encode())
         self.tracking.end(assignment, "FAIL")
         self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
 
@@ -349,7 +365,7 @@ def _drive(
     with ExitStack() as stack:
         stack.enter_context(_interruptible(stop))
         stack.callback(_finish_tracking, tracker, echo)
-        stack.callback(lambda: tracking.end_study(search.runs()))
+        stack.callback(driver.end_study)
         stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from hdvae.errors import InputError
+from hdvae_platform.fencing import Fenced
 from hdvae_platform.places import redacted
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
@@ -28,6 +29,7 @@ _studies = sa.Table(
     sa.Column("definition", sa.Text, nullable=False),
     sa.Column("plan", sa.Text, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("launch", sa.Integer, nullable=False, default=0),
     sa.Column("stop", sa.Boolean, nullable=False, default=False),
     sa.Column("driver", sa.String(200)),
     sa.Column("beat", sa.Float),
@@ -69,7 +71,7 @@ class Run:
         trial: Optuna's trial number.
         seed: its seed.
         state: Optuna's names for states.
-        attempts: how often it was started.
+        attempts: how often it was started; the number of the newest attempt, which shuts out the older ones.
         value: the last value of the tuned metric, once complete.
         error: why it failed.
         run_id: MLflow's run.
@@ -94,6 +96,7 @@ class StudyRecord:
     definition: dict[str, Any]
     plan: dict[str, Any]
     created: float
+    launch: int
     stop: bool
     driver: str | None
     beat: float | None
@@ -113,14 +116,30 @@ def connect(url: str) -> sa.Engine:
     try:
         engine = sa.create_engine(url, pool_pre_ping=True)
         _schema.create_all(engine)
+        _check_columns(engine, url)
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(f"study database {redacted(url)}: {reason}; check HDVAE_STUDY_DB") from None
     return engine
 
 
+def _check_columns(engine: sa.Engine, url: str) -> None:
+    """Tables that another version made would fail much later, and less clearly."""
+    inspector = sa.inspect(engine)
+    for table in _schema.sorted_tables:
+        missing = {column.name for column in table.columns} - {c["name"] for c in inspector.get_columns(table.name)}
+        if missing:
+            raise InputError(
+                f"study database {redacted(url)}: table {table.name} has no column {sorted(missing)[0]}: another "
+                "version of hdvae made it; use that version, or another --home or HDVAE_STUDY_DB"
+            )
+
+
 class Records:
     """Reads and writes the state of studies and runs.
+
+    Each launch of a study has a number. Once a later launch has taken the study, a driver that was thought dead can
+    change nothing any more: its writes raise `Fenced`.
 
     Args:
         engine: from `connect`.
@@ -128,6 +147,7 @@ class Records:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._launches: dict[str, int] = {}
 
     def study(self, name: str) -> StudyRecord | None:
         """A study, or None if there is none of this name."""
@@ -164,7 +184,7 @@ class Records:
             db.execute(_studies.update().where(_studies.c.name == name).values(plan=after))
 
     def take(self, name: str, driver: str) -> None:
-        """Become the driver of a study.
+        """Become the driver of a study: the writes of this object are then those of its newest launch.
 
         Raises:
             InputError: another driver gave a sign of life of late.
@@ -173,8 +193,11 @@ class Records:
         free = sa.or_(_studies.c.driver.is_(None), _studies.c.driver == driver, _studies.c.beat < now - EXPIRY)
         with self._engine.begin() as db:
             taken = db.execute(
-                _studies.update().where(_studies.c.name == name, free).values(driver=driver, beat=now, stop=False)
+                _studies.update()
+                .where(_studies.c.name == name, free)
+                .values(driver=driver, beat=now, stop=False, launch=_studies.c.launch + 1)
             )
+            launch = db.execute(sa.select(_studies.c.launch).where(_studies.c.name == name)).scalar_one()
         if taken.rowcount == 0:
             holder = self.study(name)
             assert holder is not None
@@ -183,6 +206,30 @@ class Records:
                 f"study {name} is being run by {holder.driver} (last seen {now - holder.beat:.0f} s ago): "
                 f"stop it with `hdvae study stop {name}`, or wait {EXPIRY:.0f} s if it died"
             )
+        self._launches[name] = launch
+
+    def check(self, name: str) -> None:
+        """See that no later launch has taken the study.
+
+        Raises:
+            Fenced: one has.
+        """
+        with self._writing(name):
+            pass
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[sa.Connection]:
+        """A transaction on a study that this object's launch still holds, if it took it.
+
+        The study's row is written first, which locks it: no other launch can come in between.
+        """
+        with self._engine.begin() as db:
+            if name in self._launches:
+                mine = (_studies.c.name == name, _studies.c.launch == self._launches[name])
+                held = db.execute(_studies.update().where(*mine).values(launch=_studies.c.launch))
+                if held.rowcount == 0:
+                    raise Fenced(f"study {name} is run by another driver, which took it from this one")
+            yield db
 
     def beat(self, name: str, driver: str) -> bool:
         """Give a sign of life; returns whether to stop: it was asked for, or another driver has taken over."""
@@ -215,16 +262,24 @@ class Records:
         return [Run(**{key: value for key, value in row.items() if key != "study"}) for row in rows]
 
     def add_run(self, name: str, trial: int, seed: int) -> None:
-        """Add a run that waits to be started."""
-        with self._engine.begin() as db:
+        """Add a run that waits to be started.
+
+        Raises:
+            Fenced: a later launch has taken the study.
+        """
+        with self._writing(name) as db:
             db.execute(
                 _runs.insert().values(study=name, trial=trial, seed=seed, state="WAITING", attempts=0, tracked=False)
             )
 
     def set_run(self, name: str, trial: int, seed: int, **values: Any) -> None:
-        """Change columns of a run."""
+        """Change columns of a run.
+
+        Raises:
+            Fenced: a later launch has taken the study.
+        """
         at = (_runs.c.study == name, _runs.c.trial == trial, _runs.c.seed == seed)
-        with self._engine.begin() as db:
+        with self._writing(name) as db:
             db.execute(_runs.update().where(*at).values(**values))
 
 

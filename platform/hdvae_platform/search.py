@@ -39,7 +39,7 @@ class Assignment:
         trial: Optuna's trial number.
         seed: the seed.
         params: dotted paths into the experiment → values.
-        attempt: 1 for the first time.
+        attempt: 1 for the first time; never the same again, since only the newest launch may count it up.
     """
 
     trial: int
@@ -87,6 +87,7 @@ class Search:
             target = self._study.parameter_sets()
             if target is None or self._started >= target:
                 return None
+            self.check()
             trial = self._optuna.ask()
             self._started += 1
             self._params[trial.number] = self._decode(self._suggest(trial))
@@ -133,6 +134,14 @@ class Search:
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
         return True
+
+    def check(self) -> None:
+        """See that this driver still holds the study.
+
+        Raises:
+            Fenced: another has taken it.
+        """
+        self._records.check(self._study.name)
 
     def runs(self) -> list[Run]:
         """The runs as they stand."""

@@ -13,7 +13,7 @@ from typing import Any
 from hdvae.experiment import Experiment
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
-from hdvae_platform.per_image import per_image_name
+from hdvae_platform.per_image import find_per_image, per_image_name
 from hdvae_platform.records import Records, Run, State
 from hdvae_platform.search import Assignment
 from hdvae_platform.storage import Storage
@@ -75,9 +75,11 @@ class RunUpload:
         steps = checkpoints.steps()
         address = checkpoints.address(steps[-1]) if steps else ""
         client.set_tags(self.run_id, {"hdvae.state": state, "hdvae.checkpoint": address})
-        for name in ("samples.png", per_image_name("valid")):
-            if self.storage.exists(f"{self.folder}/{name}"):
-                client.log_file(self.run_id, name, self.storage.read(f"{self.folder}/{name}"))
+        if self.storage.exists(f"{self.folder}/samples.png"):
+            client.log_file(self.run_id, "samples.png", self.storage.read(f"{self.folder}/samples.png"))
+        values = find_per_image(self.storage, self.folder, "valid")
+        if values is not None:
+            client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))
         client.close_run(self.run_id, STATUSES[state])
 
 

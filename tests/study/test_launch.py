@@ -6,13 +6,23 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy as sa
 
+from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.fencing import Attempt, standing, written_by
+from hdvae_platform.places import Places
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import load_study
 from hdvae_platform.tracking import Client
+from hdvae_platform.worker import RunSpec, load_data
 
 from .conftest import command
 
@@ -44,17 +54,14 @@ def series(places, run_id):
 
 
 def tensors(places, trial, seed, step=20):
-    return (
-        places.home / f"studies/small/trial-{trial:04d}/seed-{seed}/checkpoints/{step:09d}.safetensors"
-    ).read_bytes()
+    checkpoints = Checkpoints(Storage(places.storage), run_folder("small", trial, seed))
+    return Path(checkpoints.address(step)).read_bytes()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, made_tracking, images):
     """The small study, run to its end by the command; shared by the tests that only look at it."""
     import shutil
-
-    from hdvae_platform.places import Places
 
     from .conftest import STUDY
 
@@ -94,7 +101,7 @@ def test_one_parent_and_one_child_for_each_trial_and_seed(finished):
     for run in children.values():
         assert run.status == "FINISHED"
         assert run.tags["mlflow.parentRunId"] == parents[0].run_id
-        assert run.tags["hdvae.checkpoint"].endswith("000000020.safetensors")
+        assert run.tags["hdvae.checkpoint"].endswith("000000020-0001.safetensors")
         assert len(run.tags["hdvae.data_checksum"]) == 64
         assert run.tags["hdvae.fingerprint"]
         assert run.params["model.layers.0.classes"] == "4"
@@ -308,6 +315,88 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(finished, places,
     _, children = tracked(places)
     assert [run.status for run in children.values()] == ["FINISHED"]
     assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 4001, 100))
+
+
+ORPHAN = """
+import json, sys
+from hdvae_platform.fencing import Fenced
+from hdvae_platform.worker import RunSpec, run
+try:
+    run(RunSpec(**json.loads(sys.argv[1])), lambda message: print("step", message["step"], flush=True))
+except Fenced as fence:
+    print(fence, flush=True)
+"""
+
+
+def wait_until(condition, seconds=90):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and not condition():
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, hdvae, tmp_path):
+    """SIGKILL of the driver while a worker is asleep, which wakes up when the second launch has gone on."""
+    steps, every = 1500, 50
+    file = edit({"experiment/training/steps": steps, "experiment/evaluation/every": every, "seeds": [0], "space": {}})
+    spec = spec_of(file, places)
+    folder = places.home / "studies/small/trial-0000/seed-0"
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    driver = subprocess.Popen(command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(folder.glob("checkpoints/*.json"))) == 2)
+    driver.kill()
+    driver.communicate()
+
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, json.dumps(spec.plain())], stdout=subprocess.PIPE, text=True
+    )
+    begun = [orphan.stdout.readline(), orphan.stdout.readline()]
+    orphan.send_signal(signal.SIGSTOP)
+    try:
+        forget_the_driver(places)
+        second = subprocess.Popen(
+            command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: list(folder.glob("checkpoints/*-0002.json")))
+        orphan.send_signal(signal.SIGCONT)
+        last_words, _ = orphan.communicate(timeout=60)
+        _, errors = second.communicate(timeout=120)
+    finally:
+        orphan.kill()
+    assert second.returncode == 0, errors
+    assert all(line.startswith("step") for line in begun)
+    assert "attempt 2 has taken over from attempt 1" in last_words
+
+    journal = Journal(Storage(places.storage), spec.folder)
+    assert journal.steps() == list(range(every, steps + 1, every))
+    taken = json.loads((folder / "attempts/0002.json").read_text())
+    for kind in ("journal", "checkpoints"):
+        names = standing(Storage(places.storage), spec.folder, kind)
+        assert {written_by(name) for name in names} <= {1, 2}
+        assert all(name in taken[kind] for name in names if written_by(name) == 1)
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [("COMPLETE", 2, None)]
+    _, children = tracked(places)
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(journal.steps())
+
+    alone = replace(spec, storage=str(tmp_path / "alone"))
+    subprocess.run([sys.executable, "-c", ORPHAN, json.dumps(alone.plain())], check=True, capture_output=True)
+    (expected,) = (tmp_path / "alone").glob(f"**/{steps:09d}-0001.safetensors")
+    assert tensors(places, 0, 0, steps) == expected.read_bytes()
+
+
+def spec_of(file, places):
+    """What the first attempt at the only run of a study is given."""
+    study = load_study(file)
+    attempt = Attempt(Storage(places.storage), run_folder(study.name, 0, 0), 1)
+    checksum = load_data(study.experiment, places.home).checksum
+    return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpu=False, data_checksum=checksum)
+
+
+def forget_the_driver(places):
+    """As if it had been silent for long."""
+    with sa.create_engine(places.database).begin() as db:
+        db.execute(sa.text("UPDATE hdvae_studies SET beat = 0"))
 
 
 def workers_of(driver):

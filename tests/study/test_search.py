@@ -5,6 +5,8 @@ import math
 import optuna
 import pytest
 
+from hdvae_platform import records as records_module
+from hdvae_platform.fencing import Fenced
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search, known_trials
 from hdvae_platform.study import load_study
@@ -141,6 +143,22 @@ def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, beg
         search._records.set_run("small", assignment.trial, assignment.seed, state="COMPLETE", value=2.0)
     begin(study)
     assert states(study, url)[0] == "COMPLETE"
+
+
+def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url, monkeypatch):
+    study = load_study(study_file)
+    monkeypatch.setattr(records_module, "EXPIRY", -1.0)
+    old, new = Records(connect(url)), Records(connect(url))
+    old.define(study.name, study.definition(), study.plan())
+    old.take("small", "first")
+    search = Search(study, url, old)
+    first = search.next()
+    new.take("small", "second")
+    for act in (search.next, lambda: search.finish(first.trial, first.seed, 1.0), search.check):
+        with pytest.raises(Fenced):
+            act()
+    reissued = Search(study, url, new).next()
+    assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
 
 
 def test_seeds_can_be_added_to_a_finished_study(study_file, begin):
