@@ -34,12 +34,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.training import check_batch
+from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
 from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, connect
-from hdvae_platform.search import Assignment, Search
+from hdvae_platform.search import ATTEMPTS, Assignment, Search
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study, first_difference
 from hdvae_platform.tracking import PATIENCE, Tracker
@@ -92,6 +93,7 @@ class Driver:
                 self.progress.ended(_name(assignment), f"FAILED: {fault}")
                 continue
             self._attempt(assignment).begin()
+            self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
             self.tracking.begin(assignment, experiment)
             self._live[trial_id] = assignment
             steps = Checkpoints(self.storage, self._folder(assignment)).steps()
@@ -120,7 +122,7 @@ class Driver:
             self.progress.interrupted(_name(assignment))
             self.progress.say(f"{_name(assignment)}: its process was killed; it is started again")
         else:
-            self._failed(assignment, f"its process was killed in each of {assignment.attempt} attempts")
+            self._failed(assignment, f"its process was killed {ATTEMPTS} times")
         del self._live[trial_id]
 
     def ended(self, trial_id: str, result: dict[str, Any] | None, crash: str | None) -> None:
@@ -177,6 +179,9 @@ class Driver:
     def _folder(self, assignment: Assignment) -> str:
         return run_folder(self.study.name, assignment.trial, assignment.seed)
 
+    def _error_file(self, assignment: Assignment) -> str:
+        return f"{self._folder(assignment)}/error.txt"
+
     def _attempt(self, assignment: Assignment) -> Attempt:
         return Attempt(self.storage, self._folder(assignment), assignment.attempt)
 
@@ -193,7 +198,7 @@ class Driver:
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
-        self.storage.write(f"{self._folder(assignment)}/error.txt", fault.encode())
+        self.storage.write(self._error_file(assignment), fault.encode())
         self.tracking.end(assignment, "FAIL")
         self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
 
@@ -283,41 +288,47 @@ class _Stopper(_OfDriver, Stopper):
         return self._driver.stop.is_set()
 
 
-def run_study(study: Study, places: Places, echo: Echo) -> list[Run]:
+def run_study(
+    study: Study, places: Places, echo: Echo, *, retry_failed: bool = False, accept_code_change: bool = False
+) -> list[Run]:
     """Run a study to its end, or until it is asked to stop.
 
     Args:
         study: a checked study.
         places: where everything lives.
         echo: prints a line.
+        retry_failed: whether runs that failed are started again, from their checkpoints.
+        accept_code_change: whether to go on if the study was run with other code before.
 
     Returns:
         The runs as they stand at the end.
 
     Raises:
-        InputError: the data are not there, the name is taken by another definition, or another driver holds it.
+        InputError: the data are not there, the name is taken by another definition, the code is another, or another
+            driver holds it.
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset)
     records = Records(connect(places.database))
-    _define(study, records, dataset.checksum)
+    _define(study, records, dataset.checksum, accept_code_change)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
     records.take(study.name, driver_name)
     with ExitStack() as stack:
         stack.callback(records.release, study.name, driver_name)
         records.replan(study.name, study.plan())
+        records.recode(study.name, provenance.code())
         stop = stack.enter_context(_beating(records, study.name, driver_name))
-        return _drive(study, places, records, dataset.checksum, stop, echo)
+        return _drive(study, places, records, dataset.checksum, stop, echo, retry_failed)
 
 
-def _define(study: Study, records: Records, checksum: str) -> None:
+def _define(study: Study, records: Records, checksum: str, accept_code_change: bool) -> None:
     """Record the study, or see that it is the one of this name.
 
     The recorded definition is read as a study is, so that a setting which is newer than it has its default.
     """
     definition = {**study.definition(), "data_checksum": checksum}
-    known = records.define(study.name, definition, study.plan())
+    known = records.define(study.name, definition, study.plan(), provenance.code())
     before = Study.rebuilt(study.name, known.definition, known.plan)
     then = {**before.definition(), "data_checksum": known.definition["data_checksum"]}
     difference = first_difference(then, definition)
@@ -328,6 +339,11 @@ def _define(study: Study, records: Records, checksum: str) -> None:
     gone = sorted(set(before.seeds) - set(study.seeds))
     if gone:
         raise InputError(f"study {study.name} was begun with seeds {list(before.seeds)}: {gone} cannot be taken away")
+    if known.code["sources"] != provenance.code()["sources"] and not accept_code_change:
+        raise InputError(
+            f"study {study.name} was run with {provenance.described(known.code)}, and this is "
+            f"{provenance.described(provenance.code())}: `--accept-code-change` goes on all the same, and records it"
+        )
 
 
 @contextmanager
@@ -356,9 +372,15 @@ def _beating(records: Records, study: str, driver_name: str) -> Iterator[threadi
 
 
 def _drive(
-    study: Study, places: Places, records: Records, checksum: str, stop: threading.Event, echo: Echo
+    study: Study,
+    places: Places,
+    records: Records,
+    checksum: str,
+    stop: threading.Event,
+    echo: Echo,
+    retry_failed: bool,
 ) -> list[Run]:
-    search = Search(study, places.database, records)
+    search = Search(study, places.database, records, retry_failed=retry_failed)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)

@@ -28,6 +28,7 @@ _studies = sa.Table(
     sa.Column("name", sa.String(80), primary_key=True),
     sa.Column("definition", sa.Text, nullable=False),
     sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("launch", sa.Integer, nullable=False, default=0),
     sa.Column("stop", sa.Boolean, nullable=False, default=False),
@@ -53,6 +54,7 @@ _changes = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("study", sa.String(80), nullable=False),
     sa.Column("time", sa.Float, nullable=False),
+    sa.Column("what", sa.String(10), nullable=False),
     sa.Column("before", sa.Text, nullable=False),
     sa.Column("after", sa.Text, nullable=False),
 )
@@ -90,11 +92,12 @@ class Run:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What the database knows of a study as a whole."""
+    """What the database knows of a study as a whole; `code` is the one it was last run with."""
 
     name: str
     definition: dict[str, Any]
     plan: dict[str, Any]
+    code: dict[str, str]
     created: float
     launch: int
     stop: bool
@@ -105,6 +108,16 @@ class StudyRecord:
     def driven(self) -> bool:
         """Whether a driver gave a sign of life of late."""
         return self.driver is not None and self.beat is not None and time.time() - self.beat < EXPIRY
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change between two launches of a study: of its `plan`, or of the `code` it is run with."""
+
+    time: float
+    what: Literal["plan", "code"]
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 def connect(url: str) -> sa.Engine:
@@ -161,9 +174,11 @@ class Records:
             rows = db.execute(_studies.select().order_by(_studies.c.created)).mappings().all()
         return [_study(row) for row in rows]
 
-    def define(self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> StudyRecord:
+    def define(
+        self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any], code: Mapping[str, str]
+    ) -> StudyRecord:
         """Record a study, if there is none of this name; returns what is recorded."""
-        row = {"definition": json.dumps(definition), "plan": json.dumps(plan)}
+        row = {"definition": json.dumps(definition), "plan": json.dumps(plan), "code": json.dumps(code)}
         if self.study(name) is None:
             # Another process may be first: then its record stands.
             with contextlib.suppress(sa.exc.IntegrityError), self._engine.begin() as db:
@@ -174,14 +189,27 @@ class Records:
 
     def replan(self, name: str, plan: Mapping[str, Any]) -> None:
         """Record that the plan of a study (trials, seeds, resources) changed, if it did."""
+        self._change(name, "plan", plan)
+
+    def recode(self, name: str, code: Mapping[str, str]) -> None:
+        """Record that a study goes on with other code, if it does."""
+        self._change(name, "code", code)
+
+    def _change(self, name: str, what: Literal["plan", "code"], value: Mapping[str, Any]) -> None:
         known = self.study(name)
         assert known is not None
-        if known.plan == json.loads(json.dumps(plan)):
-            return
-        before, after = json.dumps(known.plan), json.dumps(plan)
-        with self._engine.begin() as db:
-            db.execute(_changes.insert().values(study=name, time=time.time(), before=before, after=after))
-            db.execute(_studies.update().where(_studies.c.name == name).values(plan=after))
+        before, after = json.dumps(getattr(known, what)), json.dumps(value)
+        if before != after:
+            change = {"study": name, "time": time.time(), "what": what, "before": before, "after": after}
+            with self._writing(name) as db:
+                db.execute(_changes.insert().values(**change))
+                db.execute(_studies.update().where(_studies.c.name == name).values({what: after}))
+
+    def changes(self, name: str) -> list[Change]:
+        """How plan and code of a study changed, in order."""
+        with self._engine.connect() as db:
+            rows = db.execute(_changes.select().where(_changes.c.study == name).order_by(_changes.c.id)).mappings()
+            return [Change(r["time"], r["what"], json.loads(r["before"]), json.loads(r["after"])) for r in rows]
 
     def take(self, name: str, driver: str) -> None:
         """Become the driver of a study: the writes of this object are then those of its newest launch.
@@ -285,5 +313,5 @@ class Records:
 
 def _study(row: Mapping[Any, Any]) -> StudyRecord:
     values = dict(row)
-    values["definition"], values["plan"] = json.loads(row["definition"]), json.loads(row["plan"])
+    values |= {key: json.loads(row[key]) for key in ("definition", "plan", "code")}
     return StudyRecord(**values)

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,15 @@ from hdvae_platform.records import Records, Run
 from hdvae_platform.study import Dimension, Study
 
 ATTEMPTS = 3
-"""How often a run is started before the death of its process counts as its failure."""
+"""How often a run's process may die in one launch until that counts as the run's failure."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
 """User attribute of a trial that is not one of the study's."""
+_INSTEAD_OF = "hdvae: instead of trial"
+"""User attribute of the trial by which Optuna is told the value of one that had failed, and was run again.
+
+A trial that Optuna was told is finished for ever, so the failed one stands, and the samplers learn from the other.
+Everywhere else the trial keeps its number: in the tables of runs, on the storage, in MLflow.
+"""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -55,9 +61,10 @@ class Search:
         study: a checked study, recorded by `Records.define`.
         url: SQLAlchemy URL of the study database.
         records: the tables of runs in the same database.
+        retry_failed: whether the runs that failed are issued again, from their checkpoints.
     """
 
-    def __init__(self, study: Study, url: str, records: Records) -> None:
+    def __init__(self, study: Study, url: str, records: Records, *, retry_failed: bool = False) -> None:
         self._study, self._records = study, records
         self._optuna = optuna.create_study(
             study_name=study.name,
@@ -72,14 +79,15 @@ class Search:
         if study.search.method == "grid":
             self._enqueue_grid(trials)
             trials = self._optuna.get_trials(deepcopy=False)
-        self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
-        self._started = sum(trial.state != TrialState.WAITING and not _is_dropped(trial) for trial in trials)
+        self._deaths: Counter[tuple[int, int]] = Counter()
         self._pending: deque[tuple[int, int]] = deque()
+        if retry_failed:
+            self._forget_failures()
+        trials = [trial for trial in trials if _is_own(trial)]
+        self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
+        self._started = sum(trial.state != TrialState.WAITING for trial in trials)
         for trial in trials:
-            if trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
-                self._open(trial.number)
-            if trial.state == TrialState.RUNNING:
-                self._tell_if_done(trial.number)
+            self._take_up(trial)
 
     def next(self) -> Assignment | None:
         """The next run, marked as running; None if there is nothing left to issue."""
@@ -129,7 +137,8 @@ class Search:
 
     def retry(self, trial: int, seed: int) -> bool:
         """A run's process died: issue it again, unless that happened too often. Whether it will be."""
-        if self._runs[trial, seed].attempts >= ATTEMPTS:
+        self._deaths[trial, seed] += 1
+        if self._deaths[trial, seed] >= ATTEMPTS:
             return False
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
@@ -170,6 +179,24 @@ class Search:
             if written not in known:
                 self._optuna.enqueue_trial(written)
 
+    def _forget_failures(self) -> None:
+        for run in self.runs():
+            if run.state == "FAIL":
+                self._set(run, state="WAITING", error=None, tracked=False)
+
+    def _take_up(self, trial: FrozenTrial) -> None:
+        """Queue what an earlier launch left of a trial; tell Optuna what it could not."""
+        if trial.state in (TrialState.RUNNING, TrialState.COMPLETE) or self._unfinished(trial.number):
+            self._open(trial.number)
+        if trial.state in (TrialState.RUNNING, TrialState.FAIL):
+            self._tell_if_done(trial.number)
+
+    def _unfinished(self, number: int) -> bool:
+        return any(run.state in ("WAITING", "RUNNING") for run in self._runs_of(number))
+
+    def _runs_of(self, number: int) -> list[Run]:
+        return [run for (trial, _), run in self._runs.items() if trial == number]
+
     def _open(self, trial: int) -> None:
         """Make sure that the trial has a run for each seed; queue those that are not finished."""
         for seed in self._study.seeds:
@@ -180,17 +207,18 @@ class Search:
                 self._pending.append((trial, seed))
 
     def _tell_if_done(self, number: int) -> None:
-        runs = [run for (trial, _), run in self._runs.items() if trial == number]
-        if any(run.state in ("WAITING", "RUNNING") for run in runs):
+        if self._unfinished(number):
             return
+        runs = self._runs_of(number)
         failed = any(run.state == "FAIL" for run in runs)
-        values = [run.value for run in runs if run.value is not None]
-        self._optuna.tell(
-            number,
-            values=None if failed else statistics.fmean(values),
-            state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            skip_if_finished=True,
-        )
+        value = None if failed else statistics.fmean(run.value for run in runs if run.value is not None)
+        trials = self._optuna.get_trials(deepcopy=False)
+        if trials[number].state == TrialState.FAIL:
+            if value is not None and not any(trial.user_attrs.get(_INSTEAD_OF) == number for trial in trials):
+                self._optuna.add_trial(_instead_of(trials[number], value))
+        else:
+            state = TrialState.FAIL if failed else TrialState.COMPLETE
+            self._optuna.tell(number, values=value, state=state, skip_if_finished=True)
 
     def _set(self, run: Run, **values: Any) -> None:
         self._records.set_run(self._study.name, run.trial, run.seed, **values)
@@ -214,7 +242,7 @@ class Trial:
 
     Attributes:
         number: Optuna's.
-        state: Optuna's name for it.
+        state: Optuna's name for it; COMPLETE too if it failed, and did not when it was run again.
         params: dotted paths into the experiment → values.
     """
 
@@ -229,19 +257,32 @@ def known_trials(study: Study, url: str) -> list[Trial]:
         known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
     except KeyError:
         return []
+    trials = known.get_trials(deepcopy=False)
+    mended = {trial.user_attrs[_INSTEAD_OF] for trial in trials if _INSTEAD_OF in trial.user_attrs}
     return [
         Trial(
             trial.number,
-            trial.state.name,
+            "COMPLETE" if trial.number in mended else trial.state.name,
             {path: _decode(value, study.space[path]) for path, value in _written(trial).items()},
         )
-        for trial in known.get_trials(deepcopy=False)
-        if not _is_dropped(trial)
+        for trial in trials
+        if _is_own(trial)
     ]
 
 
-def _is_dropped(trial: FrozenTrial) -> bool:
-    return _DROPPED in trial.user_attrs
+def _is_own(trial: FrozenTrial) -> bool:
+    """Whether a trial is a parameter set of the study, and not a leftover or a note for the samplers."""
+    return _DROPPED not in trial.user_attrs and _INSTEAD_OF not in trial.user_attrs
+
+
+def _instead_of(failed: FrozenTrial, value: float) -> FrozenTrial:
+    return optuna.trial.create_trial(
+        state=TrialState.COMPLETE,
+        value=value,
+        params=failed.params,
+        distributions=failed.distributions,
+        user_attrs={_INSTEAD_OF: failed.number},
+    )
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:

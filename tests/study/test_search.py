@@ -27,10 +27,10 @@ def url(tmp_path):
 def begin(url):
     """A search on the same database, as a new launch would make it."""
 
-    def new(study):
+    def new(study, **options):
         records = Records(connect(url))
-        records.define(study.name, study.definition(), study.plan())
-        return Search(study, url, records)
+        records.define(study.name, study.definition(), study.plan(), {})
+        return Search(study, url, records, **options)
 
     return new
 
@@ -128,6 +128,51 @@ def test_a_failure_fails_the_trial_and_the_study_goes_on(study_file, begin, url)
     assert finish_all(begin(study)) == []
 
 
+def test_failures_are_retried_when_asked_and_optuna_learns_of_it(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, first.seed, "out of disk")
+    finish_all(search, lambda a: 10.0 * a.trial + a.seed)
+    assert begin(study).next() is None
+    search = begin(study, retry_failed=True)
+    again = search.next()
+    assert (again.trial, again.seed, again.attempt, again.params) == (first.trial, first.seed, 2, first.params)
+    assert search.next() is None
+    assert not search.runs()[0].tracked
+    interrupted = begin(study)  # the retry was cut off: it is taken up without being asked for again
+    third = interrupted.next()
+    assert third.attempt == 3
+    interrupted.finish(third.trial, third.seed, 5.0)
+    assert states(study, url) == ["COMPLETE"] * 3
+    assert interrupted.runs()[0].error is None
+    for _ in range(2):
+        assert finish_all(begin(study, retry_failed=True)) == []
+        stored = optuna.load_study(study_name="small", storage=url).trials
+        assert [trial.state.name for trial in stored] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+        assert (stored[3].value, stored[3].params) == (3.0, stored[0].params)
+    assert begin(study).total_runs() == 6
+
+
+def test_a_retry_that_fails_again(study_file, begin, url):
+    study = load_study(study_file)
+    for options in ({}, {"retry_failed": True}):
+        search = begin(study, **options)
+        first = search.next()
+        search.fail(first.trial, first.seed, "out of disk")
+        finish_all(search)
+    assert states(study, url) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert (search.runs()[0].error, search.runs()[0].attempts) == ("out of disk", 2)
+
+
+def test_a_run_of_many_attempts_may_still_die_as_often_as_any(study_file, begin):
+    study = load_study(study_file)
+    for _ in range(5):
+        search = begin(study)
+        run = search.next()
+    assert [search.retry(run.trial, run.seed) for _ in range(3)] == [True, True, False]
+
+
 def test_a_value_that_is_not_finite_is_a_failure(study_file, begin, url):
     search = begin(load_study(study_file))
     first = search.next()
@@ -149,7 +194,7 @@ def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url
     study = load_study(study_file)
     monkeypatch.setattr(records_module, "EXPIRY", -1.0)
     old, new = Records(connect(url)), Records(connect(url))
-    old.define(study.name, study.definition(), study.plan())
+    old.define(study.name, study.definition(), study.plan(), {})
     old.take("small", "first")
     search = Search(study, url, old)
     first = search.next()

@@ -54,19 +54,40 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
 @study.command(short_help="Run a study, or go on with it.")
 @FILE
 @set_option
+@click.option("--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints.")
+@click.option(
+    "--accept-code-change",
+    is_flag=True,
+    help="Go on with a study that was run with other code before; the change is recorded.",
+)
 @home_option
 @json_option
-def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> int:
+def run(
+    file: Path,
+    overrides: tuple[str, ...],
+    retry_failed: bool,
+    accept_code_change: bool,
+    home: Path,
+    as_json: bool,
+) -> int:
     """Run a study, or go on with it where it stands."""
     from hdvae_platform.launch import run_study
 
     checked = load_study(file, overrides)
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
-    runs = run_study(checked, places, lambda line: click.echo(line, file=out))
+    runs = run_study(
+        checked,
+        places,
+        lambda line: click.echo(line, file=out),
+        retry_failed=retry_failed,
+        accept_code_change=accept_code_change,
+    )
     failed = [one for one in runs if one.state == "FAIL"]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
+    if failed:
+        click.echo(f"`hdvae study run {file} --retry-failed` starts them again", err=True)
     complete = any(one.state == "COMPLETE" for one in runs)
     if complete:
         _show_result(checked, places, as_json)
