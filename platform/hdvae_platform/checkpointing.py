@@ -101,13 +101,14 @@ class Checkpoints:
         attempt.write("checkpoints", f"{step:09d}", ".safetensors", data)
         attempt.write("checkpoints", f"{step:09d}", ".json", json.dumps(manifest, indent=1).encode())
         attempt.check()
-        self._drop_older(attempt)
+        self._drop_older(step, attempt)
 
-    def _drop_older(self, attempt: Attempt) -> None:
-        """Drop all but the newest ones, and what an attempt that was shut out still wrote."""
+    def _drop_older(self, step: int, attempt: Attempt) -> None:
+        """Drop all up to a step but the newest ones, and what an attempt that was shut out still wrote."""
         kept = {name.removesuffix(".json") for name in list(self._names().values())[-KEEP:]}
         for name in self._storage.list(f"{self._run}/checkpoints"):
-            if name.partition(".")[0] not in kept and written_by(name) <= attempt.number:
+            older = _step(name) <= step and written_by(name) <= attempt.number
+            if older and name.partition(".")[0] not in kept:
                 self._storage.delete_file(f"{self._run}/checkpoints/{name}")
 
     def _names(self) -> dict[int, str]:

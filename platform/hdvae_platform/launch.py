@@ -105,6 +105,14 @@ class Driver:
         """Whether no further run will be started; one that runs may yet have to be started again."""
         return self.stop.is_set() or not (self._live or self.search.has_work())
 
+    def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a run that has reported is stopped for it; asked before `reported`, which is called all the same."""
+        assignment = self._live.get(trial_id)
+        if assignment is None or "metrics" not in result:
+            return False
+        value = result["metrics"].get(self.study.search.metric)
+        return self.search.report(assignment.trial, assignment.seed, result["step"], value)
+
     def reported(self, trial_id: str, result: dict[str, Any]) -> None:
         """A run sent word."""
         assignment = self._live[trial_id]
@@ -126,12 +134,14 @@ class Driver:
         del self._live[trial_id]
 
     def ended(self, trial_id: str, result: dict[str, Any] | None, crash: str | None) -> None:
-        """A run's process is done with it: by its end, a fault, a crash, or because the study stops."""
+        """A run's process is done with it: by its end, a fault, a crash, because it is pruned or the study stops."""
         assignment = self._live.get(trial_id)
         if assignment is None:
             return
         fault = crash or (result or {}).get("fault")
-        if fault:
+        if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
+            self._pruned(assignment, (result or {}).get("step", 0))
+        elif fault:
             self._failed(assignment, str(fault))
         elif (result or {}).get("completed"):
             self._completed(assignment)
@@ -200,7 +210,14 @@ class Driver:
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
         self.storage.write(self._error_file(assignment), fault.encode())
         self.tracking.end(assignment, "FAIL")
+        self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
+
+    def _pruned(self, assignment: Assignment, step: int) -> None:
+        value = self.search.run(assignment.trial, assignment.seed).value
+        self.tracking.end(assignment, "PRUNED")
+        self.progress.expect(self.search.total_runs())
+        self.progress.ended(_name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
 
     def _interrupted(self, assignment: Assignment) -> None:
         run = self.search.interrupt(assignment.trial, assignment.seed)
@@ -276,13 +293,13 @@ class _Callback(_OfDriver, Callback):
 
 
 class _Stopper(_OfDriver, Stopper):
-    """Ends all runs once the driver is asked to stop."""
+    """Ends a run that is pruned, and all runs once the driver is asked to stop."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return bool(self._driver.guard(lambda: self._driver.prunes(trial_id, result)))
 
     def stop_all(self) -> bool:
         return self._driver.stop.is_set()
@@ -339,6 +356,11 @@ def _define(study: Study, records: Records, checksum: str, accept_code_change: b
     gone = sorted(set(before.seeds) - set(study.seeds))
     if gone:
         raise InputError(f"study {study.name} was begun with seeds {list(before.seeds)}: {gone} cannot be taken away")
+    if study.search.pruner is not None and before.seeds[0] != study.seeds[0]:
+        raise InputError(
+            f"study {study.name} was begun with seed {before.seeds[0]} first, by which its trials are pruned: "
+            "add others behind it"
+        )
     if known.code["sources"] != provenance.code()["sources"] and not accept_code_change:
         raise InputError(
             f"study {study.name} was run with {provenance.described(known.code)}, and this is "

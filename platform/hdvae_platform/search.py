@@ -1,7 +1,8 @@
 """Which run comes next, and what the study database is told of its end. Optuna is imported here alone.
 
 An Optuna trial is one parameter set; it is trained once for each seed and told the mean. Unfinished runs are
-issued before new ones, so a study that was cut off goes on where it stands.
+issued before new ones, so a study that was cut off goes on where it stands. With a pruner the run of the first seed
+is judged at each of its reports: where it is stopped its trial is, and the other seeds are not started.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import math
 import statistics
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -70,9 +71,11 @@ class Search:
             study_name=study.name,
             storage=optuna.storages.RDBStorage(url),
             direction=study.search.direction,
+            pruner=_pruner(study),
             load_if_exists=True,
         )
-        self._runs = {(run.trial, run.seed): run for run in records.runs(study.name)}
+        # What is said to run was left so by an earlier launch.
+        self._runs = {(run.trial, run.seed): _waiting(run) for run in records.runs(study.name)}
         self._drop_half_suggested()
         trials = self._optuna.get_trials(deepcopy=False)
         self._optuna.sampler = _sampler(study, len(trials))
@@ -114,10 +117,30 @@ class Search:
         target = self._study.parameter_sets()
         return bool(self._pending) or (target is not None and self._started < target)
 
+    def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
+        """A run got so far; whether it is pruned, as its trial then is.
+
+        The pruner judges the run of the first seed, and once only: not at the last step, when the work is done, nor
+        when it is run again in a trial that Optuna knows to have ended.
+        """
+        run, frozen = self._runs[trial, seed], self._optuna.get_trials(deepcopy=False)[trial]
+        judged = self._study.search.pruner is not None and seed == self._study.seeds[0]
+        open_ = run.state == "RUNNING" and frozen.state == TrialState.RUNNING and step not in frozen.intermediate_values
+        if not (judged and open_) or value is None or not math.isfinite(value):
+            return False
+        asked = optuna.Trial(self._optuna, frozen._trial_id)
+        asked.report(value, step)
+        if step >= self._study.experiment_at(self._params[trial]).training.steps or not asked.should_prune():
+            return False
+        self._set(run, state="PRUNED", value=value)
+        self._tell_if_done(trial)
+        return True
+
     def finish(self, trial: int, seed: int, value: float) -> Run:
         """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
         if math.isfinite(value):
             self._set(self._runs[trial, seed], state="COMPLETE", value=value)
+            self._open(trial)
         else:
             error = f"{self._study.search.metric} is {value}"
             self._set(self._runs[trial, seed], state="FAIL", error=error)
@@ -156,10 +179,16 @@ class Search:
         """The runs as they stand."""
         return [self._runs[key] for key in sorted(self._runs)]
 
+    def run(self, trial: int, seed: int) -> Run:
+        """A run as it stands."""
+        return self._runs[trial, seed]
+
     def total_runs(self) -> int:
-        """How many runs there will be in all."""
+        """How many runs there will be in all, as far as is known."""
+        seeds = len(self._study.seeds)
         trials = max(self._study.parameter_sets() or 0, self._started)
-        return max(trials * len(self._study.seeds), len(self._runs))
+        spared = sum(seeds - len(self._runs_of(run.trial)) for run in self._runs.values() if self._ends_trial(run))
+        return max(trials * seeds - spared, len(self._runs))
 
     def _drop_half_suggested(self) -> None:
         """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
@@ -198,27 +227,38 @@ class Search:
         return [run for (trial, _), run in self._runs.items() if trial == number]
 
     def _open(self, trial: int) -> None:
-        """Make sure that the trial has a run for each seed; queue those that are not finished."""
-        for seed in self._study.seeds:
+        """Make sure that the trial has its runs; queue those that wait."""
+        for seed in self._seeds_of(trial):
             if (trial, seed) not in self._runs:
                 self._records.add_run(self._study.name, trial, seed)
                 self._runs[trial, seed] = Run(trial, seed, "WAITING", 0, None, None, None, False)
-            if self._runs[trial, seed].state in ("WAITING", "RUNNING"):
+            if self._runs[trial, seed].state == "WAITING" and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))
+
+    def _seeds_of(self, trial: int) -> Sequence[int]:
+        """With a pruner, the other seeds wait for what becomes of the first."""
+        seeds = self._study.seeds
+        first = self._runs.get((trial, seeds[0]))
+        free = self._study.search.pruner is None or (first is not None and first.state == "COMPLETE")
+        return seeds if free else seeds[:1]
+
+    def _ends_trial(self, run: Run) -> bool:
+        """Whether for this run's end the other seeds of its trial are not started."""
+        first = self._study.search.pruner is not None and run.seed == self._study.seeds[0]
+        return first and run.state in ("PRUNED", "FAIL")
 
     def _tell_if_done(self, number: int) -> None:
         if self._unfinished(number):
             return
         runs = self._runs_of(number)
-        failed = any(run.state == "FAIL" for run in runs)
-        value = None if failed else statistics.fmean(run.value for run in runs if run.value is not None)
+        ends = {run.state for run in runs}
+        state = next((TrialState[end] for end in ("FAIL", "PRUNED") if end in ends), TrialState.COMPLETE)
+        value = statistics.fmean(run.value for run in runs if run.value is not None) if ends == {"COMPLETE"} else None
         trials = self._optuna.get_trials(deepcopy=False)
-        if trials[number].state == TrialState.FAIL:
-            if value is not None and not any(trial.user_attrs.get(_INSTEAD_OF) == number for trial in trials):
-                self._optuna.add_trial(_instead_of(trials[number], value))
-        else:
-            state = TrialState.FAIL if failed else TrialState.COMPLETE
+        if trials[number].state != TrialState.FAIL:
             self._optuna.tell(number, values=value, state=state, skip_if_finished=True)
+        elif value is not None and not any(trial.user_attrs.get(_INSTEAD_OF) == number for trial in trials):
+            self._optuna.add_trial(_instead_of(trials[number], value))
 
     def _set(self, run: Run, **values: Any) -> None:
         self._records.set_run(self._study.name, run.trial, run.seed, **values)
@@ -281,8 +321,20 @@ def _instead_of(failed: FrozenTrial, value: float) -> FrozenTrial:
         value=value,
         params=failed.params,
         distributions=failed.distributions,
+        intermediate_values=failed.intermediate_values,
         user_attrs={_INSTEAD_OF: failed.number},
     )
+
+
+def _waiting(run: Run) -> Run:
+    return replace(run, state="WAITING") if run.state == "RUNNING" else run
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    """Optuna's own, in steps: rungs of successive halving at the first evaluation and at 4, 16, … times its step."""
+    if study.search.pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=study.experiment.evaluation.every)
+    return optuna.pruners.MedianPruner() if study.search.pruner == "median" else optuna.pruners.NopPruner()
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:

@@ -45,13 +45,18 @@ class StudyStatus:
         """Failed runs."""
         return self.count("FAIL")
 
+    @property
+    def pruned(self) -> int:
+        """Runs that were stopped early for a poor value."""
+        return self.count("PRUNED")
+
     def plain(self) -> dict[str, Any]:
         """The status as JSON-like values."""
         return {"study": self.study, "state": self.state, "trials": self.trials}
 
     def summary(self) -> dict[str, Any]:
         """Counts only."""
-        counts = {"complete": self.complete, "failed": self.failed, "runs": self.total}
+        counts = {"complete": self.complete, "pruned": self.pruned, "failed": self.failed, "runs": self.total}
         return {"study": self.study, "claim": self.claim, "state": self.state, **counts}
 
 
@@ -63,7 +68,7 @@ def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     rows = []
     for trial in known_trials(study, places.database):
         seeds = {seed for number, seed in runs if number == trial.number}
-        if trial.state != "FAIL":  # a failed trial gets no further seeds
+        if trial.state not in ("FAIL", "PRUNED"):  # such a trial gets no further seeds
             seeds |= set(study.seeds)
         for seed in sorted(seeds):
             run = runs.get((trial.number, seed)) or Run(trial.number, seed, "WAITING", 0, None, None, None, False)

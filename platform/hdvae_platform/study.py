@@ -67,6 +67,8 @@ class SearchConfig(Config):
     """Parameter sets to try; a grid tries all, if it is not given."""
     metric: str = "valid/elbo"
     direction: Literal["maximize", "minimize"] = "maximize"
+    pruner: Literal["asha", "median"] | None = None
+    """Who stops a trial early, by the reports of its first seed's run."""
 
 
 class ResourcesConfig(Config):
@@ -109,6 +111,7 @@ class Study(Config):
             "method": self.search.method,
             "metric": self.search.metric,
             "direction": self.search.direction,
+            "pruner": self.search.pruner,
         }
 
     def plan(self) -> dict[str, Any]:
@@ -123,7 +126,8 @@ class Study(Config):
     @staticmethod
     def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
         """The study with a recorded definition and plan."""
-        search = {key: definition[key] for key in ("method", "metric", "direction")} | {"trials": plan["trials"]}
+        search = {key: definition.get(key) for key in ("method", "metric", "direction", "pruner")}
+        search["trials"] = plan["trials"]
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
         kept = {key: plan[key] for key in ("claim", "seeds", "resources")}
         return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
@@ -278,6 +282,11 @@ def _check_space(study: Study, where: str) -> None:
     measured = [f"valid/{name}" for name in metric_names(study.experiment)]
     if study.search.metric.startswith("valid/") and study.search.metric not in measured:
         raise InputError(f"{where}: {study.search.metric} is not measured{nearest(study.search.metric, measured)}")
+    if study.search.pruner is not None and study.search.metric.partition("@")[0] == "valid/iw_elbo":
+        raise InputError(
+            f"{where}: search.pruner: {study.search.metric} is measured at the end only; "
+            "a pruner needs a metric of every report, such as valid/elbo"
+        )
     for path, dimension in study.space.items():
         at = f"{where}: space.{path}"
         _check_dimension(dimension, at, study.search.method)

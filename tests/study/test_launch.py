@@ -274,7 +274,7 @@ def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdv
     file = edit({"experiment/data/path": str(reference.home.parent / "images.npz"), "seeds": [0]})
     folder = places.home / "studies/small/trial-0001/seed-0"
     obstacle = folder / "checkpoints/000000020-0001.safetensors"
-    obstacle.mkdir(parents=True)
+    (obstacle / "full").mkdir(parents=True)
     failed = hdvae("study", "run", file)
     assert failed.returncode == 1, failed.stderr
     assert "--retry-failed` starts them again" in failed.stderr
@@ -282,7 +282,7 @@ def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdv
     parents, children = tracked(places)
     assert [parents[0].status, children[1, 0].status] == ["FAILED", "FAILED"]
 
-    obstacle.rmdir()
+    shutil.rmtree(obstacle)
     assert hdvae("study", "run", file).returncode == 1, "without the flag a failure stands"
     retried = hdvae("study", "run", file, "--retry-failed")
     assert retried.returncode == 0, retried.stderr
@@ -330,6 +330,60 @@ def test_other_code_goes_on_with_a_study_only_if_that_is_accepted(places, edit, 
     assert hdvae("study", "run", file, "--set", "seeds=[0, 1]").returncode == 0
     monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root}/platform")
     assert hdvae("study", "run", file, "--set", "seeds=[0, 1]").returncode == 2
+
+
+def test_a_poor_arm_is_pruned(places, edit, hdvae):
+    """An arm that hardly learns is stopped at its first report, and the process that ran it goes on with the next."""
+    file = edit(
+        {
+            "experiment/training/steps": 40,
+            "space": {"training.learning_rate": {"choices": [0.002, 1e-9, 2e-9, 0.02]}},
+            "search": {"pruner": "asha"},
+            "resources": {"concurrent": 1},
+        }
+    )
+    done = hdvae("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
+    assert "runs 6/6" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert status["state"] == "finished"
+    assert [(r["number"], r["seed"], r["state"], r["step"], r["attempts"]) for r in status["trials"]] == [
+        (0, 0, "COMPLETE", 40, 1),
+        (0, 1, "COMPLETE", 40, 1),
+        (1, 0, "PRUNED", 10, 1),
+        (2, 0, "PRUNED", 10, 1),
+        (3, 0, "COMPLETE", 40, 1),
+        (3, 1, "COMPLETE", 40, 1),
+    ]
+    assert "4 of 6 runs done, 2 pruned, 0 failed" in hdvae("study", "status", "small").stdout
+    trials = optuna.load_study(study_name="small", storage=places.database).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    parents, children = tracked(places)
+    assert [run.status for run in parents] == ["FINISHED"]
+    for (number, seed), run in children.items():
+        values = {
+            step: value for (name, step), (value, _) in series(places, run.run_id).items() if name == "valid/elbo"
+        }
+        assert sorted(values) == ([10] if number in (1, 2) else [10, 20, 30, 40])
+        assert run.status == ("KILLED" if number in (1, 2) else "FINISHED")
+        assert run.tags["hdvae.state"] == ("PRUNED" if number in (1, 2) else "COMPLETE")
+        if seed == 0:
+            assert trials[number].intermediate_values == values
+    document = json.loads(hdvae("compare", "small", "--json").stdout)
+    assert [(arm["runs"], arm["pruned"], len(arm["metrics"]) > 0) for arm in document["arms"]] == [
+        (2, 0, True),
+        (0, 1, False),
+        (0, 1, False),
+        (2, 0, True),
+    ]
+    assert "0 + 1 pruned" in hdvae("compare", "small").stdout
+
+    before = {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")}
+    assert hdvae("study", "run", file).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
 
 
 def test_sigterm_and_relative_paths(places, edit, tmp_path):

@@ -206,6 +206,118 @@ def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url
     assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
 
 
+@pytest.fixture
+def pruned_study(edit):
+    """Seven arms, reports at 10 and 20 of 40 steps."""
+    return load_study(
+        edit(
+            {
+                "experiment/training/steps": 40,
+                "space": {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}},
+                "search": {"pruner": "asha"},
+            }
+        )
+    )
+
+
+def reports(search, assignment, values):
+    """Tell reports at 10, 20, … until the run is pruned; the step at which it was."""
+    for i, value in enumerate(values, 1):
+        if search.report(assignment.trial, assignment.seed, 10 * i, value):
+            return 10 * i
+    return None
+
+
+def test_asha_prunes_a_trial_by_its_first_seed(pruned_study, begin, url):
+    search = begin(pruned_study)
+    first, second = search.next(), search.next()
+    assert [(first.trial, first.seed), (second.trial, second.seed)] == [(0, 0), (1, 0)], "other seeds wait"
+    assert reports(search, first, [-1.0, -1.0, -1.0, -1.0]) is None
+    search.finish(first.trial, first.seed, -1.0)
+    assert reports(search, second, [-5.0]) == 10
+    other_seed, third = search.next(), search.next()
+    assert [(other_seed.trial, other_seed.seed), (third.trial, third.seed)] == [(0, 1), (2, 0)]
+    assert reports(search, other_seed, [-50.0] * 4) is None, "the pruner judges the first seed's run"
+    search.finish(other_seed.trial, other_seed.seed, -3.0)
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state.name for trial in stored[:3]] == ["COMPLETE", "PRUNED", "RUNNING"]
+    assert stored[0].value == -2.0
+    assert stored[0].intermediate_values == {10: -1.0, 20: -1.0, 30: -1.0, 40: -1.0}
+    assert stored[1].intermediate_values == {10: -5.0}
+    assert [(run.trial, run.seed, run.state) for run in search.runs()] == [
+        (0, 0, "COMPLETE"),
+        (0, 1, "COMPLETE"),
+        (1, 0, "PRUNED"),
+        (2, 0, "RUNNING"),
+    ]
+    assert search.total_runs() == 13
+
+
+def test_a_pruned_trial_stays_pruned(pruned_study, begin, url):
+    search = begin(pruned_study)
+    first = search.next()
+    reports(search, first, [-1.0])
+    second = search.next()
+    assert reports(search, second, [-5.0]) == 10
+    again = begin(pruned_study)
+    reissued = again.next()
+    assert (reissued.trial, reissued.seed) == (0, 0)
+    assert reports(again, reissued, [-1.0, -9.0, -9.0, -9.0]) is None, (
+        "it repeats a step, and is alone at the next rung"
+    )
+    again.finish(0, 0, -9.0)
+    rest = finish_all(again, lambda a: -1.0)
+    assert (1, 0) not in {(a.trial, a.seed) for a in rest}
+    assert states(pruned_study, url)[:2] == ["COMPLETE", "PRUNED"]
+    assert begin(pruned_study).next() is None
+    more_seeds = pruned_study.model_copy(update={"seeds": (0, 1, 2)})
+    assert {a.trial for a in finish_all(begin(more_seeds))} == {0, 2, 3, 4, 5, 6}
+
+
+def test_a_trial_is_told_that_it_is_pruned_even_if_the_driver_died_before(pruned_study, begin, url):
+    search = begin(pruned_study)
+    search.next()
+    search._records.set_run("small", 0, 0, state="PRUNED", value=-5.0)
+    assert begin(pruned_study).next().trial == 1
+    assert states(pruned_study, url)[0] == "PRUNED"
+
+
+def test_a_first_seed_that_fails_ends_its_trial_under_a_pruner(pruned_study, begin, url):
+    search = begin(pruned_study)
+    search.next()
+    search.fail(0, 0, "non-finite")
+    assert search.next().trial == 1
+    assert search.total_runs() == 13
+    assert states(pruned_study, url)[0] == "FAIL"
+
+
+def test_the_median_prunes_what_is_below_it(pruned_study, begin, url):
+    median = pruned_study.model_copy(
+        update={"search": pruned_study.search.model_copy(update={"pruner": "median"}), "seeds": (0,)}
+    )
+    search = begin(median)
+    for value in (-1.0, -2.0, -3.0, -4.0, -5.0):
+        assignment = search.next()
+        assert reports(search, assignment, [value] * 4) is None
+        search.finish(assignment.trial, assignment.seed, value)
+    assert reports(search, search.next(), [-3.5]) == 10
+    assert reports(search, search.next(), [-2.5, -9.0, -9.0, -9.0]) is None, "the best value so far counts"
+    assert states(median, url) == ["COMPLETE"] * 5 + ["PRUNED", "RUNNING"]
+
+
+def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(pruned_study, begin):
+    search = begin(pruned_study)
+    for value in (-1.0, -9.0):
+        assignment = search.next()
+        assert not search.report(assignment.trial, assignment.seed, 40, value)
+    free = pruned_study.model_copy(
+        update={"name": "free", "search": pruned_study.search.model_copy(update={"pruner": None})}
+    )
+    search = begin(free)
+    runs = [search.next() for _ in range(4)]
+    assert [reports(search, run, [-float(run.trial)] * 4) for run in runs] == [None] * 4
+
+
 def test_seeds_can_be_added_to_a_finished_study(study_file, begin):
     study = load_study(study_file)
     finish_all(begin(study))

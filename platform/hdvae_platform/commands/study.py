@@ -132,8 +132,11 @@ def list_(home: Path, as_json: bool) -> None:
     elif not found:
         click.echo(f"no studies in {home}; start one with `hdvae study run FILE.yaml`")
     else:
-        rows = [[one.study, one.state, f"{one.complete}/{one.total}", str(one.failed), one.claim] for one in found]
-        click.echo(table(["study", "state", "runs done", "failed", "claim"], rows))
+        rows = [
+            [one.study, one.state, f"{one.complete}/{one.total}", str(one.pruned), str(one.failed), one.claim]
+            for one in found
+        ]
+        click.echo(table(["study", "state", "runs done", "pruned", "failed", "claim"], rows))
 
 
 @study.command(short_help="How far a study is, run by run.")
@@ -147,7 +150,8 @@ def status(name: str, home: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.plain(), indent=1))
         return
-    click.echo(f"{name}: {found.state}, {found.complete} of {found.total} runs done, {found.failed} failed")
+    ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
+    click.echo(f"{name}: {found.state}, {ends}")
     header = ["trial", "seed", "state", "step", "attempts", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
