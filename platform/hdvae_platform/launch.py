@@ -97,6 +97,7 @@ class Driver:
             self.tracking.begin(assignment, experiment)
             self._live[trial_id] = assignment
             steps = Checkpoints(self.storage, self._folder(assignment)).steps()
+            self.progress.expect(self.search.total_runs())
             self.progress.began(_name(assignment), steps[-1] if steps else 0)
             return self._spec(assignment, experiment).plain()
         return None
@@ -236,7 +237,8 @@ class Driver:
 
 
 def _name(assignment: Assignment) -> str:
-    return f"trial {assignment.trial} seed {assignment.seed}"
+    what = "confirmation of " if assignment.kind == "confirmation" else ""
+    return f"{what}trial {assignment.trial} seed {assignment.seed}"
 
 
 def _last_line(text: str) -> str:
@@ -356,6 +358,9 @@ def _define(study: Study, records: Records, checksum: str, accept_code_change: b
     gone = sorted(set(before.seeds) - set(study.seeds))
     if gone:
         raise InputError(f"study {study.name} was begun with seeds {list(before.seeds)}: {gone} cannot be taken away")
+    confirming = {run.seed for run in records.runs(study.name) if run.kind == "confirmation"} & set(study.seeds)
+    if confirming:
+        raise InputError(f"study {study.name}: seeds {sorted(confirming)} confirmed its winners: they are not fresh")
     if study.search.pruner is not None and before.seeds[0] != study.seeds[0]:
         raise InputError(
             f"study {study.name} was begun with seed {before.seeds[0]} first, by which its trials are pruned: "

@@ -20,6 +20,7 @@ from hdvae_platform.fencing import Fenced
 from hdvae_platform.places import redacted
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+Kind = Literal["search", "confirmation"]
 
 _schema = sa.MetaData()
 _studies = sa.Table(
@@ -47,6 +48,7 @@ _runs = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("run_id", sa.String(64)),
     sa.Column("tracked", sa.Boolean, nullable=False, default=False),
+    sa.Column("kind", sa.String(12), nullable=False, default="search"),
 )
 _changes = sa.Table(
     "hdvae_changes",
@@ -78,6 +80,7 @@ class Run:
         error: why it failed.
         run_id: MLflow's run.
         tracked: whether MLflow holds everything of it.
+        kind: part of the search, or a winner of it on a fresh seed.
     """
 
     trial: int
@@ -88,6 +91,17 @@ class Run:
     error: str | None
     run_id: str | None
     tracked: bool
+    kind: Kind = "search"
+
+    @staticmethod
+    def fresh(trial: int, seed: int, kind: Kind = "search") -> Run:
+        """A run that was not started yet."""
+        return Run(trial, seed, "WAITING", 0, None, None, None, False, kind)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is yet to reach its end."""
+        return self.state in ("WAITING", "RUNNING")
 
 
 @dataclass(frozen=True)
@@ -289,7 +303,7 @@ class Records:
             rows = db.execute(query).mappings().all()
         return [Run(**{key: value for key, value in row.items() if key != "study"}) for row in rows]
 
-    def add_run(self, name: str, trial: int, seed: int) -> None:
+    def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> None:
         """Add a run that waits to be started.
 
         Raises:
@@ -297,7 +311,9 @@ class Records:
         """
         with self._writing(name) as db:
             db.execute(
-                _runs.insert().values(study=name, trial=trial, seed=seed, state="WAITING", attempts=0, tracked=False)
+                _runs.insert().values(
+                    study=name, trial=trial, seed=seed, kind=kind, state="WAITING", attempts=0, tracked=False
+                )
             )
 
     def set_run(self, name: str, trial: int, seed: int, **values: Any) -> None:

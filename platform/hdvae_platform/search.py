@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hdvae.randomness import derive
-from hdvae_platform.records import Records, Run
+from hdvae_platform.records import Kind, Records, Run
 from hdvae_platform.study import Dimension, Study
 
 ATTEMPTS = 3
@@ -47,12 +47,14 @@ class Assignment:
         seed: the seed.
         params: dotted paths into the experiment → values.
         attempt: 1 for the first time; never the same again, since only the newest launch may count it up.
+        kind: part of the search, or a winner of it on a fresh seed.
     """
 
     trial: int
     seed: int
     params: dict[str, Any]
     attempt: int
+    kind: Kind = "search"
 
 
 class Search:
@@ -67,6 +69,9 @@ class Search:
 
     def __init__(self, study: Study, url: str, records: Records, *, retry_failed: bool = False) -> None:
         self._study, self._records = study, records
+        known = records.study(study.name)
+        assert known is not None
+        self._begun = known.created
         self._optuna = optuna.create_study(
             study_name=study.name,
             storage=optuna.storages.RDBStorage(url),
@@ -91,31 +96,55 @@ class Search:
         self._started = sum(trial.state != TrialState.WAITING for trial in trials)
         for trial in trials:
             self._take_up(trial)
+        left = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
+        self._pending.extend((run.trial, run.seed) for run in sorted(left, key=lambda run: run.attempts == 0))
 
     def next(self) -> Assignment | None:
         """The next run, marked as running; None if there is nothing left to issue."""
         if not self._pending:
-            target = self._study.parameter_sets()
-            if target is None or self._started >= target:
-                return None
-            self.check()
-            trial = self._optuna.ask()
-            self._started += 1
-            self._params[trial.number] = self._decode(self._suggest(trial))
-            self._open(trial.number)
+            if self._searched():
+                self._open_confirmations()
+            else:
+                self._open_trial()
+        if not self._pending:
+            return None
         number, seed = self._pending.popleft()
         run = self._runs[number, seed]
         self._set(run, state="RUNNING", attempts=run.attempts + 1, error=None)
         return self.assignment(self._runs[number, seed])
 
+    def _open_trial(self) -> None:
+        """Ask for a further parameter set, and queue its runs."""
+        self.check()
+        trial = self._optuna.ask()
+        self._started += 1
+        self._params[trial.number] = self._decode(self._suggest(trial))
+        self._open(trial.number)
+
+    def _searched(self) -> bool:
+        """Whether no further parameter set is begun."""
+        target = self._study.parameter_sets()
+        return self._study.is_spent(self._begun) or (target is not None and self._started >= target)
+
+    def _open_confirmations(self) -> None:
+        for trial, seed in self._confirmations_to_open():
+            self._add(Run.fresh(trial, seed, "confirmation"))
+            self._pending.append((trial, seed))
+
+    def _confirmations_to_open(self) -> list[tuple[int, int]]:
+        """Once nothing of the search is left to do."""
+        if any(run.kind == "search" and run.unfinished for run in self._runs.values()):
+            return []
+        wanted = confirmations(self._study, _trials(self._study, self._optuna))
+        return [key for key in wanted if key not in self._runs]
+
     def assignment(self, run: Run) -> Assignment:
         """What a known run was issued as."""
-        return Assignment(run.trial, run.seed, self._params[run.trial], run.attempts)
+        return Assignment(run.trial, run.seed, self._params[run.trial], run.attempts, run.kind)
 
     def has_work(self) -> bool:
         """Whether `next` would return a run."""
-        target = self._study.parameter_sets()
-        return bool(self._pending) or (target is not None and self._started < target)
+        return bool(self._pending) or not self._searched() or bool(self._confirmations_to_open())
 
     def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
         """A run got so far; whether it is pruned, as its trial then is.
@@ -133,24 +162,23 @@ class Search:
         if step >= self._study.experiment_at(self._params[trial]).training.steps or not asked.should_prune():
             return False
         self._set(run, state="PRUNED", value=value)
-        self._tell_if_done(trial)
+        self._ended(run)
         return True
 
     def finish(self, trial: int, seed: int, value: float) -> Run:
         """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
         if math.isfinite(value):
             self._set(self._runs[trial, seed], state="COMPLETE", value=value)
-            self._open(trial)
         else:
             error = f"{self._study.search.metric} is {value}"
             self._set(self._runs[trial, seed], state="FAIL", error=error)
-        self._tell_if_done(trial)
+        self._ended(self._runs[trial, seed])
         return self._runs[trial, seed]
 
     def fail(self, trial: int, seed: int, error: str) -> None:
         """A run failed."""
         self._set(self._runs[trial, seed], state="FAIL", error=error)
-        self._tell_if_done(trial)
+        self._ended(self._runs[trial, seed])
 
     def interrupt(self, trial: int, seed: int) -> Run:
         """A run was cut off: if it had not ended, it waits to be continued. Returns it as it stands."""
@@ -185,10 +213,12 @@ class Search:
 
     def total_runs(self) -> int:
         """How many runs there will be in all, as far as is known."""
-        seeds = len(self._study.seeds)
-        trials = max(self._study.parameter_sets() or 0, self._started)
-        spared = sum(seeds - len(self._runs_of(run.trial)) for run in self._runs.values() if self._ends_trial(run))
-        return max(trials * seeds - spared, len(self._runs))
+        seeds, known = len(self._study.seeds), list(self._runs.values())
+        trials = max(0 if self._searched() else self._study.parameter_sets() or 0, self._started)
+        spared = sum(seeds - len(self._runs_of(run.trial)) for run in known if self._ends_trial(run))
+        searching = sum(run.kind == "search" for run in known)
+        confirming = max(self._study.confirmations(trials), len(known) - searching)
+        return max(trials * seeds - spared, searching) + confirming
 
     def _drop_half_suggested(self) -> None:
         """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
@@ -221,17 +251,28 @@ class Search:
             self._tell_if_done(trial.number)
 
     def _unfinished(self, number: int) -> bool:
-        return any(run.state in ("WAITING", "RUNNING") for run in self._runs_of(number))
+        return any(run.unfinished for run in self._runs_of(number))
 
     def _runs_of(self, number: int) -> list[Run]:
-        return [run for (trial, _), run in self._runs.items() if trial == number]
+        """The runs by which a trial is judged."""
+        return [run for run in self._runs.values() if run.trial == number and run.kind == "search"]
+
+    def _ended(self, run: Run) -> None:
+        """See what follows for the trial; nothing from a confirmation."""
+        if run.kind == "search":
+            if run.state == "COMPLETE":
+                self._open(run.trial)
+            self._tell_if_done(run.trial)
+
+    def _add(self, run: Run) -> None:
+        self._records.add_run(self._study.name, run.trial, run.seed, run.kind)
+        self._runs[run.trial, run.seed] = run
 
     def _open(self, trial: int) -> None:
         """Make sure that the trial has its runs; queue those that wait."""
         for seed in self._seeds_of(trial):
             if (trial, seed) not in self._runs:
-                self._records.add_run(self._study.name, trial, seed)
-                self._runs[trial, seed] = Run(trial, seed, "WAITING", 0, None, None, None, False)
+                self._add(Run.fresh(trial, seed))
             if self._runs[trial, seed].state == "WAITING" and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))
 
@@ -284,11 +325,13 @@ class Trial:
         number: Optuna's.
         state: Optuna's name for it; COMPLETE too if it failed, and did not when it was run again.
         params: dotted paths into the experiment → values.
+        value: the mean over its seeds that Optuna was told, once complete.
     """
 
     number: int
     state: str
     params: dict[str, Any]
+    value: float | None
 
 
 def known_trials(study: Study, url: str) -> list[Trial]:
@@ -297,17 +340,32 @@ def known_trials(study: Study, url: str) -> list[Trial]:
         known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
     except KeyError:
         return []
+    return _trials(study, known)
+
+
+def _trials(study: Study, known: optuna.Study) -> list[Trial]:
     trials = known.get_trials(deepcopy=False)
-    mended = {trial.user_attrs[_INSTEAD_OF] for trial in trials if _INSTEAD_OF in trial.user_attrs}
+    mended = {trial.user_attrs[_INSTEAD_OF]: trial for trial in trials if _INSTEAD_OF in trial.user_attrs}
     return [
         Trial(
             trial.number,
-            "COMPLETE" if trial.number in mended else trial.state.name,
+            told.state.name,
             {path: _decode(value, study.space[path]) for path, value in _written(trial).items()},
+            told.value if told.state == TrialState.COMPLETE else None,
         )
         for trial in trials
         if _is_own(trial)
+        for told in [mended.get(trial.number, trial)]
     ]
+
+
+def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
+    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first."""
+    if study.confirm is None:
+        return []
+    sign = -1 if study.search.direction == "maximize" else 1
+    ranked = sorted((sign * trial.value, trial.number) for trial in trials if trial.value is not None)
+    return [(number, seed) for _, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
 
 
 def _is_own(trial: FrozenTrial) -> bool:

@@ -386,6 +386,42 @@ def test_a_poor_arm_is_pruned(places, edit, hdvae):
     assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
 
 
+def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
+    file = edit(
+        {
+            "space": {"training.learning_rate": {"choices": [0.002, 1e-9]}},
+            "confirm": {"top": 1, "seeds": 3},
+            "seeds": [0],
+        }
+    )
+    done = hdvae("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs 5/5" in done.stdout
+    assert "confirmation of trial 0" in done.stdout
+    assert "confirmed on fresh seeds" in done.stdout
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert status["state"] == "finished"
+    kinds = [(row["number"], row["kind"]) for row in status["trials"]]
+    assert kinds == [(0, "search"), *[(0, "confirmation")] * 3, (1, "search")]
+    fresh = sorted(row["seed"] for row in status["trials"] if row["kind"] == "confirmation")
+    document = json.loads(hdvae("compare", "small", "--json").stdout)
+    assert [(arm["runs"], arm["seeds"]) for arm in document["arms"]] == [(1, [0]), (1, [0])]
+    (one,) = document["confirmations"]
+    assert (one["trial"], one["seeds"], one["metric"]) == (0, fresh, "valid/elbo")
+    assert one["search"] == document["arms"][0]["metrics"]["valid/elbo"]["mean"]
+    assert one["shrinkage"] == pytest.approx(one["search"] - np.mean(one["confirmed"]["values"]))
+    assert one["confirmed"]["low"] < one["confirmed"]["mean"] < one["confirmed"]["high"]
+    runs = list(Client(places).find({"hdvae.study": "small", "hdvae.kind": "confirmation"}))
+    assert sorted(int(run.tags["hdvae.seed"]) for run in runs) == fresh
+    assert {run.status for run in runs} == {"FINISHED"}
+    journals = [Journal(Storage(places.storage), run_folder("small", 0, seed)).entry(20) for seed in fresh]
+    assert one["confirmed"]["values"] == [entry.metrics["valid/elbo"] for entry in journals]
+    assert len(set(one["confirmed"]["values"])) == 3
+    refused = hdvae("study", "run", file, "--set", f"seeds=[0, {fresh[0]}]")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "not fresh" in refused.stderr
+
+
 def test_sigterm_and_relative_paths(places, edit, tmp_path):
     """SIGTERM is an interrupt as well; images and storage by relative paths are the same files for every process."""
     steps = {"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import optuna
 import pytest
@@ -316,6 +317,101 @@ def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(pruned_study, be
     search = begin(free)
     runs = [search.next() for _ in range(4)]
     assert [reports(search, run, [-float(run.trial)] * 4) for run in runs] == [None] * 4
+
+
+@pytest.fixture
+def confirmed_study(edit):
+    return load_study(
+        edit({"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}, "confirm": {"top": 2, "seeds": 3}})
+    )
+
+
+def worth(assignment):
+    return {0: -3.0, 1: -1.0, 2: -2.0}[assignment.trial] + assignment.seed % 7
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_best_trials_are_confirmed_on_fresh_seeds(confirmed_study, begin, url, direction):
+    study = confirmed_study.model_copy(
+        update={"search": confirmed_study.search.model_copy(update={"direction": direction})}
+    )
+    search = begin(study)
+    assert search.total_runs() == 12
+    done = finish_all(search, worth)
+    assert [a.kind for a in done] == ["search"] * 6 + ["confirmation"] * 6
+    best = [1, 2] if direction == "maximize" else [0, 2]
+    fresh = study.confirmation_seeds()
+    assert [(a.trial, a.seed) for a in done[6:]] == [(trial, seed) for trial in best for seed in fresh]
+    assert len(set(fresh) | set(study.seeds)) == 5
+    assert done[6].params == next(a.params for a in done if a.trial == best[0])
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.value for trial in stored] == pytest.approx([-2.5, -0.5, -1.5]), "told of the search alone"
+    assert search.total_runs() == 12
+    assert begin(study).next() is None
+
+
+def test_confirmation_goes_on_where_it_was_cut_off_and_may_grow(confirmed_study, begin):
+    search = begin(confirmed_study)
+    for _ in range(7):
+        assignment = search.next()
+        search.finish(assignment.trial, assignment.seed, worth(assignment))
+    cut = search.next()
+    again = begin(confirmed_study)
+    first = again.next()
+    assert (first.trial, first.seed, first.kind, first.attempt) == (cut.trial, cut.seed, "confirmation", 2)
+    again.finish(first.trial, first.seed, 1.0)
+    assert len(finish_all(again)) == 4
+    more = confirmed_study.model_copy(update={"confirm": confirmed_study.confirm.model_copy(update={"seeds": 4})})
+    assert [(a.trial, a.kind) for a in finish_all(begin(more))] == [(1, "confirmation"), (2, "confirmation")]
+
+
+def test_confirmation_waits_for_the_last_run_of_the_search(confirmed_study, begin):
+    search = begin(confirmed_study)
+    runs = [search.next() for _ in range(6)]
+    assert search.next() is None
+    for run in runs[:-1]:
+        search.finish(run.trial, run.seed, worth(run))
+    assert search.next() is None
+    search.finish(runs[-1].trial, runs[-1].seed, worth(runs[-1]))
+    assert search.has_work()
+    assert search.next().kind == "confirmation"
+
+
+def test_a_confirmation_that_fails_leaves_its_trial_alone(confirmed_study, begin, url):
+    search = begin(confirmed_study)
+    for _ in range(6):
+        assignment = search.next()
+        search.finish(assignment.trial, assignment.seed, worth(assignment))
+    first = search.next()
+    search.fail(first.trial, first.seed, "out of disk")
+    finish_all(search)
+    assert states(confirmed_study, url) == ["COMPLETE"] * 3
+    assert begin(confirmed_study).next() is None
+    retried = begin(confirmed_study, retry_failed=True).next()
+    assert (retried.trial, retried.seed, retried.kind) == (first.trial, first.seed, "confirmation")
+
+
+def test_no_parameter_set_is_begun_when_the_hours_are_over(edit, begin, url, monkeypatch):
+    study = load_study(
+        edit({"space": SPACE, "search": {"method": "random", "hours": 2}, "confirm": {"top": 1, "seeds": 1}})
+    )
+    search = begin(study)
+    first, second, third = search.next(), search.next(), search.next()
+    assert [(a.trial, a.seed) for a in (first, second, third)] == [(0, 0), (0, 1), (1, 0)]
+    begun = time.time()
+    monkeypatch.setattr(time, "time", lambda: begun + 7300)
+    assert search.next().seed == 1, "a trial that was begun gets all its seeds"
+    assert search.next() is None
+    for trial in (0, 1):
+        for seed in (0, 1):
+            search.finish(trial, seed, float(trial))
+    last = search.next()
+    assert (last.trial, last.kind) == (1, "confirmation")
+    search.finish(last.trial, last.seed, 0.5)
+    assert not search.has_work()
+    assert begin(study).next() is None
+    longer = study.model_copy(update={"search": study.search.model_copy(update={"hours": 3})})
+    assert begin(longer).next().trial == 2
 
 
 def test_seeds_can_be_added_to_a_finished_study(study_file, begin):

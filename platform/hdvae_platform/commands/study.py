@@ -41,10 +41,13 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     click.echo(f"{checked.name}: {checked.claim}")
     if cost.arms:
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
-    runs = cost.runs
     resources = checked.resources
+    confirming = checked.confirmations(cost.trials)
+    also = f", and {confirming} to confirm the best" if confirming else ""
+    if checked.search.hours is not None:
+        click.echo(f"no parameter set is begun later than {checked.search.hours:g} hours after the first launch")
     click.echo(
-        f"{runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds) of "
+        f"{cost.runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds{also}) of "
         f"{checked.experiment.training.steps} steps, {resources.concurrent} at a time, each with "
         f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
     )
@@ -102,15 +105,19 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
     from hdvae_platform.tracking import Client, Unreachable
 
     try:
-        compared = comparison.arms(Client(places), [study.name])
+        client = Client(places)
+        compared = comparison.arms(client, [study.name])
+        confirmed = comparison.confirmations(client, [study.name])
     except Unreachable as fault:
         click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
     if as_json:
-        click.echo(json.dumps(comparison.as_json([study.name], compared), indent=1))
+        click.echo(json.dumps(comparison.as_json([study.name], compared, (), confirmed), indent=1))
         return
     click.echo(f"\n{study.name}: {study.claim}\n")
     click.echo(comparison.as_table(compared))
+    if confirmed:
+        click.echo(f"\n{comparison.confirmation_table(confirmed)}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
     click.echo(f"Checkpoints, metrics, samples:    {_shown(Path(places.storage))}/{study.name}")
@@ -152,7 +159,7 @@ def status(name: str, home: Path, as_json: bool) -> None:
         return
     ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
     click.echo(f"{name}: {found.state}, {ends}")
-    header = ["trial", "seed", "state", "step", "attempts", "settings"]
+    header = ["trial", "seed", "kind", "state", "step", "attempts", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
         if row["error"]:
@@ -162,7 +169,7 @@ def status(name: str, home: Path, as_json: bool) -> None:
 def _status_row(row: dict[str, Any]) -> list[str]:
     from hdvae_platform.comparison import label
 
-    cells = [row["number"], row["seed"], row["state"], row["step"], row["attempts"], label(row["params"])]
+    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], label(row["params"])]
     return [str(cell) for cell in cells]
 
 
