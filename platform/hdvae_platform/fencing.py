@@ -42,12 +42,14 @@ class Attempt:
         self.storage, self.run, self.number = storage, run, number
 
     def begin(self) -> None:
-        """Shut out the older attempts, and settle what of theirs counts.
+        """Shut out the older attempts, and settle what of theirs counts; nothing more if that is done.
 
         Raises:
             Fenced: a newer attempt has begun.
         """
         self.check()
+        if newest_attempt(self.storage, self.run) == self.number:
+            return
         stands = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
         self.storage.write(f"{self.run}/attempts/{self.number:04d}.json", json.dumps(stands).encode())
 

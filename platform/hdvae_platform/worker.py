@@ -93,7 +93,7 @@ class RunSession:
 
     def latest(self) -> Snapshot | None:
         """The newest readable checkpoint; damaged newer ones are reported."""
-        self._attempt.check()
+        self._attempt.begin()  # again, where a driver has
         snapshot, faults = self._checkpoints.latest()
         for fault in faults:
             self._notify({"warning": f"skipped a damaged checkpoint: {fault}"})

@@ -93,6 +93,28 @@ def test_what_a_late_attempt_left_is_swept_away(storage, monkeypatch):
     assert storage.list("run/checkpoints") == ["000000010-0002.json", "000000010-0002.safetensors"]
 
 
+def test_an_attempt_may_begin_twice(storage, monkeypatch):
+    """In the driver, and in the worker: what of the older attempts counts is settled by the first time."""
+    old = begin(storage, 1)
+    report(old, 10, 1.0)
+    Attempt(storage, "run", 2).begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Attempt, "check", lambda self: None)
+        report(old, 20, -1.0)
+    new = RunSession(Attempt(storage, "run", 2), lambda message: None)
+    assert new.latest().values["step"] == 10
+    report(new, 20, 2.0)
+    assert begin(storage, 2).latest().values["step"] == 20
+    assert seen(storage) == ({10: 1.0, 20: 2.0}, (20, 2.0), [2.0])
+
+
+def test_a_session_begins_its_attempt_itself(storage):
+    session = RunSession(Attempt(storage, "run", 3), lambda message: None)
+    assert session.latest() is None
+    report(session, 10, 1.0)
+    assert seen(storage) == ({10: 1.0}, (10, 1.0), [1.0])
+
+
 def test_an_older_attempt_cannot_begin_again(storage):
     begin(storage, 2)
     with pytest.raises(Fenced):
