@@ -1,12 +1,13 @@
 """What a run leaves on the study's storage: its journal of metrics and its checkpoints.
 
-    NAME/trial-0007/seed-0/journal/000000300.json        metrics and the time of one report
-    NAME/trial-0007/seed-0/checkpoints/000000300.safetensors
-    NAME/trial-0007/seed-0/checkpoints/000000300.json    written last: it makes the checkpoint valid
+    NAME/trial-0007/seed-0/journal/000000300-0001.json        metrics and the time of one report, by attempt 1
+    NAME/trial-0007/seed-0/checkpoints/000000300-0001.safetensors
+    NAME/trial-0007/seed-0/checkpoints/000000300-0001.json    written last: it makes the checkpoint valid
 
-Every file is whole or absent. A checkpoint counts once its manifest is there and the tensors have the size and
-checksum that it states. The journal entry of a step is written before its checkpoint, and never again: a run
-that repeats a step after a crash computes the same values, and the first time stamp stands.
+Only the files that count are seen (`fencing`), and every file is whole or absent. A checkpoint counts once its
+manifest is there and the tensors have the size and checksum that it states. The journal entry of a step is written
+before its checkpoint, and never again: a run that repeats a step after a crash computes the same values, and the
+first time stamp stands.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hdvae.training import Snapshot
+from hdvae_platform.fencing import Attempt, standing, written_by
 from hdvae_platform.storage import Storage
 
 KEEP = 2
@@ -38,25 +40,37 @@ class Entry:
 
 
 class Journal:
-    """The metrics of one run; the copy from which MLflow is filled, now or later."""
+    """The metrics of one run; the copy from which MLflow is filled, now or later.
+
+    Args:
+        storage: of the run.
+        run: its folder.
+    """
 
     def __init__(self, storage: Storage, run: str) -> None:
-        self._storage, self._folder = storage, f"{run}/journal"
+        self._storage, self._run = storage, run
+        self._names: dict[int, str] = {}
 
-    def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a report, unless this step is recorded already."""
-        name = f"{self._folder}/{step:09d}.json"
-        if not self._storage.exists(name):
+    def append(self, step: int, metrics: Mapping[str, float], attempt: Attempt) -> None:
+        """Record a report, unless this step is recorded already.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        if step not in self.steps():
             entry = {"step": step, "time": time.time_ns() // 1_000_000, "metrics": dict(metrics)}
-            self._storage.write(name, json.dumps(entry).encode())
+            attempt.write("journal", f"{step:09d}", ".json", json.dumps(entry).encode())
 
     def steps(self) -> list[int]:
         """The steps recorded, increasing."""
-        return [int(name.removesuffix(".json")) for name in self._storage.list(self._folder)]
+        self._names = {_step(name): name for name in standing(self._storage, self._run, "journal")}
+        return list(self._names)
 
     def entry(self, step: int) -> Entry:
         """The report of a recorded step."""
-        return Entry(**json.loads(self._storage.read(f"{self._folder}/{step:09d}.json")))
+        if step not in self._names:
+            self.steps()
+        return Entry(**json.loads(self._storage.read(f"{self._run}/journal/{self._names[step]}")))
 
 
 class Damaged(Exception):
@@ -67,10 +81,14 @@ class Checkpoints:
     """The checkpoints of one run: safetensors and JSON, nothing that executes when it is read."""
 
     def __init__(self, storage: Storage, run: str) -> None:
-        self._storage, self._folder = storage, f"{run}/checkpoints"
+        self._storage, self._run = storage, run
 
-    def save(self, step: int, snapshot: Snapshot) -> None:
-        """Store a snapshot, then drop the older ones."""
+    def save(self, step: int, snapshot: Snapshot, attempt: Attempt) -> None:
+        """Store a snapshot, then drop the older ones.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
         tensors = {name: tensor.cpu().contiguous() for name, tensor in snapshot.tensors.items()}
         data = save(tensors)
         manifest = {
@@ -80,20 +98,32 @@ class Checkpoints:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        self._storage.write(f"{self._folder}/{step:09d}.safetensors", data)
-        self._storage.write(f"{self._folder}/{step:09d}.json", json.dumps(manifest, indent=1).encode())
-        for old in self.steps()[:-KEEP]:
-            self._storage.delete_file(f"{self._folder}/{old:09d}.json")
-            self._storage.delete_file(f"{self._folder}/{old:09d}.safetensors")
+        attempt.write("checkpoints", f"{step:09d}", ".safetensors", data)
+        attempt.write("checkpoints", f"{step:09d}", ".json", json.dumps(manifest, indent=1).encode())
+        attempt.check()
+        self._drop_older(step, attempt)
+
+    def _drop_older(self, step: int, attempt: Attempt) -> None:
+        """Drop all up to a step but the newest ones, and what an attempt that was shut out still wrote."""
+        kept = {name.removesuffix(".json") for name in list(self._names().values())[-KEEP:]}
+        for name in self._storage.list(f"{self._run}/checkpoints"):
+            older = _step(name) <= step and written_by(name) <= attempt.number
+            if older and name.partition(".")[0] not in kept:
+                self._storage.delete_file(f"{self._run}/checkpoints/{name}")
+
+    def _names(self) -> dict[int, str]:
+        """Step → name of the manifest; of two attempts at a step the newer one's."""
+        names = standing(self._storage, self._run, "checkpoints")
+        return {_step(name): name for name in names if name.endswith(".json")}
 
     def steps(self) -> list[int]:
         """The steps with a checkpoint, increasing."""
-        names = self._storage.list(self._folder)
-        return [int(name.removesuffix(".json")) for name in names if name.endswith(".json")]
+        return list(self._names())
 
     def address(self, step: int) -> str:
         """Where the tensors of a checkpoint are."""
-        return self._storage.address(f"{self._folder}/{step:09d}.safetensors")
+        name = self._names()[step].removesuffix(".json")
+        return self._storage.address(f"{self._run}/checkpoints/{name}.safetensors")
 
     def load(self, step: int) -> Snapshot:
         """Read a checkpoint.
@@ -102,13 +132,10 @@ class Checkpoints:
             Damaged: it is not what was written.
         """
         try:
-            manifest: dict[str, Any] = json.loads(self._storage.read(f"{self._folder}/{step:09d}.json"))
-            data = self._storage.read(f"{self._folder}/{step:09d}.safetensors")
-            if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-                raise Damaged(f"{self.address(step)}: size or checksum differs from its manifest")
-            return Snapshot(load(data), manifest["values"])
-        except (FileNotFoundError, KeyError, ValueError, SafetensorError) as fault:
-            raise Damaged(f"{self.address(step)}: {fault}") from fault
+            name = self._names()[step].removesuffix(".json")
+        except KeyError:
+            raise Damaged(f"{self._storage.address(self._run)}: no checkpoint of step {step}") from None
+        return read_checkpoint(self._storage, f"{self._run}/checkpoints/{name}")
 
     def latest(self) -> tuple[Snapshot | None, list[str]]:
         """The newest checkpoint that can be read, and what was wrong with newer ones."""
@@ -119,6 +146,27 @@ class Checkpoints:
             except Damaged as fault:
                 faults.append(str(fault))
         return None, faults
+
+
+def read_checkpoint(storage: Storage, stem: str) -> Snapshot:
+    """Read the checkpoint whose files are `stem` with `.json` and `.safetensors`.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    address = storage.address(f"{stem}.safetensors")
+    try:
+        manifest: dict[str, Any] = json.loads(storage.read(f"{stem}.json"))
+        data = storage.read(f"{stem}.safetensors")
+        if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            raise Damaged(f"{address}: size or checksum differs from its manifest")
+        return Snapshot(load(data), manifest["values"])
+    except (FileNotFoundError, KeyError, ValueError, SafetensorError) as fault:
+        raise Damaged(f"{address}: {fault}") from fault
+
+
+def _step(name: str) -> int:
+    return int(name.partition("-")[0])
 
 
 def run_folder(study: str, trial: int, seed: int) -> str:

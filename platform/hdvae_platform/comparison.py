@@ -1,7 +1,7 @@
 """Comparison of a study's arms, from what MLflow holds.
 
 An arm is what was varied; its runs differ by seed. Only complete runs enter means; failed and pruned ones are
-counted beside them.
+counted beside them. Runs that confirm the winners of a search stand apart, since those were chosen for high values.
 """
 
 from __future__ import annotations
@@ -128,6 +128,90 @@ def arms(client: Client, studies: Sequence[str], by: Sequence[str] = ()) -> list
     return result
 
 
+@dataclass(frozen=True)
+class Confirmation:
+    """A winner of a search, and what it is worth on seeds that the search had not seen.
+
+    Attributes:
+        study: of which.
+        trial: its number.
+        arm: dotted path → value.
+        metric: what the search was for.
+        search: the mean over the seeds of the search.
+        seeds: the fresh ones.
+        values: the metric of each.
+        run_ids: MLflow's.
+        sign: 1 if the metric was maximised, −1 if minimised.
+    """
+
+    study: str
+    trial: int
+    arm: dict[str, Any]
+    metric: str
+    search: float
+    seeds: list[int]
+    values: list[float]
+    run_ids: list[str]
+    sign: int
+
+    @property
+    def confirmed(self) -> Interval:
+        """The mean over the fresh seeds."""
+        return interval(self.values)
+
+    @property
+    def shrinkage(self) -> float:
+        """By how much the search promised too much: what was luck in its choice."""
+        return self.sign * (self.search - self.confirmed.mean)
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-like values."""
+        kept = {key: value for key, value in vars(self).items() if key not in ("values", "sign")}
+        return {**kept, "confirmed": {**vars(self.confirmed), "values": self.values}, "shrinkage": self.shrinkage}
+
+
+def confirmations(client: Client, studies: Sequence[str]) -> list[Confirmation]:
+    """The confirmed winners of the studies, each study's best by search value first."""
+    return [one for study in studies for one in _confirmations_of(client, study)]
+
+
+def _confirmations_of(client: Client, study: str) -> list[Confirmation]:
+    runs: dict[int, list[TrackedRun]] = {}
+    for run in client.find({"hdvae.study": study, "hdvae.kind": "confirmation"}):
+        if run.tags.get("hdvae.state") == "COMPLETE":
+            runs.setdefault(int(run.tags["hdvae.trial"]), []).append(run)
+    parent = next(client.find({"hdvae.study": study, "hdvae.kind": "study"}), None) if runs else None
+    if parent is None:
+        return []
+    metric, sign = parent.params["metric"], 1 if parent.params["direction"] == "maximize" else -1
+    searched: dict[int, list[float]] = {}
+    for run in client.find({"hdvae.study": study, "hdvae.kind": "run", "hdvae.state": "COMPLETE"}):
+        searched.setdefault(int(run.tags["hdvae.trial"]), []).append(run.metrics[metric])
+    found = [
+        _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs[trial])
+        for trial in runs
+        if trial in searched
+    ]
+    return sorted(found, key=lambda one: (-one.sign * one.search, one.trial))
+
+
+def _confirmation(
+    study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
+) -> Confirmation:
+    runs = sorted(runs, key=lambda run: int(run.tags["hdvae.seed"]))
+    return Confirmation(
+        study=study,
+        trial=trial,
+        arm=dict(json.loads(runs[0].tags["hdvae.arm"])),
+        metric=metric,
+        search=search,
+        seeds=[int(run.tags["hdvae.seed"]) for run in runs],
+        values=[run.metrics[metric] for run in runs],
+        run_ids=[run.run_id for run in runs],
+        sign=sign,
+    )
+
+
 def _near_studies(client: Client, study: str) -> str:
     return nearest(study, [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})])
 
@@ -156,8 +240,13 @@ def _add(arm: Arm, run: TrackedRun) -> None:
         arm.runs.append(run)
 
 
-def as_json(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequence[str] = ()) -> dict[str, Any]:
-    """The comparison as JSON-like values: every arm, every metric, every pair of arms."""
+def as_json(
+    studies: Sequence[str],
+    compared: Sequence[Arm],
+    metrics: Sequence[str] = (),
+    confirmed: Sequence[Confirmation] = (),
+) -> dict[str, Any]:
+    """The comparison as JSON-like values: every arm, every metric, every pair of arms, every confirmed winner."""
     return {
         "studies": list(studies),
         "arms": [_arm_json(arm, metrics) for arm in compared],
@@ -167,6 +256,7 @@ def as_json(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequence[s
             for metric in (metrics or [f"valid/{name}" for name in SHOWN])
             if (one := _difference_json(a, b, metric)) is not None
         ],
+        "confirmations": [one.plain() for one in confirmed],
     }
 
 
@@ -238,7 +328,33 @@ def _differences(compared: Sequence[Arm], metric: str, names: Sequence[str], min
     return rows
 
 
-def as_markdown(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequence[str], command: str) -> str:
+CONFIRMATION_HEADER = ["confirmed on fresh seeds", "metric", "search", "confirmed", "95% interval", "runs", "shrinkage"]
+
+
+def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
+    """The winners of searches: what they had in the search, and what they have on fresh seeds."""
+    rows = _confirmation_rows(confirmed)
+    return table(CONFIRMATION_HEADER, rows) if rows else ""
+
+
+def _confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
+    rows = []
+    for one in confirmed:
+        found = one.confirmed
+        limits = "—" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
+        name = f"trial {one.trial}: {label(one.arm)}"
+        worth = [f"{one.search:.2f}", f"{found.mean:.2f}", limits, str(len(one.values)), f"{one.shrinkage:+.2f}"]
+        rows.append([name, one.metric, *worth])
+    return rows
+
+
+def as_markdown(
+    studies: Sequence[str],
+    compared: Sequence[Arm],
+    metrics: Sequence[str],
+    command: str,
+    confirmed: Sequence[Confirmation] = (),
+) -> str:
     """A page: means with 95% intervals over seeds, then the differences between arms.
 
     Args:
@@ -246,6 +362,7 @@ def as_markdown(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequen
         compared: their arms.
         metrics: full names.
         command: that made the page, for the reader.
+        confirmed: the winners of their searches.
     """
     numbers = [str(i) for i in range(1, len(compared) + 1)]
     rows = [
@@ -258,6 +375,8 @@ def as_markdown(studies: Sequence[str], compared: Sequence[Arm], metrics: Sequen
         found = _differences(compared, metric, numbers, " − ")
         if found:
             pages.append(markdown([f"difference in {metric}", "mean", "95% interval", "how"], found))
+    if confirmed:
+        pages.append(markdown(CONFIRMATION_HEADER, _confirmation_rows(confirmed)))
     return "\n\n".join(pages) + "\n"
 
 

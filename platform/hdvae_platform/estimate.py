@@ -28,7 +28,7 @@ class Estimate:
 
     Attributes:
         trials: parameter sets.
-        runs: parameter sets × seeds.
+        runs: parameter sets × seeds, and those that confirm the best.
         arms: for some parameter sets: settings, number of parameters, seconds a step.
         seconds: of training, in all, at the study's concurrency.
     """
@@ -63,7 +63,7 @@ def estimate(study: Study, places: Places) -> Estimate:
     arms = [(params, *_time_steps(study.experiment_at(params), shape)) for params in sets]
     torch.set_num_threads(threads)
     trials = study.parameter_sets() or 0
-    runs = trials * len(study.seeds)
+    runs = trials * len(study.seeds) + study.confirmations(trials)
     per_step = float(np.mean([seconds for _, _, seconds in arms]))
     rounds = -(-runs // study.resources.concurrent)
     return Estimate(trials, runs, arms, rounds * study.experiment.training.steps * per_step)

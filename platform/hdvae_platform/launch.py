@@ -6,6 +6,7 @@ and nothing is read back from its own experiment state.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -33,11 +34,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.training import check_batch
+from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, connect
-from hdvae_platform.search import Assignment, Search
+from hdvae_platform.search import ATTEMPTS, Assignment, Search
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study, first_difference
 from hdvae_platform.tracking import PATIENCE, Tracker
@@ -89,9 +92,12 @@ class Driver:
                 self.search.fail(assignment.trial, assignment.seed, str(fault))
                 self.progress.ended(_name(assignment), f"FAILED: {fault}")
                 continue
+            self._attempt(assignment).begin()
+            self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
             self.tracking.begin(assignment, experiment)
             self._live[trial_id] = assignment
             steps = Checkpoints(self.storage, self._folder(assignment)).steps()
+            self.progress.expect(self.search.total_runs())
             self.progress.began(_name(assignment), steps[-1] if steps else 0)
             return self._spec(assignment, experiment).plain()
         return None
@@ -99,6 +105,14 @@ class Driver:
     def is_over(self) -> bool:
         """Whether no further run will be started; one that runs may yet have to be started again."""
         return self.stop.is_set() or not (self._live or self.search.has_work())
+
+    def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a run that has reported is stopped for it; asked before `reported`, which is called all the same."""
+        assignment = self._live.get(trial_id)
+        if assignment is None or "metrics" not in result:
+            return False
+        value = result["metrics"].get(self.study.search.metric)
+        return self.search.report(assignment.trial, assignment.seed, result["step"], value)
 
     def reported(self, trial_id: str, result: dict[str, Any]) -> None:
         """A run sent word."""
@@ -117,16 +131,18 @@ class Driver:
             self.progress.interrupted(_name(assignment))
             self.progress.say(f"{_name(assignment)}: its process was killed; it is started again")
         else:
-            self._failed(assignment, f"its process was killed in each of {assignment.attempt} attempts")
+            self._failed(assignment, f"its process was killed {ATTEMPTS} times")
         del self._live[trial_id]
 
     def ended(self, trial_id: str, result: dict[str, Any] | None, crash: str | None) -> None:
-        """A run's process is done with it: by its end, a fault, a crash, or because the study stops."""
+        """A run's process is done with it: by its end, a fault, a crash, because it is pruned or the study stops."""
         assignment = self._live.get(trial_id)
         if assignment is None:
             return
         fault = crash or (result or {}).get("fault")
-        if fault:
+        if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
+            self._pruned(assignment, (result or {}).get("step", 0))
+        elif fault:
             self._failed(assignment, str(fault))
         elif (result or {}).get("completed"):
             self._completed(assignment)
@@ -146,8 +162,18 @@ class Driver:
                 self.tracking.begin(assignment, experiment)
                 self.tracking.end(assignment, run.state)
 
+    def end_study(self) -> None:
+        """Nothing more is done here: what people read of the study says so, unless another driver goes on with it."""
+        with contextlib.suppress(Fenced):
+            self.search.check()
+            self.tracking.end_study(self.search.runs())
+
     def interrupt_all(self) -> None:
-        """The study is cut off: what is running waits to be continued."""
+        """The study is cut off: what is running waits to be continued, here or by the driver that took it over."""
+        with contextlib.suppress(Fenced):
+            self._interrupt_all()
+
+    def _interrupt_all(self) -> None:
         for trial_id, assignment in list(self._live.items()):
             self._interrupted(assignment)
             del self._live[trial_id]
@@ -164,11 +190,17 @@ class Driver:
     def _folder(self, assignment: Assignment) -> str:
         return run_folder(self.study.name, assignment.trial, assignment.seed)
 
+    def _error_file(self, assignment: Assignment) -> str:
+        return f"{self._folder(assignment)}/error.txt"
+
+    def _attempt(self, assignment: Assignment) -> Attempt:
+        return Attempt(self.storage, self._folder(assignment), assignment.attempt)
+
     def _spec(self, assignment: Assignment, experiment: Experiment) -> RunSpec:
         return RunSpec.of(
             experiment,
             assignment.seed,
-            self._folder(assignment),
+            self._attempt(assignment),
             self.places,
             threads=self.study.resources.cpus_per_worker,
             gpu=self.study.resources.gpus_per_worker > 0,
@@ -176,10 +208,17 @@ class Driver:
         )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
-        self.storage.write(f"{self._folder(assignment)}/error.txt", fault.encode())
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
+        self.storage.write(self._error_file(assignment), fault.encode())
         self.tracking.end(assignment, "FAIL")
+        self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
+
+    def _pruned(self, assignment: Assignment, step: int) -> None:
+        value = self.search.run(assignment.trial, assignment.seed).value
+        self.tracking.end(assignment, "PRUNED")
+        self.progress.expect(self.search.total_runs())
+        self.progress.ended(_name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
 
     def _interrupted(self, assignment: Assignment) -> None:
         run = self.search.interrupt(assignment.trial, assignment.seed)
@@ -198,7 +237,8 @@ class Driver:
 
 
 def _name(assignment: Assignment) -> str:
-    return f"trial {assignment.trial} seed {assignment.seed}"
+    what = "confirmation of " if assignment.kind == "confirmation" else ""
+    return f"{what}trial {assignment.trial} seed {assignment.seed}"
 
 
 def _last_line(text: str) -> str:
@@ -255,53 +295,59 @@ class _Callback(_OfDriver, Callback):
 
 
 class _Stopper(_OfDriver, Stopper):
-    """Ends all runs once the driver is asked to stop."""
+    """Ends a run that is pruned, and all runs once the driver is asked to stop."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return bool(self._driver.guard(lambda: self._driver.prunes(trial_id, result)))
 
     def stop_all(self) -> bool:
         return self._driver.stop.is_set()
 
 
-def run_study(study: Study, places: Places, echo: Echo) -> list[Run]:
+def run_study(
+    study: Study, places: Places, echo: Echo, *, retry_failed: bool = False, accept_code_change: bool = False
+) -> list[Run]:
     """Run a study to its end, or until it is asked to stop.
 
     Args:
         study: a checked study.
         places: where everything lives.
         echo: prints a line.
+        retry_failed: whether runs that failed are started again, from their checkpoints.
+        accept_code_change: whether to go on if the study was run with other code before.
 
     Returns:
         The runs as they stand at the end.
 
     Raises:
-        InputError: the data are not there, the name is taken by another definition, or another driver holds it.
+        InputError: the data are not there, the name is taken by another definition, the code is another, or another
+            driver holds it.
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset)
     records = Records(connect(places.database))
-    _define(study, records, dataset.checksum)
+    _define(study, records, dataset.checksum, accept_code_change)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
     records.take(study.name, driver_name)
     with ExitStack() as stack:
         stack.callback(records.release, study.name, driver_name)
         records.replan(study.name, study.plan())
+        records.recode(study.name, provenance.code())
         stop = stack.enter_context(_beating(records, study.name, driver_name))
-        return _drive(study, places, records, dataset.checksum, stop, echo)
+        return _drive(study, places, records, dataset.checksum, stop, echo, retry_failed)
 
 
-def _define(study: Study, records: Records, checksum: str) -> None:
+def _define(study: Study, records: Records, checksum: str, accept_code_change: bool) -> None:
     """Record the study, or see that it is the one of this name.
 
     The recorded definition is read as a study is, so that a setting which is newer than it has its default.
     """
     definition = {**study.definition(), "data_checksum": checksum}
-    known = records.define(study.name, definition, study.plan())
+    known = records.define(study.name, definition, study.plan(), provenance.code())
     before = Study.rebuilt(study.name, known.definition, known.plan)
     then = {**before.definition(), "data_checksum": known.definition["data_checksum"]}
     difference = first_difference(then, definition)
@@ -312,6 +358,19 @@ def _define(study: Study, records: Records, checksum: str) -> None:
     gone = sorted(set(before.seeds) - set(study.seeds))
     if gone:
         raise InputError(f"study {study.name} was begun with seeds {list(before.seeds)}: {gone} cannot be taken away")
+    confirming = {run.seed for run in records.runs(study.name) if run.kind == "confirmation"} & set(study.seeds)
+    if confirming:
+        raise InputError(f"study {study.name}: seeds {sorted(confirming)} confirmed its winners: they are not fresh")
+    if study.search.pruner is not None and before.seeds[0] != study.seeds[0]:
+        raise InputError(
+            f"study {study.name} was begun with seed {before.seeds[0]} first, by which its trials are pruned: "
+            "add others behind it"
+        )
+    if known.code["sources"] != provenance.code()["sources"] and not accept_code_change:
+        raise InputError(
+            f"study {study.name} was run with {provenance.described(known.code)}, and this is "
+            f"{provenance.described(provenance.code())}: `--accept-code-change` goes on all the same, and records it"
+        )
 
 
 @contextmanager
@@ -340,16 +399,22 @@ def _beating(records: Records, study: str, driver_name: str) -> Iterator[threadi
 
 
 def _drive(
-    study: Study, places: Places, records: Records, checksum: str, stop: threading.Event, echo: Echo
+    study: Study,
+    places: Places,
+    records: Records,
+    checksum: str,
+    stop: threading.Event,
+    echo: Echo,
+    retry_failed: bool,
 ) -> list[Run]:
-    search = Search(study, places.database, records)
+    search = Search(study, places.database, records, retry_failed=retry_failed)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_interruptible(stop))
         stack.callback(_finish_tracking, tracker, echo)
-        stack.callback(lambda: tracking.end_study(search.runs()))
+        stack.callback(driver.end_study)
         stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():

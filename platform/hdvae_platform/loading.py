@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hdvae.errors import InputError
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import Checkpoints, Damaged
+from hdvae_platform.checkpointing import Checkpoints, Damaged, read_checkpoint
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
@@ -41,9 +41,9 @@ def _address(run_id: str, places: Places) -> str:
 
 
 def _load(address: str) -> Snapshot:
-    one = re.fullmatch(r"(.*)/checkpoints/(\d+)\.safetensors", address)
+    one = re.fullmatch(r"(.*)/checkpoints/([\d-]+)\.safetensors", address)
     if one is not None:
-        return Checkpoints(Storage(one[1]), ".").load(int(one[2]))
+        return read_checkpoint(Storage(one[1]), f"checkpoints/{one[2]}")
     checkpoints = Checkpoints(Storage(address.removesuffix("/checkpoints")), ".")
     snapshot, faults = checkpoints.latest()
     if snapshot is None:

@@ -11,30 +11,52 @@ import pyarrow as pa
 from pyarrow import parquet
 from torch import Tensor
 
+from hdvae_platform.fencing import Attempt, standing, written_by
 from hdvae_platform.storage import Storage
 
+FOLDER = "per_image"
+"""Below the folder of a run."""
 NOTES = b"hdvae"
 """Key of the table's metadata under which its notes are."""
 
 
 def per_image_name(split: str) -> str:
-    """Where the latest values of a split are, below the folder of a run."""
-    return f"per_image/{split}.parquet"
+    """The name of a split's values among the artifacts of a run."""
+    return f"{FOLDER}/{split}.parquet"
 
 
 def write_per_image(
-    storage: Storage, folder: str, split: str, columns: Mapping[str, Tensor], notes: Mapping[str, Any]
+    attempt: Attempt, split: str, step: int, columns: Mapping[str, Tensor], notes: Mapping[str, Any]
 ) -> None:
-    """Keep the values of the latest evaluation, in place of those of the one before.
+    """Keep the values of the latest evaluation, and of the one before.
 
     Args:
-        storage: of the run.
-        folder: of the run.
+        attempt: at the run.
         split: `valid` or `test`.
+        step: of the evaluation.
         columns: a row for each image: `image`, its place in the split, and metrics by name, nats.
         notes: JSON-like; what the values are of.
+
+    Raises:
+        Fenced: a newer attempt has begun.
     """
-    storage.write(f"{folder}/{per_image_name(split)}", as_parquet(columns, notes))
+    before = _files(attempt.storage, attempt.run, split)
+    attempt.write(FOLDER, f"{split}-{step:09d}", ".parquet", as_parquet(columns, notes))
+    attempt.check()
+    for name in before[:-1]:  # the last may be what a newer attempt has just taken over
+        attempt.storage.delete_file(f"{attempt.run}/{FOLDER}/{name}")
+
+
+def find_per_image(storage: Storage, run: str, split: str) -> str | None:
+    """The file with the latest values of a split; None if there is none."""
+    names = _files(storage, run, split)
+    return f"{run}/{FOLDER}/{names[-1]}" if names else None
+
+
+def _files(storage: Storage, run: str, split: str) -> list[str]:
+    """The files that count, the newest attempt's last."""
+    names = [name for name in standing(storage, run, FOLDER) if name.startswith(f"{split}-")]
+    return sorted(names, key=lambda name: (written_by(name), name))
 
 
 def as_parquet(columns: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
@@ -48,5 +70,8 @@ def as_parquet(columns: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes
 
 def read_per_image(storage: Storage, folder: str, split: str) -> tuple[pa.Table, dict[str, Any]]:
     """The table and its notes; FileNotFoundError if there is none."""
-    table = parquet.read_table(io.BytesIO(storage.read(f"{folder}/{per_image_name(split)}")))
+    name = find_per_image(storage, folder, split)
+    if name is None:
+        raise FileNotFoundError(f"{folder}: no values of each image of {split}")
+    table = parquet.read_table(io.BytesIO(storage.read(name)))
     return table, json.loads(table.schema.metadata[NOTES])

@@ -56,6 +56,10 @@ class Progress:
             shown = "" if value is None else f" {self._metric} {value:.2f}"
             self._line(f"{name} step {step}/{self._steps}{shown}")
 
+    def expect(self, total: int) -> None:
+        """The study will have more or fewer runs than was thought."""
+        self._total = total
+
     def ended(self, name: str, outcome: str) -> None:
         """A run ended."""
         self._at.pop(name, None)

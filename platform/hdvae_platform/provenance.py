@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,19 +16,47 @@ import hdvae
 
 @cache
 def code() -> dict[str, str]:
-    """The version, and in a git checkout the commit and whether the packages were changed since."""
+    """The version, a hash of the sources, and in a git checkout the commit and whether it was changed since."""
+    known = {"version": hdvae.__version__, "sources": _sources()}
     folder = Path(hdvae.__file__).parent.parent
     tracked = _git(folder, "ls-files", "--error-unmatch", "hdvae/__init__.py")
     commit = _git(folder, "rev-parse", "HEAD")
     if tracked is None or commit is None:
-        return {"version": hdvae.__version__}
+        return known
     changes = _git(folder, "status", "--porcelain", "--", "hdvae", "platform")
-    return {"version": hdvae.__version__, "commit": commit, "dirty": str(bool(changes)).lower()}
+    return {**known, "commit": commit, "dirty": str(bool(changes)).lower()}
+
+
+def _sources() -> str:
+    """One hash over all Python files of both packages: what tells one program from another, committed or not."""
+    digest = hashlib.sha256()
+    for package in (Path(hdvae.__file__).parent, Path(__file__).parent):
+        for file in sorted(package.rglob("*.py")):
+            name = f"{package.name}/{file.relative_to(package).as_posix()}"
+            digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def described(known: Mapping[str, str]) -> str:
+    """A value of `code` in words.
+
+    >>> described({"version": "1.0", "sources": "0123456789abcdef", "commit": "fedcba9876543210", "dirty": "true"})
+    'hdvae 1.0 (sources 01234567, commit fedcba98 and changes)'
+    """
+    parts = [f"sources {known['sources'][:8]}"]
+    if "commit" in known:
+        parts.append(f"commit {known['commit'][:8]}" + (" and changes" if known["dirty"] == "true" else ""))
+    return f"hdvae {known['version']} ({', '.join(parts)})"
 
 
 def tags() -> dict[str, str]:
     """The code and the machine as MLflow tags."""
-    names = {"version": "hdvae.version", "commit": "mlflow.source.git.commit", "dirty": "hdvae.git_dirty"}
+    names = {
+        "version": "hdvae.version",
+        "sources": "hdvae.sources",
+        "commit": "mlflow.source.git.commit",
+        "dirty": "hdvae.git_dirty",
+    }
     machine = {
         "hdvae.python": platform.python_version(),
         "hdvae.torch": torch.__version__,

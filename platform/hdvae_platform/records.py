@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from hdvae.errors import InputError
+from hdvae_platform.fencing import Fenced
 from hdvae_platform.places import redacted
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+Kind = Literal["search", "confirmation"]
 
 _schema = sa.MetaData()
 _studies = sa.Table(
@@ -27,7 +29,9 @@ _studies = sa.Table(
     sa.Column("name", sa.String(80), primary_key=True),
     sa.Column("definition", sa.Text, nullable=False),
     sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("launch", sa.Integer, nullable=False, default=0),
     sa.Column("stop", sa.Boolean, nullable=False, default=False),
     sa.Column("driver", sa.String(200)),
     sa.Column("beat", sa.Float),
@@ -44,6 +48,7 @@ _runs = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("run_id", sa.String(64)),
     sa.Column("tracked", sa.Boolean, nullable=False, default=False),
+    sa.Column("kind", sa.String(12), nullable=False, default="search"),
 )
 _changes = sa.Table(
     "hdvae_changes",
@@ -51,6 +56,7 @@ _changes = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("study", sa.String(80), nullable=False),
     sa.Column("time", sa.Float, nullable=False),
+    sa.Column("what", sa.String(10), nullable=False),
     sa.Column("before", sa.Text, nullable=False),
     sa.Column("after", sa.Text, nullable=False),
 )
@@ -69,11 +75,12 @@ class Run:
         trial: Optuna's trial number.
         seed: its seed.
         state: Optuna's names for states.
-        attempts: how often it was started.
+        attempts: how often it was started; the number of the newest attempt, which shuts out the older ones.
         value: the last value of the tuned metric, once complete.
         error: why it failed.
         run_id: MLflow's run.
         tracked: whether MLflow holds everything of it.
+        kind: part of the search, or a winner of it on a fresh seed.
     """
 
     trial: int
@@ -84,16 +91,29 @@ class Run:
     error: str | None
     run_id: str | None
     tracked: bool
+    kind: Kind = "search"
+
+    @staticmethod
+    def fresh(trial: int, seed: int, kind: Kind = "search") -> Run:
+        """A run that was not started yet."""
+        return Run(trial, seed, "WAITING", 0, None, None, None, False, kind)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is yet to reach its end."""
+        return self.state in ("WAITING", "RUNNING")
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What the database knows of a study as a whole."""
+    """What the database knows of a study as a whole; `code` is the one it was last run with."""
 
     name: str
     definition: dict[str, Any]
     plan: dict[str, Any]
+    code: dict[str, str]
     created: float
+    launch: int
     stop: bool
     driver: str | None
     beat: float | None
@@ -102,6 +122,16 @@ class StudyRecord:
     def driven(self) -> bool:
         """Whether a driver gave a sign of life of late."""
         return self.driver is not None and self.beat is not None and time.time() - self.beat < EXPIRY
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change between two launches of a study: of its `plan`, or of the `code` it is run with."""
+
+    time: float
+    what: Literal["plan", "code"]
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 def connect(url: str) -> sa.Engine:
@@ -113,14 +143,30 @@ def connect(url: str) -> sa.Engine:
     try:
         engine = sa.create_engine(url, pool_pre_ping=True)
         _schema.create_all(engine)
+        _check_columns(engine, url)
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(f"study database {redacted(url)}: {reason}; check HDVAE_STUDY_DB") from None
     return engine
 
 
+def _check_columns(engine: sa.Engine, url: str) -> None:
+    """Tables that another version made would fail much later, and less clearly."""
+    inspector = sa.inspect(engine)
+    for table in _schema.sorted_tables:
+        missing = {column.name for column in table.columns} - {c["name"] for c in inspector.get_columns(table.name)}
+        if missing:
+            raise InputError(
+                f"study database {redacted(url)}: table {table.name} has no column {sorted(missing)[0]}: another "
+                "version of hdvae made it; use that version, or another --home or HDVAE_STUDY_DB"
+            )
+
+
 class Records:
     """Reads and writes the state of studies and runs.
+
+    Each launch of a study has a number. Once a later launch has taken the study, a driver that was thought dead can
+    change nothing any more: its writes raise `Fenced`.
 
     Args:
         engine: from `connect`.
@@ -128,6 +174,7 @@ class Records:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._launches: dict[str, int] = {}
 
     def study(self, name: str) -> StudyRecord | None:
         """A study, or None if there is none of this name."""
@@ -141,9 +188,11 @@ class Records:
             rows = db.execute(_studies.select().order_by(_studies.c.created)).mappings().all()
         return [_study(row) for row in rows]
 
-    def define(self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> StudyRecord:
+    def define(
+        self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any], code: Mapping[str, str]
+    ) -> StudyRecord:
         """Record a study, if there is none of this name; returns what is recorded."""
-        row = {"definition": json.dumps(definition), "plan": json.dumps(plan)}
+        row = {"definition": json.dumps(definition), "plan": json.dumps(plan), "code": json.dumps(code)}
         if self.study(name) is None:
             # Another process may be first: then its record stands.
             with contextlib.suppress(sa.exc.IntegrityError), self._engine.begin() as db:
@@ -154,17 +203,30 @@ class Records:
 
     def replan(self, name: str, plan: Mapping[str, Any]) -> None:
         """Record that the plan of a study (trials, seeds, resources) changed, if it did."""
+        self._change(name, "plan", plan)
+
+    def recode(self, name: str, code: Mapping[str, str]) -> None:
+        """Record that a study goes on with other code, if it does."""
+        self._change(name, "code", code)
+
+    def _change(self, name: str, what: Literal["plan", "code"], value: Mapping[str, Any]) -> None:
         known = self.study(name)
         assert known is not None
-        if known.plan == json.loads(json.dumps(plan)):
-            return
-        before, after = json.dumps(known.plan), json.dumps(plan)
-        with self._engine.begin() as db:
-            db.execute(_changes.insert().values(study=name, time=time.time(), before=before, after=after))
-            db.execute(_studies.update().where(_studies.c.name == name).values(plan=after))
+        before, after = json.dumps(getattr(known, what)), json.dumps(value)
+        if before != after:
+            change = {"study": name, "time": time.time(), "what": what, "before": before, "after": after}
+            with self._writing(name) as db:
+                db.execute(_changes.insert().values(**change))
+                db.execute(_studies.update().where(_studies.c.name == name).values({what: after}))
+
+    def changes(self, name: str) -> list[Change]:
+        """How plan and code of a study changed, in order."""
+        with self._engine.connect() as db:
+            rows = db.execute(_changes.select().where(_changes.c.study == name).order_by(_changes.c.id)).mappings()
+            return [Change(r["time"], r["what"], json.loads(r["before"]), json.loads(r["after"])) for r in rows]
 
     def take(self, name: str, driver: str) -> None:
-        """Become the driver of a study.
+        """Become the driver of a study: the writes of this object are then those of its newest launch.
 
         Raises:
             InputError: another driver gave a sign of life of late.
@@ -173,8 +235,11 @@ class Records:
         free = sa.or_(_studies.c.driver.is_(None), _studies.c.driver == driver, _studies.c.beat < now - EXPIRY)
         with self._engine.begin() as db:
             taken = db.execute(
-                _studies.update().where(_studies.c.name == name, free).values(driver=driver, beat=now, stop=False)
+                _studies.update()
+                .where(_studies.c.name == name, free)
+                .values(driver=driver, beat=now, stop=False, launch=_studies.c.launch + 1)
             )
+            launch = db.execute(sa.select(_studies.c.launch).where(_studies.c.name == name)).scalar_one()
         if taken.rowcount == 0:
             holder = self.study(name)
             assert holder is not None
@@ -183,6 +248,30 @@ class Records:
                 f"study {name} is being run by {holder.driver} (last seen {now - holder.beat:.0f} s ago): "
                 f"stop it with `hdvae study stop {name}`, or wait {EXPIRY:.0f} s if it died"
             )
+        self._launches[name] = launch
+
+    def check(self, name: str) -> None:
+        """See that no later launch has taken the study.
+
+        Raises:
+            Fenced: one has.
+        """
+        with self._writing(name):
+            pass
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[sa.Connection]:
+        """A transaction on a study that this object's launch still holds, if it took it.
+
+        The study's row is written first, which locks it: no other launch can come in between.
+        """
+        with self._engine.begin() as db:
+            if name in self._launches:
+                mine = (_studies.c.name == name, _studies.c.launch == self._launches[name])
+                held = db.execute(_studies.update().where(*mine).values(launch=_studies.c.launch))
+                if held.rowcount == 0:
+                    raise Fenced(f"study {name} is run by another driver, which took it from this one")
+            yield db
 
     def beat(self, name: str, driver: str) -> bool:
         """Give a sign of life; returns whether to stop: it was asked for, or another driver has taken over."""
@@ -214,21 +303,31 @@ class Records:
             rows = db.execute(query).mappings().all()
         return [Run(**{key: value for key, value in row.items() if key != "study"}) for row in rows]
 
-    def add_run(self, name: str, trial: int, seed: int) -> None:
-        """Add a run that waits to be started."""
-        with self._engine.begin() as db:
+    def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> None:
+        """Add a run that waits to be started.
+
+        Raises:
+            Fenced: a later launch has taken the study.
+        """
+        with self._writing(name) as db:
             db.execute(
-                _runs.insert().values(study=name, trial=trial, seed=seed, state="WAITING", attempts=0, tracked=False)
+                _runs.insert().values(
+                    study=name, trial=trial, seed=seed, kind=kind, state="WAITING", attempts=0, tracked=False
+                )
             )
 
     def set_run(self, name: str, trial: int, seed: int, **values: Any) -> None:
-        """Change columns of a run."""
+        """Change columns of a run.
+
+        Raises:
+            Fenced: a later launch has taken the study.
+        """
         at = (_runs.c.study == name, _runs.c.trial == trial, _runs.c.seed == seed)
-        with self._engine.begin() as db:
+        with self._writing(name) as db:
             db.execute(_runs.update().where(*at).values(**values))
 
 
 def _study(row: Mapping[Any, Any]) -> StudyRecord:
     values = dict(row)
-    values["definition"], values["plan"] = json.loads(row["definition"]), json.loads(row["plan"])
+    values |= {key: json.loads(row[key]) for key in ("definition", "plan", "code")}
     return StudyRecord(**values)

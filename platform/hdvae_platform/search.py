@@ -1,7 +1,8 @@
 """Which run comes next, and what the study database is told of its end. Optuna is imported here alone.
 
 An Optuna trial is one parameter set; it is trained once for each seed and told the mean. Unfinished runs are
-issued before new ones, so a study that was cut off goes on where it stands.
+issued before new ones, so a study that was cut off goes on where it stands. With a pruner the run of the first seed
+is judged at each of its reports: where it is stopped its trial is, and the other seeds are not started.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ import json
 import math
 import statistics
 import warnings
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hdvae.randomness import derive
-from hdvae_platform.records import Records, Run
+from hdvae_platform.records import Kind, Records, Run
 from hdvae_platform.study import Dimension, Study
 
 ATTEMPTS = 3
-"""How often a run is started before the death of its process counts as its failure."""
+"""How often a run's process may die in one launch until that counts as the run's failure."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
 """User attribute of a trial that is not one of the study's."""
+_INSTEAD_OF = "hdvae: instead of trial"
+"""User attribute of the trial by which Optuna is told the value of one that had failed, and was run again.
+
+A trial that Optuna was told is finished for ever, so the failed one stands, and the samplers learn from the other.
+Everywhere else the trial keeps its number: in the tables of runs, on the storage, in MLflow.
+"""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -39,13 +46,15 @@ class Assignment:
         trial: Optuna's trial number.
         seed: the seed.
         params: dotted paths into the experiment → values.
-        attempt: 1 for the first time.
+        attempt: 1 for the first time; never the same again, since only the newest launch may count it up.
+        kind: part of the search, or a winner of it on a fresh seed.
     """
 
     trial: int
     seed: int
     params: dict[str, Any]
     attempt: int
+    kind: Kind = "search"
 
 
 class Search:
@@ -55,55 +64,106 @@ class Search:
         study: a checked study, recorded by `Records.define`.
         url: SQLAlchemy URL of the study database.
         records: the tables of runs in the same database.
+        retry_failed: whether the runs that failed are issued again, from their checkpoints.
     """
 
-    def __init__(self, study: Study, url: str, records: Records) -> None:
+    def __init__(self, study: Study, url: str, records: Records, *, retry_failed: bool = False) -> None:
         self._study, self._records = study, records
+        known = records.study(study.name)
+        assert known is not None
+        self._begun = known.created
         self._optuna = optuna.create_study(
             study_name=study.name,
             storage=optuna.storages.RDBStorage(url),
             direction=study.search.direction,
+            pruner=_pruner(study),
             load_if_exists=True,
         )
-        self._runs = {(run.trial, run.seed): run for run in records.runs(study.name)}
+        # What is said to run was left so by an earlier launch.
+        self._runs = {(run.trial, run.seed): _waiting(run) for run in records.runs(study.name)}
         self._drop_half_suggested()
         trials = self._optuna.get_trials(deepcopy=False)
         self._optuna.sampler = _sampler(study, len(trials))
         if study.search.method == "grid":
             self._enqueue_grid(trials)
             trials = self._optuna.get_trials(deepcopy=False)
-        self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
-        self._started = sum(trial.state != TrialState.WAITING and not _is_dropped(trial) for trial in trials)
+        self._deaths: Counter[tuple[int, int]] = Counter()
         self._pending: deque[tuple[int, int]] = deque()
+        if retry_failed:
+            self._forget_failures()
+        trials = [trial for trial in trials if _is_own(trial)]
+        self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
+        self._started = sum(trial.state != TrialState.WAITING for trial in trials)
         for trial in trials:
-            if trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
-                self._open(trial.number)
-            if trial.state == TrialState.RUNNING:
-                self._tell_if_done(trial.number)
+            self._take_up(trial)
+        left = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
+        self._pending.extend((run.trial, run.seed) for run in sorted(left, key=lambda run: run.attempts == 0))
 
     def next(self) -> Assignment | None:
         """The next run, marked as running; None if there is nothing left to issue."""
         if not self._pending:
-            target = self._study.parameter_sets()
-            if target is None or self._started >= target:
-                return None
-            trial = self._optuna.ask()
-            self._started += 1
-            self._params[trial.number] = self._decode(self._suggest(trial))
-            self._open(trial.number)
+            if self._searched():
+                self._open_confirmations()
+            else:
+                self._open_trial()
+        if not self._pending:
+            return None
         number, seed = self._pending.popleft()
         run = self._runs[number, seed]
         self._set(run, state="RUNNING", attempts=run.attempts + 1, error=None)
         return self.assignment(self._runs[number, seed])
 
+    def _open_trial(self) -> None:
+        """Ask for a further parameter set, and queue its runs."""
+        self.check()
+        trial = self._optuna.ask()
+        self._started += 1
+        self._params[trial.number] = self._decode(self._suggest(trial))
+        self._open(trial.number)
+
+    def _searched(self) -> bool:
+        """Whether no further parameter set is begun."""
+        target = self._study.parameter_sets()
+        return self._study.is_spent(self._begun) or (target is not None and self._started >= target)
+
+    def _open_confirmations(self) -> None:
+        for trial, seed in self._confirmations_to_open():
+            self._add(Run.fresh(trial, seed, "confirmation"))
+            self._pending.append((trial, seed))
+
+    def _confirmations_to_open(self) -> list[tuple[int, int]]:
+        """Once nothing of the search is left to do."""
+        if any(run.kind == "search" and run.unfinished for run in self._runs.values()):
+            return []
+        wanted = confirmations(self._study, _trials(self._study, self._optuna))
+        return [key for key in wanted if key not in self._runs]
+
     def assignment(self, run: Run) -> Assignment:
         """What a known run was issued as."""
-        return Assignment(run.trial, run.seed, self._params[run.trial], run.attempts)
+        return Assignment(run.trial, run.seed, self._params[run.trial], run.attempts, run.kind)
 
     def has_work(self) -> bool:
         """Whether `next` would return a run."""
-        target = self._study.parameter_sets()
-        return bool(self._pending) or (target is not None and self._started < target)
+        return bool(self._pending) or not self._searched() or bool(self._confirmations_to_open())
+
+    def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
+        """A run got so far; whether it is pruned, as its trial then is.
+
+        The pruner judges the run of the first seed, and once only: not at the last step, when the work is done, nor
+        when it is run again in a trial that Optuna knows to have ended.
+        """
+        run, frozen = self._runs[trial, seed], self._optuna.get_trials(deepcopy=False)[trial]
+        judged = self._study.search.pruner is not None and seed == self._study.seeds[0]
+        open_ = run.state == "RUNNING" and frozen.state == TrialState.RUNNING and step not in frozen.intermediate_values
+        if not (judged and open_) or value is None or not math.isfinite(value):
+            return False
+        asked = optuna.Trial(self._optuna, frozen._trial_id)
+        asked.report(value, step)
+        if step >= self._study.experiment_at(self._params[trial]).training.steps or not asked.should_prune():
+            return False
+        self._set(run, state="PRUNED", value=value)
+        self._ended(run)
+        return True
 
     def finish(self, trial: int, seed: int, value: float) -> Run:
         """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
@@ -112,13 +172,13 @@ class Search:
         else:
             error = f"{self._study.search.metric} is {value}"
             self._set(self._runs[trial, seed], state="FAIL", error=error)
-        self._tell_if_done(trial)
+        self._ended(self._runs[trial, seed])
         return self._runs[trial, seed]
 
     def fail(self, trial: int, seed: int, error: str) -> None:
         """A run failed."""
         self._set(self._runs[trial, seed], state="FAIL", error=error)
-        self._tell_if_done(trial)
+        self._ended(self._runs[trial, seed])
 
     def interrupt(self, trial: int, seed: int) -> Run:
         """A run was cut off: if it had not ended, it waits to be continued. Returns it as it stands."""
@@ -128,20 +188,37 @@ class Search:
 
     def retry(self, trial: int, seed: int) -> bool:
         """A run's process died: issue it again, unless that happened too often. Whether it will be."""
-        if self._runs[trial, seed].attempts >= ATTEMPTS:
+        self._deaths[trial, seed] += 1
+        if self._deaths[trial, seed] >= ATTEMPTS:
             return False
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
         return True
 
+    def check(self) -> None:
+        """See that this driver still holds the study.
+
+        Raises:
+            Fenced: another has taken it.
+        """
+        self._records.check(self._study.name)
+
     def runs(self) -> list[Run]:
         """The runs as they stand."""
         return [self._runs[key] for key in sorted(self._runs)]
 
+    def run(self, trial: int, seed: int) -> Run:
+        """A run as it stands."""
+        return self._runs[trial, seed]
+
     def total_runs(self) -> int:
-        """How many runs there will be in all."""
-        trials = max(self._study.parameter_sets() or 0, self._started)
-        return max(trials * len(self._study.seeds), len(self._runs))
+        """How many runs there will be in all, as far as is known."""
+        seeds, known = len(self._study.seeds), list(self._runs.values())
+        trials = max(0 if self._searched() else self._study.parameter_sets() or 0, self._started)
+        spared = sum(seeds - len(self._runs_of(run.trial)) for run in known if self._ends_trial(run))
+        searching = sum(run.kind == "search" for run in known)
+        confirming = max(self._study.confirmations(trials), len(known) - searching)
+        return max(trials * seeds - spared, searching) + confirming
 
     def _drop_half_suggested(self) -> None:
         """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
@@ -161,27 +238,68 @@ class Search:
             if written not in known:
                 self._optuna.enqueue_trial(written)
 
+    def _forget_failures(self) -> None:
+        for run in self.runs():
+            if run.state == "FAIL":
+                self._set(run, state="WAITING", error=None, tracked=False)
+
+    def _take_up(self, trial: FrozenTrial) -> None:
+        """Queue what an earlier launch left of a trial; tell Optuna what it could not."""
+        if trial.state in (TrialState.RUNNING, TrialState.COMPLETE) or self._unfinished(trial.number):
+            self._open(trial.number)
+        if trial.state in (TrialState.RUNNING, TrialState.FAIL):
+            self._tell_if_done(trial.number)
+
+    def _unfinished(self, number: int) -> bool:
+        return any(run.unfinished for run in self._runs_of(number))
+
+    def _runs_of(self, number: int) -> list[Run]:
+        """The runs by which a trial is judged."""
+        return [run for run in self._runs.values() if run.trial == number and run.kind == "search"]
+
+    def _ended(self, run: Run) -> None:
+        """See what follows for the trial; nothing from a confirmation."""
+        if run.kind == "search":
+            if run.state == "COMPLETE":
+                self._open(run.trial)
+            self._tell_if_done(run.trial)
+
+    def _add(self, run: Run) -> None:
+        self._records.add_run(self._study.name, run.trial, run.seed, run.kind)
+        self._runs[run.trial, run.seed] = run
+
     def _open(self, trial: int) -> None:
-        """Make sure that the trial has a run for each seed; queue those that are not finished."""
-        for seed in self._study.seeds:
+        """Make sure that the trial has its runs; queue those that wait."""
+        for seed in self._seeds_of(trial):
             if (trial, seed) not in self._runs:
-                self._records.add_run(self._study.name, trial, seed)
-                self._runs[trial, seed] = Run(trial, seed, "WAITING", 0, None, None, None, False)
-            if self._runs[trial, seed].state in ("WAITING", "RUNNING"):
+                self._add(Run.fresh(trial, seed))
+            if self._runs[trial, seed].state == "WAITING" and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))
 
+    def _seeds_of(self, trial: int) -> Sequence[int]:
+        """With a pruner, the other seeds wait for what becomes of the first."""
+        seeds = self._study.seeds
+        first = self._runs.get((trial, seeds[0]))
+        free = self._study.search.pruner is None or (first is not None and first.state == "COMPLETE")
+        return seeds if free else seeds[:1]
+
+    def _ends_trial(self, run: Run) -> bool:
+        """Whether for this run's end the other seeds of its trial are not started."""
+        first = self._study.search.pruner is not None and run.seed == self._study.seeds[0]
+        return first and run.state in ("PRUNED", "FAIL")
+
     def _tell_if_done(self, number: int) -> None:
-        runs = [run for (trial, _), run in self._runs.items() if trial == number]
-        if any(run.state in ("WAITING", "RUNNING") for run in runs):
+        if self._unfinished(number):
             return
-        failed = any(run.state == "FAIL" for run in runs)
-        values = [run.value for run in runs if run.value is not None]
-        self._optuna.tell(
-            number,
-            values=None if failed else statistics.fmean(values),
-            state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            skip_if_finished=True,
-        )
+        runs = self._runs_of(number)
+        ends = {run.state for run in runs}
+        state = next((TrialState[end] for end in ("FAIL", "PRUNED") if end in ends), TrialState.COMPLETE)
+        value = statistics.fmean(run.value for run in runs if run.value is not None) if ends == {"COMPLETE"} else None
+        trials = self._optuna.get_trials(deepcopy=False)
+        if trials[number].state != TrialState.FAIL:
+            self._optuna.tell(number, values=value, state=state, skip_if_finished=True)
+        elif value is not None and not any(trial.user_attrs.get(_INSTEAD_OF) == number for trial in trials):
+            self._optuna.add_trial(_instead_of(trials[number], value))
 
     def _set(self, run: Run, **values: Any) -> None:
         self._records.set_run(self._study.name, run.trial, run.seed, **values)
@@ -205,13 +323,15 @@ class Trial:
 
     Attributes:
         number: Optuna's.
-        state: Optuna's name for it.
+        state: Optuna's name for it; COMPLETE too if it failed, and did not when it was run again.
         params: dotted paths into the experiment → values.
+        value: the mean over its seeds that Optuna was told, once complete.
     """
 
     number: int
     state: str
     params: dict[str, Any]
+    value: float | None
 
 
 def known_trials(study: Study, url: str) -> list[Trial]:
@@ -220,19 +340,59 @@ def known_trials(study: Study, url: str) -> list[Trial]:
         known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
     except KeyError:
         return []
+    return _trials(study, known)
+
+
+def _trials(study: Study, known: optuna.Study) -> list[Trial]:
+    trials = known.get_trials(deepcopy=False)
+    mended = {trial.user_attrs[_INSTEAD_OF]: trial for trial in trials if _INSTEAD_OF in trial.user_attrs}
     return [
         Trial(
             trial.number,
-            trial.state.name,
+            told.state.name,
             {path: _decode(value, study.space[path]) for path, value in _written(trial).items()},
+            told.value if told.state == TrialState.COMPLETE else None,
         )
-        for trial in known.get_trials(deepcopy=False)
-        if not _is_dropped(trial)
+        for trial in trials
+        if _is_own(trial)
+        for told in [mended.get(trial.number, trial)]
     ]
 
 
-def _is_dropped(trial: FrozenTrial) -> bool:
-    return _DROPPED in trial.user_attrs
+def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
+    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first."""
+    if study.confirm is None:
+        return []
+    sign = -1 if study.search.direction == "maximize" else 1
+    ranked = sorted((sign * trial.value, trial.number) for trial in trials if trial.value is not None)
+    return [(number, seed) for _, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
+
+
+def _is_own(trial: FrozenTrial) -> bool:
+    """Whether a trial is a parameter set of the study, and not a leftover or a note for the samplers."""
+    return _DROPPED not in trial.user_attrs and _INSTEAD_OF not in trial.user_attrs
+
+
+def _instead_of(failed: FrozenTrial, value: float) -> FrozenTrial:
+    return optuna.trial.create_trial(
+        state=TrialState.COMPLETE,
+        value=value,
+        params=failed.params,
+        distributions=failed.distributions,
+        intermediate_values=failed.intermediate_values,
+        user_attrs={_INSTEAD_OF: failed.number},
+    )
+
+
+def _waiting(run: Run) -> Run:
+    return replace(run, state="WAITING") if run.state == "RUNNING" else run
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    """Optuna's own, in steps: rungs of successive halving at the first evaluation and at 4, 16, … times its step."""
+    if study.search.pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=study.experiment.evaluation.every)
+    return optuna.pruners.MedianPruner() if study.search.pruner == "median" else optuna.pruners.NopPruner()
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:

@@ -13,6 +13,7 @@ from hdvae.experiment import Experiment
 from hdvae.model import HDVAE
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Entry, Journal
+from hdvae_platform.fencing import Attempt, newest_attempt
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import State
@@ -43,6 +44,7 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
     Raises:
         InputError: the data are not there or do not fit.
         NonFinite: the loss stopped being finite; the MLflow run is FAILED.
+        Fenced: the same experiment was started in another process, which goes on with it.
         KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call goes on.
     """
     dataset = load_data(experiment, places.home)
@@ -57,8 +59,10 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
         storage=storage,
         folder=folder,
     )
+    attempt = Attempt(storage, folder, newest_attempt(storage, folder) + 1)
+    attempt.begin()
     threads, gpu = torch.get_num_threads(), torch.cuda.is_available()
-    spec = RunSpec.of(experiment, seed, folder, places, threads=threads, gpu=gpu, data_checksum=dataset.checksum)
+    spec = RunSpec.of(experiment, seed, attempt, places, threads=threads, gpu=gpu, data_checksum=dataset.checksum)
     _train_tracked(spec, upload, Tracker(places, echo), Progress("valid/elbo", experiment.training.steps, 1, 0, echo))
     last = Journal(storage, folder)
     step = last.steps()[-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hdvae_platform.checkpointing import Checkpoints, run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, StudyRecord, connect
-from hdvae_platform.search import known_trials
+from hdvae_platform.search import Trial, confirmations, known_trials
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
 
@@ -45,13 +46,18 @@ class StudyStatus:
         """Failed runs."""
         return self.count("FAIL")
 
+    @property
+    def pruned(self) -> int:
+        """Runs that were stopped early for a poor value."""
+        return self.count("PRUNED")
+
     def plain(self) -> dict[str, Any]:
         """The status as JSON-like values."""
         return {"study": self.study, "state": self.state, "trials": self.trials}
 
     def summary(self) -> dict[str, Any]:
         """Counts only."""
-        counts = {"complete": self.complete, "failed": self.failed, "runs": self.total}
+        counts = {"complete": self.complete, "pruned": self.pruned, "failed": self.failed, "runs": self.total}
         return {"study": self.study, "claim": self.claim, "state": self.state, **counts}
 
 
@@ -60,21 +66,31 @@ def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     study = Study.rebuilt(record.name, record.definition, record.plan)
     runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
     storage = Storage(places.storage)
+    spent = study.is_spent(record.created)
+    trials = [trial for trial in known_trials(study, places.database) if trial.state != "WAITING" or not spent]
     rows = []
-    for trial in known_trials(study, places.database):
+    for trial in trials:
         seeds = {seed for number, seed in runs if number == trial.number}
-        if trial.state != "FAIL":  # a failed trial gets no further seeds
+        if trial.state not in ("FAIL", "PRUNED"):  # such a trial gets no further seeds
             seeds |= set(study.seeds)
         for seed in sorted(seeds):
-            run = runs.get((trial.number, seed)) or Run(trial.number, seed, "WAITING", 0, None, None, None, False)
+            run = runs.get((trial.number, seed)) or Run.fresh(trial.number, seed)
             rows.append(_row(study, storage, run, trial.params, record.driven))
-    numbers = {row["number"] for row in rows}
-    total = len(rows) + max((study.parameter_sets() or 0) - len(numbers), 0) * len(study.seeds)
+    total = len(rows) + _to_come(study, trials, runs, spent)
     ended = sum(row["state"] in ("COMPLETE", "FAIL", "PRUNED") for row in rows)
     state: Literal["running", "interrupted", "finished"] = (
         "running" if record.driven else "finished" if ended >= total else "interrupted"
     )
     return StudyStatus(record.name, study.claim, state, total, rows)
+
+
+def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int], Run], spent: bool) -> int:
+    """How many runs there will be of which nothing is known yet: of further trials, and to confirm the best ones."""
+    target = study.parameter_sets()
+    further = 0 if spent else 1 if target is None else max(target - len(trials), 0)
+    if further or any(trial.state in ("WAITING", "RUNNING") for trial in trials):
+        return further * len(study.seeds) + study.confirmations(len(trials) + further)
+    return sum(key not in runs for key in confirmations(study, trials))
 
 
 def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
@@ -86,6 +102,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "state": "WAITING" if run.state == "RUNNING" and not driven else run.state,
         "params": params,
         "seed": run.seed,
+        "kind": run.kind,
         "step": steps[-1] if steps else 0,
         "attempts": run.attempts,
         "error": run.error,

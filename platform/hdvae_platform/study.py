@@ -9,6 +9,7 @@ import copy
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from hdvae.config import Config, parse
 from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
 from hdvae.metrics import check_tunable, metric_names
+from hdvae.randomness import derive
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
@@ -65,8 +67,19 @@ class SearchConfig(Config):
     method: Literal["grid", "random", "tpe"] = "grid"
     trials: Annotated[int, Field(ge=1)] | None = None
     """Parameter sets to try; a grid tries all, if it is not given."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Wall time since the study was first launched after which no further parameter set is begun."""
     metric: str = "valid/elbo"
     direction: Literal["maximize", "minimize"] = "maximize"
+    pruner: Literal["asha", "median"] | None = None
+    """Who stops a trial early, by the reports of its first seed's run."""
+
+
+class ConfirmConfig(Config):
+    """The best trials of the search again, on fresh seeds: their search value was chosen for being high."""
+
+    top: Annotated[int, Field(ge=1)] = 3
+    seeds: Annotated[int, Field(ge=1)] = 5
 
 
 class ResourcesConfig(Config):
@@ -87,6 +100,7 @@ class Study(Config):
     space: dict[str, Dimension] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    confirm: ConfirmConfig | None = None
     resources: ResourcesConfig = ResourcesConfig()
 
     def experiment_at(self, params: Params) -> Experiment:
@@ -109,6 +123,7 @@ class Study(Config):
             "method": self.search.method,
             "metric": self.search.metric,
             "direction": self.search.direction,
+            "pruner": self.search.pruner,
         }
 
     def plan(self) -> dict[str, Any]:
@@ -116,17 +131,34 @@ class Study(Config):
         return {
             "claim": self.claim,
             "trials": self.search.trials,
+            "hours": self.search.hours,
             "seeds": list(self.seeds),
+            "confirm": self.confirm.model_dump(mode="json") if self.confirm else None,
             "resources": self.resources.model_dump(mode="json"),
         }
 
     @staticmethod
     def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
         """The study with a recorded definition and plan."""
-        search = {key: definition[key] for key in ("method", "metric", "direction")} | {"trials": plan["trials"]}
+        search = {key: definition.get(key) for key in ("method", "metric", "direction", "pruner")}
+        search |= {key: plan.get(key) for key in ("trials", "hours")}
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
-        kept = {key: plan[key] for key in ("claim", "seeds", "resources")}
+        kept = {key: plan.get(key) for key in ("claim", "seeds", "confirm", "resources")}
         return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
+
+    def confirmation_seeds(self) -> list[int]:
+        """Seeds that the search has not seen; the same for every trial, so that winners can be paired."""
+        drawn = (derive(0, "confirmation", i) % 2**31 for i in itertools.count())
+        fresh = (seed for seed in drawn if seed not in self.seeds)
+        return list(itertools.islice(fresh, self.confirm.seeds if self.confirm else 0))
+
+    def confirmations(self, trials: int) -> int:
+        """How many runs confirm the best of so many trials."""
+        return min(self.confirm.top, trials) * self.confirm.seeds if self.confirm else 0
+
+    def is_spent(self, begun: float) -> bool:
+        """Whether the hours of a search that was begun then (seconds since 1970) are over."""
+        return self.search.hours is not None and time.time() - begun >= 3600 * self.search.hours
 
     def grid(self) -> list[dict[str, Any]]:
         """The product of all choices where their conditions hold, in the order of the file, each once."""
@@ -147,7 +179,7 @@ class Study(Config):
             params = kept
 
     def parameter_sets(self) -> int | None:
-        """How many parameter sets the search tries."""
+        """How many parameter sets the search tries at most; None if only its hours limit it."""
         if self.search.method != "grid":
             return self.search.trials
         size = len(self.grid())
@@ -271,13 +303,20 @@ def _overridden(study: Study, overrides: Sequence[str]) -> Study:
 
 def _check_space(study: Study, where: str) -> None:
     check_tunable(study.search.metric)
-    if study.search.method != "grid" and study.search.trials is None:
-        raise InputError(f"{where}: search.trials is missing: {study.search.method} search needs a number of trials")
+    if study.search.method != "grid" and study.search.trials is None and study.search.hours is None:
+        raise InputError(
+            f"{where}: search.trials is missing: {study.search.method} search needs a number of trials, or of hours"
+        )
     if len(set(study.seeds)) != len(study.seeds):
         raise InputError(f"{where}: seeds: {list(study.seeds)} holds a seed twice")
     measured = [f"valid/{name}" for name in metric_names(study.experiment)]
     if study.search.metric.startswith("valid/") and study.search.metric not in measured:
         raise InputError(f"{where}: {study.search.metric} is not measured{nearest(study.search.metric, measured)}")
+    if study.search.pruner is not None and study.search.metric.partition("@")[0] == "valid/iw_elbo":
+        raise InputError(
+            f"{where}: search.pruner: {study.search.metric} is measured at the end only; "
+            "a pruner needs a metric of every report, such as valid/elbo"
+        )
     for path, dimension in study.space.items():
         at = f"{where}: space.{path}"
         _check_dimension(dimension, at, study.search.method)

@@ -8,10 +8,14 @@ from ray import tune
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae_platform import worker
+from hdvae_platform.fencing import Fenced
 
 
 def trainable(config: dict[str, Any]) -> None:
-    """Do the run of a `RunSpec`. Failures that the user can understand are reported, the others raised."""
+    """Do the run of a `RunSpec`. Failures that the user can understand are reported, the others raised.
+
+    A run that a newer attempt shut out is none: it ends without a word of its own.
+    """
     last: dict[str, Any] = {"step": 0}
 
     def notify(message: dict[str, Any]) -> None:
@@ -20,6 +24,8 @@ def trainable(config: dict[str, Any]) -> None:
 
     try:
         worker.run(worker.RunSpec(**config), notify)
+    except Fenced as fence:
+        tune.report({**last, "fenced": str(fence)})
     except (NonFinite, BoundViolated, InputError) as fault:
         tune.report({**last, "fault": str(fault)})
     else:

@@ -13,8 +13,8 @@ from typing import Any
 from hdvae.experiment import Experiment
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
-from hdvae_platform.per_image import per_image_name
-from hdvae_platform.records import Records, Run, State
+from hdvae_platform.per_image import find_per_image, per_image_name
+from hdvae_platform.records import Kind, Records, Run, State
 from hdvae_platform.search import Assignment
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
@@ -22,6 +22,8 @@ from hdvae_platform.tracking import Client, Tracker, flattened
 
 STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
 """MLflow's status for a run that is not running; one that waits was cut off."""
+KINDS: dict[Kind, str] = {"search": "run", "confirmation": "confirmation"}
+"""Values of the tag `hdvae.kind` of a training."""
 
 
 @dataclass
@@ -75,9 +77,11 @@ class RunUpload:
         steps = checkpoints.steps()
         address = checkpoints.address(steps[-1]) if steps else ""
         client.set_tags(self.run_id, {"hdvae.state": state, "hdvae.checkpoint": address})
-        for name in ("samples.png", per_image_name("valid")):
-            if self.storage.exists(f"{self.folder}/{name}"):
-                client.log_file(self.run_id, name, self.storage.read(f"{self.folder}/{name}"))
+        if self.storage.exists(f"{self.folder}/samples.png"):
+            client.log_file(self.run_id, "samples.png", self.storage.read(f"{self.folder}/samples.png"))
+        values = find_per_image(self.storage, self.folder, "valid")
+        if values is not None:
+            client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))
         client.close_run(self.run_id, STATUSES[state])
 
 
@@ -107,9 +111,10 @@ class StudyTracking:
     def begin(self, assignment: Assignment, experiment: Experiment) -> None:
         """A run starts, or goes on."""
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
+        kind = KINDS[assignment.kind]
         upload = RunUpload(
-            name=f"{name} trial {trial} seed {seed}",
-            identity={"hdvae.study": name, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)},
+            name=f"{name} trial {trial} seed {seed}" + (" confirmation" if kind == "confirmation" else ""),
+            identity={"hdvae.study": name, "hdvae.kind": kind, "hdvae.trial": str(trial), "hdvae.seed": str(seed)},
             tags={
                 **self._tags,
                 "hdvae.arm": json.dumps(assignment.params),

@@ -18,6 +18,7 @@ from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.datasets import check_name
+from hdvae_platform.fencing import Attempt
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
 from hdvae_platform.places import Places
@@ -35,6 +36,7 @@ class RunSpec:
 
     Attributes:
         folder: of the run, below the storage root.
+        attempt: the number of this attempt at it, by which a newer one shuts it out.
         seed: the seed.
         experiment: JSON-like values of the experiment.
         home: the local folder with the data sets.
@@ -45,6 +47,7 @@ class RunSpec:
     """
 
     folder: str
+    attempt: int
     seed: int
     experiment: dict[str, Any]
     home: str
@@ -55,13 +58,22 @@ class RunSpec:
 
     @staticmethod
     def of(
-        experiment: Experiment, seed: int, folder: str, places: Places, *, threads: int, gpu: bool, data_checksum: str
+        experiment: Experiment,
+        seed: int,
+        attempt: Attempt,
+        places: Places,
+        *,
+        threads: int,
+        gpu: bool,
+        data_checksum: str,
     ) -> RunSpec:
         """The spec of a run, with paths that mean the same in every process."""
         plain = experiment.plain()
         if experiment.data.path is not None:
             plain["data"]["path"] = str(Path(experiment.data.path).absolute())
-        return RunSpec(folder, seed, plain, str(places.home), places.storage, threads, gpu, data_checksum)
+        return RunSpec(
+            attempt.run, attempt.number, seed, plain, str(places.home), places.storage, threads, gpu, data_checksum
+        )
 
     def plain(self) -> dict[str, Any]:
         """The spec as JSON-like values."""
@@ -69,15 +81,19 @@ class RunSpec:
 
 
 class RunSession:
-    """The session of a run on a storage: journal first, then checkpoint, then word to the driver."""
+    """The session of a run on a storage: journal first, then checkpoint, then word to the driver.
 
-    def __init__(self, storage: Storage, folder: str, notify: Notify) -> None:
-        self._storage, self._folder = storage, folder
-        self._journal, self._checkpoints = Journal(storage, folder), Checkpoints(storage, folder)
-        self._notify = notify
+    Each of its calls raises `Fenced` once a newer attempt has begun.
+    """
+
+    def __init__(self, attempt: Attempt, notify: Notify) -> None:
+        self._attempt, self._notify = attempt, notify
+        self._journal = Journal(attempt.storage, attempt.run)
+        self._checkpoints = Checkpoints(attempt.storage, attempt.run)
 
     def latest(self) -> Snapshot | None:
         """The newest readable checkpoint; damaged newer ones are reported."""
+        self._attempt.begin()  # again, where a driver has
         snapshot, faults = self._checkpoints.latest()
         for fault in faults:
             self._notify({"warning": f"skipped a damaged checkpoint: {fault}"})
@@ -93,9 +109,9 @@ class RunSession:
         snapshot: Callable[[], Snapshot],
     ) -> None:
         """Make a report last, then tell the driver of it."""
-        self._journal.append(step, metrics)
-        write_per_image(self._storage, self._folder, "valid", per_image, {"step": step})
-        self._checkpoints.save(step, snapshot())
+        self._journal.append(step, metrics, self._attempt)
+        write_per_image(self._attempt, "valid", step, per_image, {"step": step})
+        self._checkpoints.save(step, snapshot(), self._attempt)
         self._notify({"step": step, "metrics": dict(metrics)})
 
 
@@ -105,18 +121,20 @@ def run(spec: RunSpec, notify: Notify) -> None:
     Raises:
         InputError: the data are not there or do not fit.
         NonFinite: the loss stopped being finite.
+        Fenced: a newer attempt has begun.
     """
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
-    storage = Storage(spec.storage)
     dataset = load_data(experiment, Path(spec.home))
     if dataset.checksum != spec.data_checksum:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
     device = torch.device("cuda" if spec.gpu else "cpu")
-    session = RunSession(storage, spec.folder, notify)
+    attempt = Attempt(Storage(spec.storage), spec.folder, spec.attempt)
+    session = RunSession(attempt, notify)
     state = train(experiment, dataset, spec.seed, session, device)
     picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
-    storage.write(f"{spec.folder}/samples.png", picture)
+    attempt.check()
+    attempt.storage.write(f"{spec.folder}/samples.png", picture)
 
 
 def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:

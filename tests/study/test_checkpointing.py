@@ -5,6 +5,7 @@ import torch
 
 from hdvae.training import Snapshot
 from hdvae_platform.checkpointing import KEEP, Checkpoints, Damaged, Journal, run_folder
+from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
 
 
@@ -13,14 +14,19 @@ def storage(tmp_path):
     return Storage(str(tmp_path / "storage"))
 
 
+@pytest.fixture
+def attempt(storage):
+    return Attempt(storage, "run", 0)
+
+
 def snapshot(step: int) -> Snapshot:
     return Snapshot({"model/w": torch.full((3,), float(step)), "optimizer/w/step": torch.tensor(step)}, {"step": step})
 
 
-def test_round_trip_keeps_every_bit(storage):
+def test_round_trip_keeps_every_bit(storage, attempt):
     checkpoints = Checkpoints(storage, "run")
     values = torch.tensor([1e-38, -0.0, 3.4e38, float("inf")])
-    checkpoints.save(5, Snapshot({"a": values, "b": torch.arange(6).view(2, 3).t()}, {"step": 5}))
+    checkpoints.save(5, Snapshot({"a": values, "b": torch.arange(6).view(2, 3).t()}, {"step": 5}), attempt)
     loaded, faults = checkpoints.latest()
     assert faults == []
     assert loaded.values == {"step": 5}
@@ -28,10 +34,10 @@ def test_round_trip_keeps_every_bit(storage):
     assert loaded.tensors["b"].equal(torch.arange(6).view(2, 3).t())
 
 
-def test_older_checkpoints_go(storage):
+def test_older_checkpoints_go(storage, attempt):
     checkpoints = Checkpoints(storage, "run")
     for step in range(1, 6):
-        checkpoints.save(step, snapshot(step))
+        checkpoints.save(step, snapshot(step), attempt)
     assert checkpoints.steps() == [4, 5][-KEEP:]
     assert len(storage.list("run/checkpoints")) == 2 * KEEP
 
@@ -41,11 +47,11 @@ def test_no_checkpoint(storage):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, tmp_path, damage):
+def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, attempt, tmp_path, damage):
     checkpoints = Checkpoints(storage, "run")
-    checkpoints.save(1, snapshot(1))
-    checkpoints.save(2, snapshot(2))
-    tensors = tmp_path / "storage/run/checkpoints/000000002.safetensors"
+    checkpoints.save(1, snapshot(1), attempt)
+    checkpoints.save(2, snapshot(2), attempt)
+    tensors = tmp_path / "storage/run/checkpoints/000000002-0000.safetensors"
     data = bytearray(tensors.read_bytes())
     if damage == "flip":
         data[-1] ^= 1
@@ -64,11 +70,11 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, tmp_path
         checkpoints.load(2)
 
 
-def test_tensors_without_a_manifest_are_no_checkpoint(storage, tmp_path):
+def test_tensors_without_a_manifest_are_no_checkpoint(storage, attempt, tmp_path):
     checkpoints = Checkpoints(storage, "run")
-    checkpoints.save(1, snapshot(1))
-    checkpoints.save(2, snapshot(2))
-    (tmp_path / "storage/run/checkpoints/000000002.json").unlink()
+    checkpoints.save(1, snapshot(1), attempt)
+    checkpoints.save(2, snapshot(2), attempt)
+    (tmp_path / "storage/run/checkpoints/000000002-0000.json").unlink()
     loaded, faults = checkpoints.latest()
     assert (loaded.values["step"], faults) == (1, [])
 
@@ -88,13 +94,13 @@ def test_a_failed_write_leaves_nothing(storage, tmp_path):
     assert not list((tmp_path / "storage/a").glob(".*"))
 
 
-def test_journal_keeps_the_first_report_of_a_step(storage):
+def test_journal_keeps_the_first_report_of_a_step(storage, attempt):
     journal = Journal(storage, "run")
     assert journal.steps() == []
-    journal.append(20, {"valid/elbo": -1.5})
-    journal.append(10, {"valid/elbo": -2.5})
+    journal.append(20, {"valid/elbo": -1.5}, attempt)
+    journal.append(10, {"valid/elbo": -2.5}, attempt)
     first = journal.entry(20)
-    journal.append(20, {"valid/elbo": -9.9})
+    journal.append(20, {"valid/elbo": -9.9}, attempt)
     assert journal.steps() == [10, 20]
     assert journal.entry(20) == first
     assert first.metrics == {"valid/elbo": -1.5}

@@ -127,3 +127,52 @@ def test_markdown_has_intervals_and_differences():
     assert "`hdvae compare s --format md`" in page
     assert "| difference in valid/elbo | mean | 95% interval | how |" in page
     assert page.count("|---|---:|") == 2
+
+
+class Tagged:
+    """A tracking store that looks at tags."""
+
+    def __init__(self, *runs):
+        self.runs = runs
+
+    def find(self, tags):
+        return (run for run in self.runs if tags.items() <= run.tags.items())
+
+
+def confirmable(kind, trial, seed, value, state="COMPLETE"):
+    tags = {"hdvae.study": "s", "hdvae.kind": kind, "hdvae.trial": str(trial), "hdvae.seed": str(seed)}
+    tags |= {"hdvae.state": state, "hdvae.arm": f'{{"a": {trial}}}'}
+    return TrackedRun(f"{kind}-{trial}-{seed}", "FINISHED", tags, {}, {"valid/elbo": value})
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_confirmations_stand_beside_the_value_of_the_search(direction, sign):
+    parent = TrackedRun(
+        "p",
+        "FINISHED",
+        {"hdvae.study": "s", "hdvae.kind": "study"},
+        {"metric": "valid/elbo", "direction": direction},
+        {},
+    )
+    store = Tagged(
+        parent,
+        confirmable("run", 0, 0, -10.0),
+        confirmable("run", 1, 0, -11.0),
+        confirmable("run", 1, 1, -5.0),
+        confirmable("run", 1, 2, -500.0, "PRUNED"),
+        *(confirmable("confirmation", 1, seed, -9.0 - seed) for seed in (7, 8, 9)),
+        confirmable("confirmation", 0, 7, -12.0),
+        confirmable("confirmation", 0, 8, -99.0, "FAIL"),
+    )
+    found = comparison.confirmations(store, ["s"])
+    assert [one.trial for one in found] == ([1, 0] if sign > 0 else [0, 1])
+    one = found[0 if sign > 0 else 1]
+    assert (one.search, one.seeds, one.values) == (-8.0, [7, 8, 9], [-16.0, -17.0, -18.0])
+    assert one.shrinkage == sign * 9.0
+    assert one.confirmed == comparison.interval([-16.0, -17.0, -18.0])
+    assert one.plain()["confirmed"]["values"] == one.values
+    shown = comparison.confirmation_table(found)
+    assert "-8.00" in shown
+    assert f"{sign * 9.0:+.2f}" in shown
+    assert comparison.confirmations(Tagged(parent), ["s"]) == []
+    assert comparison.confirmation_table([]) == ""

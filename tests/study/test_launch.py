@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy as sa
 
+from hdvae_platform import provenance
+from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.fencing import Attempt, standing, written_by
+from hdvae_platform.places import Places
+from hdvae_platform.records import Records, connect
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import load_study
 from hdvae_platform.tracking import Client
+from hdvae_platform.worker import RunSpec, load_data
 
 from .conftest import command
 
@@ -44,18 +57,13 @@ def series(places, run_id):
 
 
 def tensors(places, trial, seed, step=20):
-    return (
-        places.home / f"studies/small/trial-{trial:04d}/seed-{seed}/checkpoints/{step:09d}.safetensors"
-    ).read_bytes()
+    checkpoints = Checkpoints(Storage(places.storage), run_folder("small", trial, seed))
+    return Path(checkpoints.address(step)).read_bytes()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, made_tracking, images):
     """The small study, run to its end by the command; shared by the tests that only look at it."""
-    import shutil
-
-    from hdvae_platform.places import Places
-
     from .conftest import STUDY
 
     folder = tmp_path_factory.mktemp("finished")
@@ -94,7 +102,7 @@ def test_one_parent_and_one_child_for_each_trial_and_seed(finished):
     for run in children.values():
         assert run.status == "FINISHED"
         assert run.tags["mlflow.parentRunId"] == parents[0].run_id
-        assert run.tags["hdvae.checkpoint"].endswith("000000020.safetensors")
+        assert run.tags["hdvae.checkpoint"].endswith("000000020-0001.safetensors")
         assert len(run.tags["hdvae.data_checksum"]) == 64
         assert run.tags["hdvae.fingerprint"]
         assert run.params["model.layers.0.classes"] == "4"
@@ -260,6 +268,160 @@ def test_failures_end_their_trial_and_the_study_goes_on(places, edit, hdvae):
     assert "1 failed" in hdvae("compare", "small").stdout
 
 
+def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdvae):
+    """A folder in the way of its last checkpoint fails a run; with the folder gone, it goes on where it stood."""
+    reference, _, _, _ = finished
+    file = edit({"experiment/data/path": str(reference.home.parent / "images.npz"), "seeds": [0]})
+    folder = places.home / "studies/small/trial-0001/seed-0"
+    obstacle = folder / "checkpoints/000000020-0001.safetensors"
+    (obstacle / "full").mkdir(parents=True)
+    failed = hdvae("study", "run", file)
+    assert failed.returncode == 1, failed.stderr
+    assert "--retry-failed` starts them again" in failed.stderr
+    assert (folder / "error.txt").read_text().count("\n") > 5
+    parents, children = tracked(places)
+    assert [parents[0].status, children[1, 0].status] == ["FAILED", "FAILED"]
+
+    shutil.rmtree(obstacle)
+    assert hdvae("study", "run", file).returncode == 1, "without the flag a failure stands"
+    retried = hdvae("study", "run", file, "--retry-failed")
+    assert retried.returncode == 0, retried.stderr
+    assert "trial 1 seed 0 goes on from step 10" in retried.stdout
+    parents, children = tracked(places)
+    assert {run.status for run in [*parents, *children.values()]} == {"FINISHED"}
+    assert len(children) == 3
+    assert children[1, 0].tags["hdvae.state"] == "COMPLETE"
+    assert not (folder / "error.txt").exists()
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert status["state"] == "finished"
+    assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [
+        ("COMPLETE", 1, None),
+        ("COMPLETE", 2, None),
+        ("COMPLETE", 1, None),
+    ]
+    assert tensors(places, 1, 0) == tensors(reference, 1, 0)
+    assert "failed" not in hdvae("compare", "small").stdout
+
+
+def test_other_code_goes_on_with_a_study_only_if_that_is_accepted(places, edit, hdvae, tmp_path, monkeypatch):
+    file = edit({"space": {}, "seeds": [0]})
+    assert hdvae("study", "run", file).returncode == 0
+    root = Path(provenance.__file__).parents[2]
+    for package in ("hdvae", "platform"):
+        shutil.copytree(root / package, tmp_path / "other" / package)
+    (tmp_path / "other/hdvae/model.py").open("a").write("CHANGED = True\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/other{os.pathsep}{tmp_path}/other/platform")
+
+    refused = hdvae("study", "run", file)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    before = Records(connect(places.database)).study("small").code["sources"]
+    assert f"was run with hdvae {provenance.code()['version']} (sources {before[:8]}" in refused.stderr
+    assert "--accept-code-change" in refused.stderr
+    assert Records(connect(places.database)).changes("small") == []
+
+    accepted = hdvae("study", "run", file, "--accept-code-change", "--set", "seeds=[0, 1]")
+    assert accepted.returncode == 0, accepted.stderr
+    (code,) = (change for change in Records(connect(places.database)).changes("small") if change.what == "code")
+    assert code.before["sources"] == before != code.after["sources"]
+    assert code.after["sources"][:8] in refused.stderr
+    _, children = tracked(places)
+    assert [children[0, seed].tags["hdvae.sources"] for seed in (0, 1)] == [before, code.after["sources"]]
+    assert hdvae("study", "run", file, "--set", "seeds=[0, 1]").returncode == 0
+    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root}/platform")
+    assert hdvae("study", "run", file, "--set", "seeds=[0, 1]").returncode == 2
+
+
+def test_a_poor_arm_is_pruned(places, edit, hdvae):
+    """An arm that hardly learns is stopped at its first report, and the process that ran it goes on with the next."""
+    file = edit(
+        {
+            "experiment/training/steps": 40,
+            "space": {"training.learning_rate": {"choices": [0.002, 1e-9, 2e-9, 0.02]}},
+            "search": {"pruner": "asha"},
+            "resources": {"concurrent": 1},
+        }
+    )
+    done = hdvae("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
+    assert "runs 6/6" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert status["state"] == "finished"
+    assert [(r["number"], r["seed"], r["state"], r["step"], r["attempts"]) for r in status["trials"]] == [
+        (0, 0, "COMPLETE", 40, 1),
+        (0, 1, "COMPLETE", 40, 1),
+        (1, 0, "PRUNED", 10, 1),
+        (2, 0, "PRUNED", 10, 1),
+        (3, 0, "COMPLETE", 40, 1),
+        (3, 1, "COMPLETE", 40, 1),
+    ]
+    assert "4 of 6 runs done, 2 pruned, 0 failed" in hdvae("study", "status", "small").stdout
+    trials = optuna.load_study(study_name="small", storage=places.database).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    parents, children = tracked(places)
+    assert [run.status for run in parents] == ["FINISHED"]
+    for (number, seed), run in children.items():
+        values = {
+            step: value for (name, step), (value, _) in series(places, run.run_id).items() if name == "valid/elbo"
+        }
+        assert sorted(values) == ([10] if number in (1, 2) else [10, 20, 30, 40])
+        assert run.status == ("KILLED" if number in (1, 2) else "FINISHED")
+        assert run.tags["hdvae.state"] == ("PRUNED" if number in (1, 2) else "COMPLETE")
+        if seed == 0:
+            assert trials[number].intermediate_values == values
+    document = json.loads(hdvae("compare", "small", "--json").stdout)
+    assert [(arm["runs"], arm["pruned"], len(arm["metrics"]) > 0) for arm in document["arms"]] == [
+        (2, 0, True),
+        (0, 1, False),
+        (0, 1, False),
+        (2, 0, True),
+    ]
+    assert "0 + 1 pruned" in hdvae("compare", "small").stdout
+
+    before = {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")}
+    assert hdvae("study", "run", file).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
+
+
+def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
+    file = edit(
+        {
+            "space": {"training.learning_rate": {"choices": [0.002, 1e-9]}},
+            "confirm": {"top": 1, "seeds": 3},
+            "seeds": [0],
+        }
+    )
+    done = hdvae("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs 5/5" in done.stdout
+    assert "confirmation of trial 0" in done.stdout
+    assert "confirmed on fresh seeds" in done.stdout
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert status["state"] == "finished"
+    kinds = [(row["number"], row["kind"]) for row in status["trials"]]
+    assert kinds == [(0, "search"), *[(0, "confirmation")] * 3, (1, "search")]
+    fresh = sorted(row["seed"] for row in status["trials"] if row["kind"] == "confirmation")
+    document = json.loads(hdvae("compare", "small", "--json").stdout)
+    assert [(arm["runs"], arm["seeds"]) for arm in document["arms"]] == [(1, [0]), (1, [0])]
+    (one,) = document["confirmations"]
+    assert (one["trial"], one["seeds"], one["metric"]) == (0, fresh, "valid/elbo")
+    assert one["search"] == document["arms"][0]["metrics"]["valid/elbo"]["mean"]
+    assert one["shrinkage"] == pytest.approx(one["search"] - np.mean(one["confirmed"]["values"]))
+    assert one["confirmed"]["low"] < one["confirmed"]["mean"] < one["confirmed"]["high"]
+    runs = list(Client(places).find({"hdvae.study": "small", "hdvae.kind": "confirmation"}))
+    assert sorted(int(run.tags["hdvae.seed"]) for run in runs) == fresh
+    assert {run.status for run in runs} == {"FINISHED"}
+    journals = [Journal(Storage(places.storage), run_folder("small", 0, seed)).entry(20) for seed in fresh]
+    assert one["confirmed"]["values"] == [entry.metrics["valid/elbo"] for entry in journals]
+    assert len(set(one["confirmed"]["values"])) == 3
+    refused = hdvae("study", "run", file, "--set", f"seeds=[0, {fresh[0]}]")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "not fresh" in refused.stderr
+
+
 def test_sigterm_and_relative_paths(places, edit, tmp_path):
     """SIGTERM is an interrupt as well; images and storage by relative paths are the same files for every process."""
     steps = {"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]}
@@ -308,6 +470,88 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(finished, places,
     _, children = tracked(places)
     assert [run.status for run in children.values()] == ["FINISHED"]
     assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 4001, 100))
+
+
+ORPHAN = """
+import json, sys
+from hdvae_platform.fencing import Fenced
+from hdvae_platform.worker import RunSpec, run
+try:
+    run(RunSpec(**json.loads(sys.argv[1])), lambda message: print("step", message["step"], flush=True))
+except Fenced as fence:
+    print(fence, flush=True)
+"""
+
+
+def wait_until(condition, seconds=90):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and not condition():
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, hdvae, tmp_path):
+    """SIGKILL of the driver while a worker is asleep, which wakes up when the second launch has gone on."""
+    steps, every = 1500, 50
+    file = edit({"experiment/training/steps": steps, "experiment/evaluation/every": every, "seeds": [0], "space": {}})
+    spec = spec_of(file, places)
+    folder = places.home / "studies/small/trial-0000/seed-0"
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    driver = subprocess.Popen(command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(folder.glob("checkpoints/*.json"))) == 2)
+    driver.kill()
+    driver.communicate()
+
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, json.dumps(spec.plain())], stdout=subprocess.PIPE, text=True
+    )
+    begun = [orphan.stdout.readline(), orphan.stdout.readline()]
+    orphan.send_signal(signal.SIGSTOP)
+    try:
+        forget_the_driver(places)
+        second = subprocess.Popen(
+            command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: list(folder.glob("checkpoints/*-0002.json")))
+        orphan.send_signal(signal.SIGCONT)
+        last_words, _ = orphan.communicate(timeout=60)
+        _, errors = second.communicate(timeout=120)
+    finally:
+        orphan.kill()
+    assert second.returncode == 0, errors
+    assert all(line.startswith("step") for line in begun)
+    assert "attempt 2 has taken over from attempt 1" in last_words
+
+    journal = Journal(Storage(places.storage), spec.folder)
+    assert journal.steps() == list(range(every, steps + 1, every))
+    taken = json.loads((folder / "attempts/0002.json").read_text())
+    for kind in ("journal", "checkpoints"):
+        names = standing(Storage(places.storage), spec.folder, kind)
+        assert {written_by(name) for name in names} <= {1, 2}
+        assert all(name in taken[kind] for name in names if written_by(name) == 1)
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [("COMPLETE", 2, None)]
+    _, children = tracked(places)
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(journal.steps())
+
+    alone = replace(spec, storage=str(tmp_path / "alone"))
+    subprocess.run([sys.executable, "-c", ORPHAN, json.dumps(alone.plain())], check=True, capture_output=True)
+    (expected,) = (tmp_path / "alone").glob(f"**/{steps:09d}-0001.safetensors")
+    assert tensors(places, 0, 0, steps) == expected.read_bytes()
+
+
+def spec_of(file, places):
+    """What the first attempt at the only run of a study is given."""
+    study = load_study(file)
+    attempt = Attempt(Storage(places.storage), run_folder(study.name, 0, 0), 1)
+    checksum = load_data(study.experiment, places.home).checksum
+    return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpu=False, data_checksum=checksum)
+
+
+def forget_the_driver(places):
+    """As if it had been silent for long."""
+    with sa.create_engine(places.database).begin() as db:
+        db.execute(sa.text("UPDATE hdvae_studies SET beat = 0"))
 
 
 def workers_of(driver):

@@ -3,27 +3,37 @@ from __future__ import annotations
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from hdvae.errors import InputError
 from hdvae_platform import records as module
+from hdvae_platform.fencing import Fenced
 from hdvae_platform.records import Records, connect
+
+CODE = {"sources": "a"}
 
 
 @pytest.fixture
 def records(tmp_path):
     records = Records(connect(f"sqlite:///{tmp_path}/db"))
-    records.define("s", {"a": {"b": 1}}, {"seeds": [0]})
+    records.define("s", {"a": {"b": 1}}, {"seeds": [0]}, CODE)
     return records
 
 
 def test_the_first_definition_stands(records):
-    assert records.define("s", {"a": {"b": 2}}, {"seeds": [5]}).definition == {"a": {"b": 1}}
+    assert records.define("s", {"a": {"b": 2}}, {"seeds": [5]}, {}).definition == {"a": {"b": 1}}
     assert records.study("s").plan == {"seeds": [0]}
 
 
-def test_a_plan_may_change(records):
+def test_plan_and_code_may_change_and_that_is_recorded(records):
+    records.replan("s", {"seeds": [0]})
+    records.recode("s", CODE)
+    assert records.changes("s") == []
     records.replan("s", {"seeds": [0, 1]})
-    assert records.study("s").plan == {"seeds": [0, 1]}
+    records.recode("s", {"sources": "b"})
+    assert (records.study("s").plan, records.study("s").code) == ({"seeds": [0, 1]}, {"sources": "b"})
+    changes = [(change.what, change.before, change.after) for change in records.changes("s")]
+    assert changes == [("plan", {"seeds": [0]}, {"seeds": [0, 1]}), ("code", CODE, {"sources": "b"})]
 
 
 def test_a_replaced_driver_is_told_to_stop(records, monkeypatch):
@@ -65,6 +75,35 @@ def test_a_replaced_driver_does_not_release_its_successor(records, monkeypatch):
     records.take("s", "second")
     records.release("s", "first")
     assert records.study("s").driver == "second"
+
+
+def test_a_replaced_driver_can_change_nothing(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path}/db"
+    old, new, reader = (Records(connect(url)) for _ in range(3))
+    old.define("s", {}, {}, {})
+    old.take("s", "first")
+    old.add_run("s", 0, 0)
+    monkeypatch.setattr(module, "EXPIRY", -1.0)
+    new.take("s", "second")
+    assert reader.study("s").launch == 2
+    for act in (
+        lambda: old.add_run("s", 1, 0),
+        lambda: old.set_run("s", 0, 0, state="FAIL"),
+        lambda: old.check("s"),
+    ):
+        with pytest.raises(Fenced, match="study s is run by another driver"):
+            act()
+    new.set_run("s", 0, 0, attempts=1)
+    assert [(run.state, run.attempts) for run in reader.runs("s")] == [("WAITING", 1)]
+
+
+def test_a_database_of_another_version_is_one_line(tmp_path):
+    url = f"sqlite:///{tmp_path}/db"
+    connect(url)
+    with sa.create_engine(url).begin() as db:
+        db.execute(sa.text("ALTER TABLE hdvae_studies DROP COLUMN launch"))
+    with pytest.raises(InputError, match="hdvae_studies has no column launch: another version of hdvae made it"):
+        connect(url)
 
 
 def test_stop_is_heard_once(records):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import math
+import time
 
 import optuna
 import pytest
 
+from hdvae_platform import records as records_module
+from hdvae_platform.fencing import Fenced
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search, known_trials
 from hdvae_platform.study import load_study
@@ -25,10 +28,10 @@ def url(tmp_path):
 def begin(url):
     """A search on the same database, as a new launch would make it."""
 
-    def new(study):
+    def new(study, **options):
         records = Records(connect(url))
-        records.define(study.name, study.definition(), study.plan())
-        return Search(study, url, records)
+        records.define(study.name, study.definition(), study.plan(), {})
+        return Search(study, url, records, **options)
 
     return new
 
@@ -126,6 +129,51 @@ def test_a_failure_fails_the_trial_and_the_study_goes_on(study_file, begin, url)
     assert finish_all(begin(study)) == []
 
 
+def test_failures_are_retried_when_asked_and_optuna_learns_of_it(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, first.seed, "out of disk")
+    finish_all(search, lambda a: 10.0 * a.trial + a.seed)
+    assert begin(study).next() is None
+    search = begin(study, retry_failed=True)
+    again = search.next()
+    assert (again.trial, again.seed, again.attempt, again.params) == (first.trial, first.seed, 2, first.params)
+    assert search.next() is None
+    assert not search.runs()[0].tracked
+    interrupted = begin(study)  # the retry was cut off: it is taken up without being asked for again
+    third = interrupted.next()
+    assert third.attempt == 3
+    interrupted.finish(third.trial, third.seed, 5.0)
+    assert states(study, url) == ["COMPLETE"] * 3
+    assert interrupted.runs()[0].error is None
+    for _ in range(2):
+        assert finish_all(begin(study, retry_failed=True)) == []
+        stored = optuna.load_study(study_name="small", storage=url).trials
+        assert [trial.state.name for trial in stored] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+        assert (stored[3].value, stored[3].params) == (3.0, stored[0].params)
+    assert begin(study).total_runs() == 6
+
+
+def test_a_retry_that_fails_again(study_file, begin, url):
+    study = load_study(study_file)
+    for options in ({}, {"retry_failed": True}):
+        search = begin(study, **options)
+        first = search.next()
+        search.fail(first.trial, first.seed, "out of disk")
+        finish_all(search)
+    assert states(study, url) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert (search.runs()[0].error, search.runs()[0].attempts) == ("out of disk", 2)
+
+
+def test_a_run_of_many_attempts_may_still_die_as_often_as_any(study_file, begin):
+    study = load_study(study_file)
+    for _ in range(5):
+        search = begin(study)
+        run = search.next()
+    assert [search.retry(run.trial, run.seed) for _ in range(3)] == [True, True, False]
+
+
 def test_a_value_that_is_not_finite_is_a_failure(study_file, begin, url):
     search = begin(load_study(study_file))
     first = search.next()
@@ -141,6 +189,229 @@ def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, beg
         search._records.set_run("small", assignment.trial, assignment.seed, state="COMPLETE", value=2.0)
     begin(study)
     assert states(study, url)[0] == "COMPLETE"
+
+
+def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url, monkeypatch):
+    study = load_study(study_file)
+    monkeypatch.setattr(records_module, "EXPIRY", -1.0)
+    old, new = Records(connect(url)), Records(connect(url))
+    old.define(study.name, study.definition(), study.plan(), {})
+    old.take("small", "first")
+    search = Search(study, url, old)
+    first = search.next()
+    new.take("small", "second")
+    for act in (search.next, lambda: search.finish(first.trial, first.seed, 1.0), search.check):
+        with pytest.raises(Fenced):
+            act()
+    reissued = Search(study, url, new).next()
+    assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
+
+
+@pytest.fixture
+def pruned_study(edit):
+    """Seven arms, reports at 10 and 20 of 40 steps."""
+    return load_study(
+        edit(
+            {
+                "experiment/training/steps": 40,
+                "space": {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}},
+                "search": {"pruner": "asha"},
+            }
+        )
+    )
+
+
+def reports(search, assignment, values):
+    """Tell reports at 10, 20, … until the run is pruned; the step at which it was."""
+    for i, value in enumerate(values, 1):
+        if search.report(assignment.trial, assignment.seed, 10 * i, value):
+            return 10 * i
+    return None
+
+
+def test_asha_prunes_a_trial_by_its_first_seed(pruned_study, begin, url):
+    search = begin(pruned_study)
+    first, second = search.next(), search.next()
+    assert [(first.trial, first.seed), (second.trial, second.seed)] == [(0, 0), (1, 0)], "other seeds wait"
+    assert reports(search, first, [-1.0, -1.0, -1.0, -1.0]) is None
+    search.finish(first.trial, first.seed, -1.0)
+    assert reports(search, second, [-5.0]) == 10
+    other_seed, third = search.next(), search.next()
+    assert [(other_seed.trial, other_seed.seed), (third.trial, third.seed)] == [(0, 1), (2, 0)]
+    assert reports(search, other_seed, [-50.0] * 4) is None, "the pruner judges the first seed's run"
+    search.finish(other_seed.trial, other_seed.seed, -3.0)
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state.name for trial in stored[:3]] == ["COMPLETE", "PRUNED", "RUNNING"]
+    assert stored[0].value == -2.0
+    assert stored[0].intermediate_values == {10: -1.0, 20: -1.0, 30: -1.0, 40: -1.0}
+    assert stored[1].intermediate_values == {10: -5.0}
+    assert [(run.trial, run.seed, run.state) for run in search.runs()] == [
+        (0, 0, "COMPLETE"),
+        (0, 1, "COMPLETE"),
+        (1, 0, "PRUNED"),
+        (2, 0, "RUNNING"),
+    ]
+    assert search.total_runs() == 13
+
+
+def test_a_pruned_trial_stays_pruned(pruned_study, begin, url):
+    search = begin(pruned_study)
+    first = search.next()
+    reports(search, first, [-1.0])
+    second = search.next()
+    assert reports(search, second, [-5.0]) == 10
+    again = begin(pruned_study)
+    reissued = again.next()
+    assert (reissued.trial, reissued.seed) == (0, 0)
+    assert reports(again, reissued, [-1.0, -9.0, -9.0, -9.0]) is None, (
+        "it repeats a step, and is alone at the next rung"
+    )
+    again.finish(0, 0, -9.0)
+    rest = finish_all(again, lambda a: -1.0)
+    assert (1, 0) not in {(a.trial, a.seed) for a in rest}
+    assert states(pruned_study, url)[:2] == ["COMPLETE", "PRUNED"]
+    assert begin(pruned_study).next() is None
+    more_seeds = pruned_study.model_copy(update={"seeds": (0, 1, 2)})
+    assert {a.trial for a in finish_all(begin(more_seeds))} == {0, 2, 3, 4, 5, 6}
+
+
+def test_a_trial_is_told_that_it_is_pruned_even_if_the_driver_died_before(pruned_study, begin, url):
+    search = begin(pruned_study)
+    search.next()
+    search._records.set_run("small", 0, 0, state="PRUNED", value=-5.0)
+    assert begin(pruned_study).next().trial == 1
+    assert states(pruned_study, url)[0] == "PRUNED"
+
+
+def test_a_first_seed_that_fails_ends_its_trial_under_a_pruner(pruned_study, begin, url):
+    search = begin(pruned_study)
+    search.next()
+    search.fail(0, 0, "non-finite")
+    assert search.next().trial == 1
+    assert search.total_runs() == 13
+    assert states(pruned_study, url)[0] == "FAIL"
+
+
+def test_the_median_prunes_what_is_below_it(pruned_study, begin, url):
+    median = pruned_study.model_copy(
+        update={"search": pruned_study.search.model_copy(update={"pruner": "median"}), "seeds": (0,)}
+    )
+    search = begin(median)
+    for value in (-1.0, -2.0, -3.0, -4.0, -5.0):
+        assignment = search.next()
+        assert reports(search, assignment, [value] * 4) is None
+        search.finish(assignment.trial, assignment.seed, value)
+    assert reports(search, search.next(), [-3.5]) == 10
+    assert reports(search, search.next(), [-2.5, -9.0, -9.0, -9.0]) is None, "the best value so far counts"
+    assert states(median, url) == ["COMPLETE"] * 5 + ["PRUNED", "RUNNING"]
+
+
+def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(pruned_study, begin):
+    search = begin(pruned_study)
+    for value in (-1.0, -9.0):
+        assignment = search.next()
+        assert not search.report(assignment.trial, assignment.seed, 40, value)
+    free = pruned_study.model_copy(
+        update={"name": "free", "search": pruned_study.search.model_copy(update={"pruner": None})}
+    )
+    search = begin(free)
+    runs = [search.next() for _ in range(4)]
+    assert [reports(search, run, [-float(run.trial)] * 4) for run in runs] == [None] * 4
+
+
+@pytest.fixture
+def confirmed_study(edit):
+    return load_study(
+        edit({"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}, "confirm": {"top": 2, "seeds": 3}})
+    )
+
+
+def worth(assignment):
+    return {0: -3.0, 1: -1.0, 2: -2.0}[assignment.trial] + assignment.seed % 7
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_best_trials_are_confirmed_on_fresh_seeds(confirmed_study, begin, url, direction):
+    study = confirmed_study.model_copy(
+        update={"search": confirmed_study.search.model_copy(update={"direction": direction})}
+    )
+    search = begin(study)
+    assert search.total_runs() == 12
+    done = finish_all(search, worth)
+    assert [a.kind for a in done] == ["search"] * 6 + ["confirmation"] * 6
+    best = [1, 2] if direction == "maximize" else [0, 2]
+    fresh = study.confirmation_seeds()
+    assert [(a.trial, a.seed) for a in done[6:]] == [(trial, seed) for trial in best for seed in fresh]
+    assert len(set(fresh) | set(study.seeds)) == 5
+    assert done[6].params == next(a.params for a in done if a.trial == best[0])
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.value for trial in stored] == pytest.approx([-2.5, -0.5, -1.5]), "told of the search alone"
+    assert search.total_runs() == 12
+    assert begin(study).next() is None
+
+
+def test_confirmation_goes_on_where_it_was_cut_off_and_may_grow(confirmed_study, begin):
+    search = begin(confirmed_study)
+    for _ in range(7):
+        assignment = search.next()
+        search.finish(assignment.trial, assignment.seed, worth(assignment))
+    cut = search.next()
+    again = begin(confirmed_study)
+    first = again.next()
+    assert (first.trial, first.seed, first.kind, first.attempt) == (cut.trial, cut.seed, "confirmation", 2)
+    again.finish(first.trial, first.seed, 1.0)
+    assert len(finish_all(again)) == 4
+    more = confirmed_study.model_copy(update={"confirm": confirmed_study.confirm.model_copy(update={"seeds": 4})})
+    assert [(a.trial, a.kind) for a in finish_all(begin(more))] == [(1, "confirmation"), (2, "confirmation")]
+
+
+def test_confirmation_waits_for_the_last_run_of_the_search(confirmed_study, begin):
+    search = begin(confirmed_study)
+    runs = [search.next() for _ in range(6)]
+    assert search.next() is None
+    for run in runs[:-1]:
+        search.finish(run.trial, run.seed, worth(run))
+    assert search.next() is None
+    search.finish(runs[-1].trial, runs[-1].seed, worth(runs[-1]))
+    assert search.has_work()
+    assert search.next().kind == "confirmation"
+
+
+def test_a_confirmation_that_fails_leaves_its_trial_alone(confirmed_study, begin, url):
+    search = begin(confirmed_study)
+    for _ in range(6):
+        assignment = search.next()
+        search.finish(assignment.trial, assignment.seed, worth(assignment))
+    first = search.next()
+    search.fail(first.trial, first.seed, "out of disk")
+    finish_all(search)
+    assert states(confirmed_study, url) == ["COMPLETE"] * 3
+    assert begin(confirmed_study).next() is None
+    retried = begin(confirmed_study, retry_failed=True).next()
+    assert (retried.trial, retried.seed, retried.kind) == (first.trial, first.seed, "confirmation")
+
+
+def test_no_parameter_set_is_begun_when_the_hours_are_over(edit, begin, url, monkeypatch):
+    study = load_study(
+        edit({"space": SPACE, "search": {"method": "random", "hours": 2}, "confirm": {"top": 1, "seeds": 1}})
+    )
+    search = begin(study)
+    first, second, third = search.next(), search.next(), search.next()
+    assert [(a.trial, a.seed) for a in (first, second, third)] == [(0, 0), (0, 1), (1, 0)]
+    begun = time.time()
+    monkeypatch.setattr(time, "time", lambda: begun + 7300)
+    assert search.next().seed == 1, "a trial that was begun gets all its seeds"
+    assert search.next() is None
+    for trial in (0, 1):
+        for seed in (0, 1):
+            search.finish(trial, seed, float(trial))
+    last = search.next()
+    assert (last.trial, last.kind) == (1, "confirmation")
+    search.finish(last.trial, last.seed, 0.5)
+    assert not search.has_work()
+    assert begin(study).next() is None
+    longer = study.model_copy(update={"search": study.search.model_copy(update={"hours": 3})})
+    assert begin(longer).next().trial == 2
 
 
 def test_seeds_can_be_added_to_a_finished_study(study_file, begin):

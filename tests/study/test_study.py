@@ -36,6 +36,12 @@ BAD = [
     ({"experiment/data": {"name": "mnist5k", "binarization": "threshold"}}, ["binarization", "binary already"]),
     ({"search/metric": "test/elbo"}, ["never on test", "valid/elbo"]),
     ({"search/metric": "valid/elbow"}, ["valid/elbow", "did you mean 'valid/elbo'"]),
+    ({"search/pruner": "asah"}, ["search.pruner", "'asha'"]),
+    ({"search": {"pruner": "asha", "metric": "valid/iw_elbo"}}, ["measured at the end only", "valid/elbo"]),
+    ({"search": {"pruner": "asha", "metric": "valid/iw_elbo@S=5"}}, ["measured at the end only", "valid/elbo"]),
+    ({"search/hours": 0}, ["search.hours", "greater than 0"]),
+    ({"confirm": {"top": 0}}, ["confirm.top", "greater than or equal to 1"]),
+    ({"confirm": {"sed": 1}}, ["confirm.sed", "did you mean 'seeds'"]),
     ({"search/method": "gird"}, ["search.method", "'grid'"]),
     ({"search/method": "random"}, ["search.trials is missing"]),
     ({"space/model.latent": {"choices": []}}, ["space.model.latent", "choices is empty"]),
@@ -179,6 +185,25 @@ def test_overrides(study_file):
 def test_definition_and_plan_rebuild_the_study(study_file):
     study = load_study(study_file)
     assert Study.rebuilt(study.name, study.definition(), study.plan()) == study
+
+
+def test_fresh_seeds_are_fixed_and_not_those_of_the_search(edit):
+    study = load_study(edit({"confirm": {}}))
+    seeds = study.confirmation_seeds()
+    assert len(set(seeds)) == 5
+    assert not set(seeds) & set(study.seeds)
+    assert Study.rebuilt(study.name, study.definition(), study.plan()) == study
+    taken = study.model_copy(update={"seeds": (0, seeds[1])})
+    assert taken.confirmation_seeds()[:4] == [seeds[0], *seeds[2:]]
+    assert (study.confirmations(2), study.confirmations(9)) == (10, 15)
+
+
+def test_a_definition_from_before_there_were_pruners(edit):
+    study = load_study(edit({"search": {"pruner": "median"}}))
+    definition = study.definition()
+    assert Study.rebuilt(study.name, definition, study.plan()) == study
+    del definition["pruner"]
+    assert Study.rebuilt(study.name, definition, study.plan()).search.pruner is None
 
 
 def test_set_at_leaves_the_value_its_own():

@@ -35,17 +35,17 @@ def compare(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Compare the arms of studies: means over seeds, and the differences between arms."""
-    compared = comparison.arms(Client(Places.under(home)), names, by)
+    """Compare the arms of studies: means over seeds, the differences between arms, and confirmed winners."""
+    client = Client(Places.under(home))
+    compared, confirmed = comparison.arms(client, names, by), comparison.confirmations(client, names)
     full = [comparison.known_metric(compared, metric) for metric in metrics]
     if as_json:
-        text = json.dumps(comparison.as_json(names, compared, full), indent=1)
+        text = json.dumps(comparison.as_json(names, compared, full, confirmed), indent=1)
     elif form == "md":
-        text = comparison.as_markdown(
-            names, compared, full or list(comparison.DIFFERENCES), _command(names, by, metrics)
-        )
+        shown = full or list(comparison.DIFFERENCES)
+        text = comparison.as_markdown(names, compared, shown, _command(names, by, metrics), confirmed)
     else:
-        text = _terminal(compared, full)
+        text = _terminal(compared, full, confirmed)
     if out is None:
         click.echo(text.rstrip("\n"))
         return
@@ -56,9 +56,12 @@ def compare(
     click.echo(str(out))
 
 
-def _terminal(compared: Sequence[comparison.Arm], metrics: Sequence[str]) -> str:
+def _terminal(
+    compared: Sequence[comparison.Arm], metrics: Sequence[str], confirmed: Sequence[comparison.Confirmation]
+) -> str:
     tables = [comparison.as_table(compared, metrics)]
     tables += [comparison.differences_table(compared, metric) for metric in metrics or comparison.DIFFERENCES]
+    tables.append(comparison.confirmation_table(confirmed))
     return "\n\n".join(filter(None, tables))
 
 

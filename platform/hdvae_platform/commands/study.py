@@ -41,10 +41,13 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     click.echo(f"{checked.name}: {checked.claim}")
     if cost.arms:
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
-    runs = cost.runs
     resources = checked.resources
+    confirming = checked.confirmations(cost.trials)
+    also = f", and {confirming} to confirm the best" if confirming else ""
+    if checked.search.hours is not None:
+        click.echo(f"no parameter set is begun later than {checked.search.hours:g} hours after the first launch")
     click.echo(
-        f"{runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds) of "
+        f"{cost.runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds{also}) of "
         f"{checked.experiment.training.steps} steps, {resources.concurrent} at a time, each with "
         f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
     )
@@ -54,19 +57,40 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
 @study.command(short_help="Run a study, or go on with it.")
 @FILE
 @set_option
+@click.option("--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints.")
+@click.option(
+    "--accept-code-change",
+    is_flag=True,
+    help="Go on with a study that was run with other code before; the change is recorded.",
+)
 @home_option
 @json_option
-def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> int:
+def run(
+    file: Path,
+    overrides: tuple[str, ...],
+    retry_failed: bool,
+    accept_code_change: bool,
+    home: Path,
+    as_json: bool,
+) -> int:
     """Run a study, or go on with it where it stands."""
     from hdvae_platform.launch import run_study
 
     checked = load_study(file, overrides)
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
-    runs = run_study(checked, places, lambda line: click.echo(line, file=out))
+    runs = run_study(
+        checked,
+        places,
+        lambda line: click.echo(line, file=out),
+        retry_failed=retry_failed,
+        accept_code_change=accept_code_change,
+    )
     failed = [one for one in runs if one.state == "FAIL"]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
+    if failed:
+        click.echo(f"`hdvae study run {file} --retry-failed` starts them again", err=True)
     complete = any(one.state == "COMPLETE" for one in runs)
     if complete:
         _show_result(checked, places, as_json)
@@ -81,15 +105,19 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
     from hdvae_platform.tracking import Client, Unreachable
 
     try:
-        compared = comparison.arms(Client(places), [study.name])
+        client = Client(places)
+        compared = comparison.arms(client, [study.name])
+        confirmed = comparison.confirmations(client, [study.name])
     except Unreachable as fault:
         click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
     if as_json:
-        click.echo(json.dumps(comparison.as_json([study.name], compared), indent=1))
+        click.echo(json.dumps(comparison.as_json([study.name], compared, (), confirmed), indent=1))
         return
     click.echo(f"\n{study.name}: {study.claim}\n")
     click.echo(comparison.as_table(compared))
+    if confirmed:
+        click.echo(f"\n{comparison.confirmation_table(confirmed)}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
     click.echo(f"Checkpoints, metrics, samples:    {_shown(Path(places.storage))}/{study.name}")
@@ -111,8 +139,11 @@ def list_(home: Path, as_json: bool) -> None:
     elif not found:
         click.echo(f"no studies in {home}; start one with `hdvae study run FILE.yaml`")
     else:
-        rows = [[one.study, one.state, f"{one.complete}/{one.total}", str(one.failed), one.claim] for one in found]
-        click.echo(table(["study", "state", "runs done", "failed", "claim"], rows))
+        rows = [
+            [one.study, one.state, f"{one.complete}/{one.total}", str(one.pruned), str(one.failed), one.claim]
+            for one in found
+        ]
+        click.echo(table(["study", "state", "runs done", "pruned", "failed", "claim"], rows))
 
 
 @study.command(short_help="How far a study is, run by run.")
@@ -126,8 +157,9 @@ def status(name: str, home: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.plain(), indent=1))
         return
-    click.echo(f"{name}: {found.state}, {found.complete} of {found.total} runs done, {found.failed} failed")
-    header = ["trial", "seed", "state", "step", "attempts", "settings"]
+    ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
+    click.echo(f"{name}: {found.state}, {ends}")
+    header = ["trial", "seed", "kind", "state", "step", "attempts", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
         if row["error"]:
@@ -137,7 +169,7 @@ def status(name: str, home: Path, as_json: bool) -> None:
 def _status_row(row: dict[str, Any]) -> list[str]:
     from hdvae_platform.comparison import label
 
-    cells = [row["number"], row["seed"], row["state"], row["step"], row["attempts"], label(row["params"])]
+    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], label(row["params"])]
     return [str(cell) for cell in cells]
 
 

@@ -1,0 +1,95 @@
+"""Fences: a newer attempt at a run shuts out the older ones, whose processes may yet be alive.
+
+A worker outlives its driver by some seconds or, behind a broken network, for long. Each attempt at a run has a
+number, larger than those before it, and leaves a record in the run's folder when it begins:
+
+    NAME/trial-0007/seed-0/attempts/0002.json      what stood of the earlier attempts when the second began
+
+Whoever writes looks first for a newer record, and if there is one raises `Fenced`. Plain storage cannot look and
+write in one go, so a write that was under way when the newer attempt began may still land. It does no harm: the
+names of files hold the number of the attempt that wrote them, and a file of an older attempt counts only if the
+record of the newest lists it. What remains: `samples.png`, drawn after the last step, has one name for all attempts,
+and a late one draws the same picture; a late delete may take an older file that a newer one makes superfluous.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from hdvae.errors import InputError
+from hdvae_platform.storage import Storage
+
+FENCED_FOLDERS = ("journal", "checkpoints", "per_image")
+"""Folders of a run in which names hold the number of an attempt."""
+_NUMBERED = re.compile(r"-(\d{4,})\.")
+
+
+class Fenced(InputError):
+    """A newer attempt has taken over: this one must not write any more."""
+
+
+class Attempt:
+    """One attempt at a run: the right to write in its folder until a newer one begins.
+
+    Args:
+        storage: of the run.
+        run: its folder.
+        number: larger than that of every attempt before.
+    """
+
+    def __init__(self, storage: Storage, run: str, number: int) -> None:
+        self.storage, self.run, self.number = storage, run, number
+
+    def begin(self) -> None:
+        """Shut out the older attempts, and settle what of theirs counts; nothing more if that is done.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        self.check()
+        if newest_attempt(self.storage, self.run) == self.number:
+            return
+        stands = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
+        self.storage.write(f"{self.run}/attempts/{self.number:04d}.json", json.dumps(stands).encode())
+
+    def check(self) -> None:
+        """See that no newer attempt has begun.
+
+        Raises:
+            Fenced: one has.
+        """
+        newest = newest_attempt(self.storage, self.run)
+        if newest > self.number:
+            raise Fenced(f"{self.run}: attempt {newest} has taken over from attempt {self.number}")
+
+    def write(self, folder: str, stem: str, suffix: str, data: bytes) -> None:
+        """Write a file under a name of this attempt's own.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        self.check()
+        self.storage.write(f"{self.run}/{folder}/{stem}-{self.number:04d}{suffix}", data)
+
+
+def newest_attempt(storage: Storage, run: str) -> int:
+    """The number of the newest attempt at a run; 0 before the first."""
+    return max((int(name.removesuffix(".json")) for name in storage.list(f"{run}/attempts")), default=0)
+
+
+def standing(storage: Storage, run: str, folder: str) -> list[str]:
+    """The files of a run's folder that count: the newest attempt's, and those that it took over; sorted."""
+    newest = newest_attempt(storage, run)
+    taken = json.loads(storage.read(f"{run}/attempts/{newest:04d}.json"))[folder] if newest else []
+    return [name for name in storage.list(f"{run}/{folder}") if name in taken or written_by(name) == newest]
+
+
+def written_by(name: str) -> int:
+    """The attempt whose number a file's name holds.
+
+    >>> written_by("000000300-0002.json")
+    2
+    """
+    found = _NUMBERED.search(name)
+    return int(found[1]) if found else 0
