@@ -125,7 +125,9 @@ class Driver:
 
     def died(self, trial_id: str) -> None:
         """A run's process was killed: by the system for want of memory, say. It goes on from its last checkpoint."""
-        assignment = self._live[trial_id]
+        assignment = self._live.get(trial_id)
+        if assignment is None:
+            return
         if self.search.retry(assignment.trial, assignment.seed):
             self.tracking.end(assignment, "WAITING")
             self.progress.interrupted(_name(assignment))
@@ -134,12 +136,12 @@ class Driver:
             self._failed(assignment, f"its process was killed {ATTEMPTS} times")
         del self._live[trial_id]
 
-    def ended(self, trial_id: str, result: dict[str, Any] | None, crash: str | None) -> None:
-        """A run's process is done with it: by its end, a fault, a crash, because it is pruned or the study stops."""
+    def ended(self, trial_id: str, result: dict[str, Any] | None) -> None:
+        """A run's process is done with it: by its end, a fault, because it is pruned or the study stops."""
         assignment = self._live.get(trial_id)
         if assignment is None:
             return
-        fault = crash or (result or {}).get("fault")
+        fault = (result or {}).get("fault")
         if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
             self._pruned(assignment, (result or {}).get("step", 0))
         elif fault:
@@ -284,14 +286,14 @@ class _Callback(_OfDriver, Callback):
         self._driver.guard(lambda: self._driver.reported(trial.trial_id, result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result, None))
+        self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        cause = trial.get_error()
-        if cause is None or isinstance(cause, ray.exceptions.RayActorError):
-            self._driver.guard(lambda: self._driver.died(trial.trial_id))
+        """A fault that the run did not report is the end of its process. Tune's own record of it cannot be read yet."""
+        if "fault" in (trial.last_result or {}):
+            self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
         else:
-            self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result, str(cause)))
+            self._driver.guard(lambda: self._driver.died(trial.trial_id))
 
 
 class _Stopper(_OfDriver, Stopper):

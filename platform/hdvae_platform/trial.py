@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from ray import tune
@@ -12,8 +13,9 @@ from hdvae_platform.fencing import Fenced
 
 
 def trainable(config: dict[str, Any]) -> None:
-    """Do the run of a `RunSpec`. Failures that the user can understand are reported, the others raised.
+    """Do the run of a `RunSpec`. Failures are reported; those that no user could understand are raised as well.
 
+    So Tune gives up the process, in which nothing can be relied upon, and what is not reported is the end of a process.
     A run that a newer attempt shut out is none: it ends without a word of its own.
     """
     last: dict[str, Any] = {"step": 0}
@@ -28,5 +30,8 @@ def trainable(config: dict[str, Any]) -> None:
         tune.report({**last, "fenced": str(fence)})
     except (NonFinite, BoundViolated, InputError) as fault:
         tune.report({**last, "fault": str(fault)})
+    except Exception:
+        tune.report({**last, "fault": traceback.format_exc()})
+        raise
     else:
         tune.report({**last, "completed": True})

@@ -65,6 +65,17 @@ def test_check_starts_nothing(capsys, places, study_file):
     assert (document["trials"], document["runs"], len(document["arms"])) == (3, 6, 3)
 
 
+def test_check_counts_confirmations_and_hours(capsys, places, study_file, edit):
+    edit({"confirm": {"top": 2, "seeds": 4}, "search": {"hours": 1.5}})
+    assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
+    shown = capsys.readouterr().out
+    assert "14 runs (3 parameter sets × 2 seeds, and 8 to confirm the best) of 20 steps" in shown
+    assert "later than 1.5 hours after the first launch" in shown
+    edit({"search": {"method": "random", "hours": 1}})
+    assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
+    assert "as many runs as the hours allow of 20 steps" in capsys.readouterr().out
+
+
 def test_lists_of_an_empty_home(capsys, tmp_path):
     assert run(["study", "list", "--home", str(tmp_path / "new")]) == 0
     assert "no studies" in capsys.readouterr().out

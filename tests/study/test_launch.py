@@ -540,6 +540,35 @@ def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, 
     assert tensors(places, 0, 0, steps) == expected.read_bytes()
 
 
+def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit, hdvae):
+    """It slept while another launch ran the study to its end."""
+    file = edit({"experiment/training/steps": 1500, "experiment/evaluation/every": 50, "seeds": [0], "space": {}})
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    asleep = subprocess.Popen(
+        command(["study", "run", file]), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")))
+    asleep.send_signal(signal.SIGSTOP)
+    try:
+        forget_the_driver(places)
+        second = hdvae("study", "run", file)
+        assert second.returncode == 0, second.stderr
+        before = {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")}
+        asleep.send_signal(signal.SIGCONT)
+        _, errors = asleep.communicate(timeout=90)
+    finally:
+        asleep.kill()
+    assert asleep.returncode == 2, errors
+    assert errors.splitlines()[-1].endswith("study small is run by another driver, which took it from this one")
+    assert "Traceback" not in errors
+    assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
+    parents, children = tracked(places)
+    assert {run.status for run in [*parents, *children.values()]} == {"FINISHED"}
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(50, 1501, 50))
+    status = json.loads(hdvae("study", "status", "small", "--json").stdout)
+    assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [("COMPLETE", 2, None)]
+
+
 def spec_of(file, places):
     """What the first attempt at the only run of a study is given."""
     study = load_study(file)

@@ -42,16 +42,23 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     if cost.arms:
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
     resources = checked.resources
-    confirming = checked.confirmations(cost.trials)
-    also = f", and {confirming} to confirm the best" if confirming else ""
+    steps = checked.experiment.training.steps
+    click.echo(
+        f"{_runs(checked, cost.trials, cost.runs)} of {steps} steps, {resources.concurrent} at a time, "
+        f"each with {resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
+    )
+    if cost.runs:
+        click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")
     if checked.search.hours is not None:
         click.echo(f"no parameter set is begun later than {checked.search.hours:g} hours after the first launch")
-    click.echo(
-        f"{cost.runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds{also}) of "
-        f"{checked.experiment.training.steps} steps, {resources.concurrent} at a time, each with "
-        f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
-    )
-    click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")
+
+
+def _runs(checked: Study, trials: int, runs: int) -> str:
+    if checked.parameter_sets() is None:
+        return "as many runs as the hours allow"
+    confirming = checked.confirmations(trials)
+    also = f", and {confirming} to confirm the best" if confirming else ""
+    return f"{runs} runs ({trials} parameter sets × {len(checked.seeds)} seeds{also})"
 
 
 @study.command(short_help="Run a study, or go on with it.")
