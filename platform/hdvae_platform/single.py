@@ -57,8 +57,8 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
         storage=storage,
         folder=folder,
     )
-    threads, gpu = torch.get_num_threads(), torch.cuda.is_available()
-    spec = RunSpec.of(experiment, seed, folder, places, threads=threads, gpu=gpu, data_checksum=dataset.checksum)
+    threads, gpus = torch.get_num_threads(), int(torch.cuda.is_available())
+    spec = RunSpec.of(experiment, seed, folder, places, threads=threads, gpus=gpus, data_checksum=dataset.checksum)
     _train_tracked(spec, upload, Tracker(places, echo), Progress("valid/elbo", experiment.training.steps, 1, 0, echo))
     last = Journal(storage, folder)
     step = last.steps()[-1]

@@ -8,10 +8,12 @@ from ray import tune
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae_platform import worker
+from hdvae_platform.distributed import WorkerFailed, WorkersLost, run_together
 
 
 def trainable(config: dict[str, Any]) -> None:
     """Do the run of a `RunSpec`. Failures that the user can understand are reported, the others raised."""
+    spec = worker.RunSpec(**config)
     last: dict[str, Any] = {"step": 0}
 
     def notify(message: dict[str, Any]) -> None:
@@ -19,8 +21,13 @@ def trainable(config: dict[str, Any]) -> None:
         tune.report({**last, **message})
 
     try:
-        worker.run(worker.RunSpec(**config), notify)
-    except (NonFinite, BoundViolated, InputError) as fault:
-        tune.report({**last, "fault": str(fault)})
+        if spec.workers == 1:
+            worker.run(spec, notify)
+        else:
+            run_together(spec, tune.get_context().get_trial_dir(), notify)
+    except (NonFinite, BoundViolated, InputError, WorkerFailed) as fault:
+        notify({"fault": str(fault)})
+    except WorkersLost:
+        notify({"lost": True})
     else:
-        tune.report({**last, "completed": True})
+        notify({"completed": True})

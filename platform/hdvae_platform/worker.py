@@ -16,6 +16,7 @@ from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
+from hdvae.workers import ALONE, Workers
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.datasets import check_name
 from hdvae_platform.per_image import write_per_image
@@ -39,9 +40,10 @@ class RunSpec:
         experiment: JSON-like values of the experiment.
         home: the local folder with the data sets.
         storage: root of the storage.
-        threads: CPU threads to compute with.
-        gpu: whether to train on a GPU.
+        threads: CPU threads to compute with, in each worker.
+        gpus: of each worker; 0 trains on the CPU.
         data_checksum: of the images that the driver saw.
+        workers: processes that train it together.
     """
 
     folder: str
@@ -50,18 +52,27 @@ class RunSpec:
     home: str
     storage: str
     threads: int
-    gpu: bool
+    gpus: float
     data_checksum: str
+    workers: int = 1
 
     @staticmethod
     def of(
-        experiment: Experiment, seed: int, folder: str, places: Places, *, threads: int, gpu: bool, data_checksum: str
+        experiment: Experiment,
+        seed: int,
+        folder: str,
+        places: Places,
+        *,
+        threads: int,
+        gpus: float,
+        data_checksum: str,
+        workers: int = 1,
     ) -> RunSpec:
         """The spec of a run, with paths that mean the same in every process."""
         plain = experiment.plain()
         if experiment.data.path is not None:
             plain["data"]["path"] = str(Path(experiment.data.path).absolute())
-        return RunSpec(folder, seed, plain, str(places.home), places.storage, threads, gpu, data_checksum)
+        return RunSpec(folder, seed, plain, str(places.home), places.storage, threads, gpus, data_checksum, workers)
 
     def plain(self) -> dict[str, Any]:
         """The spec as JSON-like values."""
@@ -71,7 +82,8 @@ class RunSpec:
 class RunSession:
     """The session of a run on a storage: journal first, then checkpoint, then word to the driver."""
 
-    def __init__(self, storage: Storage, folder: str, notify: Notify) -> None:
+    def __init__(self, storage: Storage, folder: str, notify: Notify, workers: Workers = ALONE) -> None:
+        self.workers = workers
         self._storage, self._folder = storage, folder
         self._journal, self._checkpoints = Journal(storage, folder), Checkpoints(storage, folder)
         self._notify = notify
@@ -99,12 +111,13 @@ class RunSession:
         self._notify({"step": step, "metrics": dict(metrics)})
 
 
-def run(spec: RunSpec, notify: Notify) -> None:
-    """Train one run to its end.
+def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
+    """Train one run to its end. Of several workers, each calls it; the first one notifies and writes.
 
     Raises:
         InputError: the data are not there or do not fit.
         NonFinite: the loss stopped being finite.
+        PeerLost: another worker does not answer.
     """
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
@@ -112,11 +125,12 @@ def run(spec: RunSpec, notify: Notify) -> None:
     dataset = load_data(experiment, Path(spec.home))
     if dataset.checksum != spec.data_checksum:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
-    device = torch.device("cuda" if spec.gpu else "cpu")
-    session = RunSession(storage, spec.folder, notify)
+    device = torch.device("cuda" if spec.gpus else "cpu")
+    session = RunSession(storage, spec.folder, notify, workers)
     state = train(experiment, dataset, spec.seed, session, device)
-    picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
-    storage.write(f"{spec.folder}/samples.png", picture)
+    if workers.is_first:
+        picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
+        storage.write(f"{spec.folder}/samples.png", picture)
 
 
 def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from hdvae.training import (
     trained_model,
 )
 from hdvae.wiring import WIRINGS, Node
+from hdvae.workers import ALONE
 
 every_wiring = pytest.mark.parametrize("wiring", WIRINGS)
 IMAGE = (4, 3)
@@ -66,6 +67,8 @@ def toy(count=40):
 
 class Memory:
     """A session that keeps everything, and stops after some reports as a killed run would."""
+
+    workers = ALONE
 
     def __init__(self, latest=None, stop_after=None):
         self.start, self.stop_after = latest, stop_after

@@ -43,10 +43,11 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
     runs = cost.runs
     resources = checked.resources
+    workers = f"{resources.workers} workers, each of them with " if resources.workers > 1 else ""
     click.echo(
         f"{runs} runs ({cost.trials} parameter sets × {len(checked.seeds)} seeds) of "
         f"{checked.experiment.training.steps} steps, {resources.concurrent} at a time, each with "
-        f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
+        f"{workers}{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
     )
     click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")
 
