@@ -51,7 +51,7 @@ def experiment_of(wiring="skip_lvae", evaluation=None, levels=2, **changes):
     )
 
 
-def toy(count=40):
+def toy(count=40, valid=9):
     """Images of a bright or a dark half, with some noise."""
     rng = np.random.default_rng(0)
 
@@ -62,7 +62,7 @@ def toy(count=40):
         halves[~bright, 2:] = 1
         return halves ^ (rng.random(halves.shape) < 0.05).astype(np.uint8)
 
-    return Dataset.from_images("toy", {"train": images(count), "valid": images(9), "test": images(4)})
+    return Dataset.from_images("toy", {"train": images(count), "valid": images(valid), "test": images(4)})
 
 
 class Memory:

@@ -310,14 +310,14 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(finished, places,
     assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 4001, 100))
 
 
-def workers_of(driver):
+def workers_of(driver, kind="ray::ImplicitFunc"):
     """Process ids of the Ray workers that train below a driver."""
     lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
     below = {driver}
     for _ in rows:
         below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
-    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith("ray::ImplicitFunc")]
+    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith(kind)]
 
 
 def test_more_than_the_machine_has_and_fewer_seeds(places, edit, hdvae):
