@@ -207,6 +207,12 @@ def test_two_workers_resume_to_the_last_bit(several):
     assert [step for step, _ in several[0]["resumed"][0]] == [40, 50]
 
 
+def test_one_worker_goes_on_where_two_stopped(several):
+    _, _, snapshots, end = several[0]["free bits"]
+    _, _, _, resumed = trained(ALONE, "free bits", latest=snapshots[0])
+    assert furthest(end, resumed) < 1e-9
+
+
 def test_a_fault_of_one_is_raised_on_all(several):
     for found in several:
         assert found["faults"]["broken"] == "non-finite log_px at step 0"
