@@ -21,6 +21,7 @@ from hdvae.experiment import Experiment
 from hdvae.metrics import tau_label
 from hdvae.model import HDVAE, evaluating
 from hdvae.training import Snapshot, train
+from hdvae.workers import ALONE
 
 TAUS = (0.1, 0.5)
 BAR = 10.0
@@ -29,6 +30,8 @@ BAR = 10.0
 
 class Silent:
     """A session that keeps nothing."""
+
+    workers = ALONE
 
     def latest(self) -> Snapshot | None:
         """Training starts anew."""

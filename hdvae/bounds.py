@@ -130,6 +130,8 @@ def _slopes(model: HDVAE, x: Tensor, terms: Terms, hard: Mapping[Node, Draw], pl
         functions = [bernoulli_log_prob(x, logits)]
         functions += [-replace(layer, p=priors[layer.node]).expected_log_ratio() for layer in terms.layers]
         for index, function in enumerate(functions):
+            if not function.requires_grad:  # no context, and frozen weights, as averaged ones are
+                continue
             gradients = torch.autograd.grad(
                 function.sum(), list(between.values()), retain_graph=True, allow_unused=True, materialize_grads=False
             )

@@ -44,6 +44,10 @@ class BoundViolated(ArithmeticError):
         return f"{self.quantity} is {self.value:.6g} nats, above its certified bound {self.bound:.6g}: a bug by proof"
 
 
+class PeerLost(RuntimeError):
+    """Another worker of this run does not answer: it failed or was killed, which is told elsewhere."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Name the known word nearest to `word`, as the end of an error line.
 

@@ -11,8 +11,9 @@ All averages over draws and images are in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from hdvae.metrics import CURRENT, at, at_samples, tau_label
 from hdvae.model import HDVAE, Temperature, Terms, evaluating, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
 from hdvae.randomness import BLOCK, NoiseSource, derive
+from hdvae.workers import ALONE, Workers
 
 ROWS = 64 * BLOCK
 """Images × samples that go through the network at once."""
@@ -51,6 +53,14 @@ class Measured:
     def columns(self) -> Columns:
         """Everything, under the names of the metrics."""
         return {**self.hard, **{at(name, label): v for label, cols in self.relaxed.items() for name, v in cols.items()}}
+
+    def cpu(self) -> Measured:
+        """The same on the CPU."""
+
+        def moved(columns: Columns) -> Columns:
+            return {name: column.cpu() for name, column in columns.items()}
+
+        return Measured(moved(self.hard), {label: moved(columns) for label, columns in self.relaxed.items()})
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ def measure(
     draws: int,
     seed: int,
     grade: Grade = "certified",
+    start: int = 0,
 ) -> Measured:
     """The hard, relaxed and coupled chains of every image on common random numbers.
 
@@ -96,6 +107,7 @@ def measure(
         draws: M, noise draws for each image.
         seed: of the noise.
         grade: of the κ in the Lipschitz bounds.
+        start: the place of the first image, of which its noise is a function; a multiple of `BLOCK`.
 
     Raises:
         BoundViolated: a draw contradicts its certified bound.
@@ -106,12 +118,9 @@ def measure(
     with parametrize.cached():
         for first in range(0, len(images), ROWS):
             x = images[first : first + ROWS].to(next(model.parameters()).dtype)
-            chunk = _Chunk(model, x, model.encode(x), first, seed, certificate)
+            chunk = _Chunk(model, x, model.encode(x), start + first, seed, certificate)
             chunks.append(_mean([_one_draw(chunk, draw, temperatures) for draw in range(draws)]))
-    return Measured(
-        hard=_joined([chunk.hard for chunk in chunks]),
-        relaxed={label: _joined([chunk.relaxed[label] for chunk in chunks]) for label in temperatures},
-    )
+    return _joined(chunks)
 
 
 @dataclass(frozen=True)
@@ -182,20 +191,27 @@ def _mean(draws: Sequence[Measured]) -> Measured:
     )
 
 
-def _joined(chunks: Sequence[Columns]) -> Columns:
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+def _joined(chunks: Sequence[Measured]) -> Measured:
+    def joined(columns: Sequence[Columns]) -> Columns:
+        return {name: torch.cat([one[name] for one in columns]) for name in columns[0]}
+
+    labels = chunks[0].relaxed
+    return Measured(
+        joined([one.hard for one in chunks]),
+        {label: joined([one.relaxed[label] for one in chunks]) for label in labels},
+    )
 
 
 @torch.no_grad()
-def importance_weighted(model: HDVAE, images: Tensor, samples: int, seed: int) -> Tensor:
+def importance_weighted(model: HDVAE, images: Tensor, samples: int, seed: int, start: int = 0) -> Tensor:
     """Log (1/S) Σ_s p(x, z_s)/q(z_s|x) of each image with hard samples: (n,), float64, nats (Burda et al. 2015).
 
-    The encoder runs once for each image; log-weights stay in log space.
+    The encoder runs once for each image; log-weights stay in log space. `start` as in `measure`.
     """
     chunk = min(len(images), ROWS)
     with parametrize.cached():
         parts = [
-            _log_mean_weight(model, images[first : first + chunk], first, samples, seed)
+            _log_mean_weight(model, images[first : first + chunk], start + first, samples, seed)
             for first in range(0, len(images), chunk)
         ]
     return torch.cat(parts)
@@ -272,6 +288,18 @@ def temperatures(config: EvaluationConfig, current: Temperature | None) -> dict[
     return chosen if current is None else {**chosen, CURRENT: current}
 
 
+Part = TypeVar("Part", Measured, Tensor)
+
+
+def _shared(workers: Workers, images: Tensor, act: Callable[[Tensor, int], Part]) -> list[Part]:
+    """What every worker that has a share of the images finds on it, given the place of its first, in their order."""
+    mine = workers.share(len(images))
+    if workers.size == 1:
+        return [act(images, 0)]
+    parts = workers.gather(lambda: act(images[mine], mine.start).cpu() if mine.start < mine.stop else None)
+    return [part for part in parts if part is not None]
+
+
 def evaluate(
     model: HDVAE,
     images: Tensor,
@@ -280,8 +308,11 @@ def evaluate(
     *,
     importance: bool,
     current: Temperature | None = None,
+    workers: Workers = ALONE,
 ) -> Evaluation:
     """Every metric of an evaluation, by its name without the split, and the values of each image.
+
+    Each worker measures its share of the images; all of them return the same numbers.
 
     Args:
         model: any mode; it is left as it was.
@@ -290,16 +321,25 @@ def evaluate(
         seed: of the noise.
         importance: also `iw_elbo`, which costs `config.samples` passes.
         current: the temperature of training, measured as well.
+        workers: that evaluate together.
 
     Raises:
         BoundViolated: a measured quantity is above a certified bound.
     """
+    chosen = temperatures(config, current)
+
+    def measured_share(images: Tensor, start: int) -> Measured:
+        return measure(model, images, chosen, config.draws, seed, config.kappa, start)
+
+    def weighted_share(images: Tensor, start: int) -> Tensor:
+        return importance_weighted(model, images, config.samples, seed, start)
+
     # Reduced precision in convolutions would be another network than the one that is certified.
     with evaluating(model), torch.backends.cudnn.flags(allow_tf32=False):
-        measured = measure(model, images, temperatures(config, current), config.draws, seed, config.kappa)
+        measured = _joined(_shared(workers, images, measured_share))
         metrics, columns = summarise(measured, config.kappa), measured.columns()
         if importance:
             name = at_samples("iw_elbo", config.samples)
-            columns[name] = importance_weighted(model, images, config.samples, seed)
+            columns[name] = torch.cat(_shared(workers, images, weighted_share))
             metrics["iw_elbo"] = metrics[name] = columns[name].mean().item()
     return Evaluation(metrics, columns)

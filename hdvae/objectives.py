@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hdvae.estimators import log_q, rloo, vimco
 from hdvae.model import LayerTerms, Terms
+from hdvae.workers import ALONE, Workers
 
 
 def log_weight(terms: Terms) -> Tensor:
@@ -59,7 +60,7 @@ def training_kl(layer: LayerTerms, treatment: str = "analytic") -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training step climbs and reports, scalars.
+    """What a training step climbs and reports, scalars. Of several workers each has that of its share.
 
     Attributes:
         value: the objective with free bits; its gradient is what training follows.
@@ -79,7 +80,9 @@ class Objective:
         return self.log_px - torch.stack(list(self.kl)).sum()
 
 
-def surrogate_objective(terms: Terms, freebits: float, *, kl: str = "analytic", per_image: bool = False) -> Objective:
+def surrogate_objective(
+    terms: Terms, freebits: float, *, kl: str = "analytic", per_image: bool = False, workers: Workers = ALONE
+) -> Objective:
     """Eq. 5 with free bits: mean log p(x|z̃) − Σ_layers max(λ, mean KL_layer) (Kingma et al. 2016).
 
     Args:
@@ -88,16 +91,27 @@ def surrogate_objective(terms: Terms, freebits: float, *, kl: str = "analytic", 
         kl: the treatment, see `training_kl`.
         per_image: take the maximum for each image before the mean over the batch, instead of after it: then
             every image must spend λ, not only the average one.
+        workers: that share the batch: its mean is over all their shares.
     """
     log_px = terms.log_px.mean()
     trained = [training_kl(layer, kl) for layer in terms.layers]
-    spent = [k.clamp(min=freebits).mean() if per_image else k.mean().clamp(min=freebits) for k in trained]
+    if per_image:
+        spent = [k.clamp(min=freebits).mean() for k in trained]
+    else:
+        own = [k.mean() for k in trained]
+        spent = [torch.where(k < freebits, freebits, mine) for mine, k in zip(own, workers.mean(own), strict=True)]
     shown = trained if kl == "analytic" else [layer.expected_log_ratio() for layer in terms.layers]
     return Objective(log_px - torch.stack(spent).sum(), log_px, [k.mean() for k in shown], spent)
 
 
 def score_objective(
-    terms: Terms, samples: int, freebits: float, *, estimator: str = "rloo", per_image: bool = False
+    terms: Terms,
+    samples: int,
+    freebits: float,
+    *,
+    estimator: str = "rloo",
+    per_image: bool = False,
+    workers: Workers = ALONE,
 ) -> Objective:
     """The objective of `estimator: rloo` (the ELBO) or `vimco` (L_S), with score-function gradients.
 
@@ -109,11 +123,13 @@ def score_objective(
         freebits: λ, nats for each layer.
         estimator: `rloo` or `vimco`.
         per_image: whether λ is for every image instead of the average one.
+        workers: that share the batch: its mean is over all their shares.
     """
     sampled = estimator == "vimco"  # a finite sum inside a log-mean-exp would give a wrong limit
     shown = [layer.expected_log_ratio().view(samples, -1) for layer in terms.layers]
     ratios = [layer.log_ratio().view(samples, -1) for layer in terms.layers] if sampled else shown
-    spends = [(k.detach().mean(0) if per_image else k.detach().mean()) > freebits for k in shown]
+    spend = [k.detach().mean(0) for k in shown] if per_image else workers.mean([k.mean() for k in shown])
+    spends = [k > freebits for k in spend]
     counted = [ratio * over for ratio, over in zip(ratios, spends, strict=True)]
     value = terms.log_px.double().view(samples, -1) - torch.stack(counted).double().sum(0)
     bound = (vimco if sampled else rloo)(value, log_q(terms).view(samples, -1))

@@ -1,14 +1,15 @@
 """Training: one step on one screen, and the loop that a session watches.
 
 The loop knows nothing of where it runs. It asks a `Session` for the latest snapshot, moves a `TrainState`, and
-reports metrics with a way to take a new snapshot; what becomes of them is the session's business.
+reports metrics with a way to take a new snapshot; what becomes of them is the session's business. Several workers run
+the same loop, each on its share of the images; the first of them reads and reports for all.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,7 @@ from hdvae.objectives import Objective, penalised, score_objective, surrogate_ob
 from hdvae.randomness import NoiseSource, batch_indices, derive
 from hdvae.schedules import LEARNED, schedule
 from hdvae.temperature import LearnedTemperature
+from hdvae.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,15 @@ class Snapshot:
 
 
 class Session(Protocol):
-    """What the loop needs of the place where it runs."""
+    """What the loop needs of the place where it runs. `latest` and `report` are for the first worker alone."""
+
+    @property
+    def workers(self) -> Workers:
+        """Those that train together."""
+        ...
 
     def latest(self) -> Snapshot | None:
-        """The newest snapshot of this run, or None at its beginning."""
+        """The newest snapshot of this run, tensors on the CPU, or None at its beginning."""
         ...
 
     def report(
@@ -230,29 +237,32 @@ def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) 
     return torch.optim.Adamax([group for group in groups if group["params"]], foreach=True)
 
 
-def train_step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
+def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> dict[str, Tensor | float]:
     """One optimisation step (appendix A): samples, objective with free bits, gradient, Adamax.
 
     Args:
         state: moved by one step.
-        batch: images of 0 and 1, (B, H, W), floating point.
+        batch: images of 0 and 1, (B, H, W), floating point: this worker's share, as large as every other's.
+        workers: that take the step together.
 
     Returns:
-        The quantities of the step for `train/`, scalars.
+        The quantities of the step for `train/`, scalars, over all workers.
 
     Raises:
-        NonFinite: with the step and the quantity; parameters and optimiser are as before the step.
+        NonFinite: with the step and the quantity, on all workers; parameters and optimiser are as before the step.
     """
     step, model, seed, config = state.step, state.model, state.seed, state.experiment.training
     tau, freebits = state.tau, schedule(config.freebits)(step)
-    torch.manual_seed(derive(seed, "dropout", step, 0))
+    torch.manual_seed(derive(seed, "dropout", step, workers.rank))
     model.train()
-    climbed = objective_of(state, batch, tau, freebits)
+    climbed = objective_of(state, batch, tau, freebits, workers)
     state.optimizer.zero_grad(set_to_none=True)
     _backward(state, climbed)
     parameters = list(state.parameters().values())
+    workers.average_gradients(parameters)  # what is not finite on one of them is not finite on all from here
+    objective = _averaged(climbed.objective, workers)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    _check_finite(state, climbed.objective, norm, step)  # before clipping, which spreads a NaN over all gradients
+    _check_finite(state, objective, norm, step)  # before clipping, which spreads a NaN over all gradients
     if config.gradient_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, config.gradient_clip, norm)
     rate = _set_learning_rates(state.optimizer, config, step)
@@ -260,7 +270,7 @@ def train_step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
     _update_average(state)
     state.step += 1
     return {
-        **_quantities(model, climbed),
+        **_quantities(model, objective),
         **_temperatures(model, tau),
         "freebits": freebits,
         "learning_rate": rate,
@@ -281,16 +291,18 @@ class Climbed:
     relaxed: Tensor | None = None
 
 
-def objective_of(state: TrainState, batch: Tensor, tau: Temperature, freebits: float) -> Climbed:
-    """The objective of one step, as the experiment wants it."""
+def objective_of(
+    state: TrainState, batch: Tensor, tau: Temperature, freebits: float, workers: Workers = ALONE
+) -> Climbed:
+    """The objective of one step on this worker's share, as the experiment wants it."""
     model, config = state.model, state.experiment.training
     per_image = config.freebits_per == "image"
     if config.estimator in ("rloo", "vimco"):
-        terms = _several(state, batch, config.estimator_samples)
         samples, kind = config.estimator_samples, config.estimator
-        return Climbed(score_objective(terms, samples, freebits, estimator=kind, per_image=per_image))
-    terms = model(batch, model.noise(_source(state, batch)), _sampler(state, batch, tau))
-    objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=per_image)
+        terms = _several(state, batch, workers)
+        return Climbed(score_objective(terms, samples, freebits, estimator=kind, per_image=per_image, workers=workers))
+    terms = model(batch, model.noise(_source(state, batch, workers)), _sampler(state, batch, tau, workers))
+    objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=per_image, workers=workers)
     if not config.needs_bound:
         return Climbed(objective)
     bound = _bound(model, config, batch, terms)
@@ -298,26 +310,31 @@ def objective_of(state: TrainState, batch: Tensor, tau: Temperature, freebits: f
     return Climbed(objective if config.objective == "surrogate" else relaxed, relaxed.value)
 
 
-def _source(state: TrainState, batch: Tensor, sample: int = 0, purpose: str = "training") -> NoiseSource:
+def _source(
+    state: TrainState, batch: Tensor, workers: Workers, sample: int = 0, purpose: str = "training"
+) -> NoiseSource:
     """Noise of this step; every sample after the first has a purpose of its own, so that the first is shared."""
     own = purpose if sample == 0 else f"{purpose} {sample}"
-    return NoiseSource.at(batch.device, batch.dtype, len(batch), seed=state.seed, purpose=own, step=state.step)
+    first = workers.rank * len(batch)
+    return NoiseSource.at(
+        batch.device, batch.dtype, len(batch), seed=state.seed, purpose=own, step=state.step, first=first
+    )
 
 
-def _sampler(state: TrainState, batch: Tensor, tau: Temperature) -> Sampler:
+def _sampler(state: TrainState, batch: Tensor, tau: Temperature, workers: Workers) -> Sampler:
     config = state.experiment.training
     if config.estimator == "gumbel_rao":
-        sources = [_source(state, batch, r, "conditional") for r in range(config.estimator_samples)]
+        sources = [_source(state, batch, workers, r, "conditional") for r in range(config.estimator_samples)]
         return gumbel_rao(tau, conditional_noise(state.model, sources))
     if config.estimator == "reinmax":
         return reinmax(1.0)  # where it is second-order exact; its bias grows when it follows a falling temperature
     return (relaxed if config.estimator == "concrete" else straight_through)(tau)
 
 
-def _several(state: TrainState, batch: Tensor, samples: int) -> Terms:
+def _several(state: TrainState, batch: Tensor, workers: Workers) -> Terms:
     """Terms of several hard samples of each image; the encoder runs once."""
-    model = state.model
-    noises = [model.hard_noise(_source(state, batch, s)) for s in range(samples)]
+    model, samples = state.model, state.experiment.training.estimator_samples
+    noises = [model.hard_noise(_source(state, batch, workers, s)) for s in range(samples)]
     noise = {node: torch.cat([one[node] for one in noises]) for node in model.nodes}
     encoded = [tiled(h, samples) for h in model.encode(batch)]
     return model.terms(tiled(batch, samples), encoded, noise, independent)
@@ -342,13 +359,19 @@ def _backward(state: TrainState, climbed: Climbed) -> None:
         parameter.grad = gradient
 
 
-def _quantities(model: HDVAE, climbed: Climbed) -> dict[str, Tensor | float]:
-    objective = climbed.objective
-    kl = {f"kl/{model.name(n)}": k.detach() for n, k in zip(model.nodes, objective.kl, strict=True)}
+def _averaged(objective: Objective, workers: Workers) -> Objective:
+    """An objective over all workers, without graphs."""
+    value, log_px, *rest = workers.mean([objective.value, objective.log_px, *objective.kl, *objective.spent])
+    layers = len(objective.kl)
+    return replace(objective, value=value, log_px=log_px, kl=rest[:layers], spent=rest[layers:])
+
+
+def _quantities(model: HDVAE, objective: Objective) -> dict[str, Tensor | float]:
+    kl = {f"kl/{model.name(n)}": k for n, k in zip(model.nodes, objective.kl, strict=True)}
     return {
-        "objective": objective.value.detach(),
-        "surrogate_elbo": objective.surrogate_elbo.detach(),
-        "log_px": objective.log_px.detach(),
+        "objective": objective.value,
+        "surrogate_elbo": objective.surrogate_elbo,
+        "log_px": objective.log_px,
         "kl": sum(kl.values()),
         **kl,
     }
@@ -371,7 +394,7 @@ def _update_average(state: TrainState) -> None:
 
 def _check_finite(state: TrainState, objective: Objective, norm: Tensor, step: int) -> None:
     """One synchronisation when all is well; the culprit by name when it is not."""
-    if torch.isfinite(torch.stack([objective.value.detach(), norm])).all():
+    if torch.isfinite(torch.stack([objective.value, norm])).all():
         return
     if not torch.isfinite(objective.log_px):
         raise NonFinite(step, "log_px")
@@ -412,12 +435,13 @@ class Means:
         return means
 
 
-def check_batch(experiment: Experiment, dataset: Dataset) -> None:
-    """What the configuration alone cannot show: the batch against the data.
+def check_batch(experiment: Experiment, dataset: Dataset, workers: Workers = ALONE) -> None:
+    """What the configuration alone cannot show: the batch against the data and the workers.
 
     Raises:
-        InputError: a batch is larger than the training data.
+        InputError: a batch is larger than the training data, or the workers cannot share it.
     """
+    workers.check(experiment.training.batch_size)
     size, images = experiment.training.batch_size, dataset.size("train")
     if size > images:
         raise InputError(f"training.batch_size is {size}, but {dataset.name} has {images} training images")
@@ -430,42 +454,44 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     that many steps, and repeats them exactly.
 
     Raises:
-        InputError: the data do not fit the experiment.
+        InputError: the data do not fit the experiment, or the workers.
         NonFinite: a quantity of the loss stopped being finite.
     """
-    config = experiment.training
-    check_batch(experiment, dataset)
+    config, workers = experiment.training, session.workers
+    check_batch(experiment, dataset, workers)
     images = torch.from_numpy(dataset.images("train")).to(device)
     kept = torch.from_numpy(choose_images(experiment.evaluation.images, dataset.size("valid")))
     held_out = torch.from_numpy(dataset.images("valid")).to(device)[kept.to(device)]
     state = TrainState.fresh(experiment, (dataset.height, dataset.width), seed, device)
-    latest = session.latest()
+    latest = workers.from_first(session.latest)  # read once, lest they start from different ones
     if latest is not None:
         state.restore(latest)
-    means = Means()
+    means, share = Means(), workers.share(config.batch_size)
+    dtype = next(state.model.parameters()).dtype
     while not state.is_over:
-        chosen = batch_indices(seed, state.step, config.batch_size, len(images))
-        means.add(train_step(state, images[torch.from_numpy(chosen).to(device)].float()))
+        chosen = batch_indices(seed, state.step, config.batch_size, len(images))[share]
+        means.add(train_step(state, images[torch.from_numpy(chosen).to(device)].to(dtype), workers))
         if state.step % experiment.evaluation.every == 0 or state.step == config.steps:
-            judged = _judge(state, held_out)
+            judged = _judge(state, held_out, workers)
             metrics = nested("train", means.take()) | nested("valid", judged.metrics)
-            session.report(state.step, metrics, {"image": kept, **judged.per_image}, state.snapshot)
+            if workers.is_first:
+                session.report(state.step, metrics, {"image": kept, **judged.per_image}, state.snapshot)
     return state
 
 
-def _judge(state: TrainState, images: Tensor) -> Evaluation:
+def _judge(state: TrainState, images: Tensor, workers: Workers) -> Evaluation:
     """Evaluate the current weights; at the end of training the weights that the run stands for.
 
     With early stopping the last point of each curve is therefore that of the best weights.
     """
     training, over = state.experiment.training, state.is_over
     if training.patience is None:
-        return _evaluated(state, state.judged, images, importance=over)
-    judged = _evaluated(state, state.judged, images, importance=False)
+        return _evaluated(state, state.judged, images, workers, importance=over)
+    judged = _evaluated(state, state.judged, images, workers, importance=False)
     state.judge(judged.metrics["elbo"])
-    return _evaluated(state, state.result(), images, importance=True) if state.is_over else judged
+    return _evaluated(state, state.result(), images, workers, importance=True) if state.is_over else judged
 
 
-def _evaluated(state: TrainState, model: HDVAE, images: Tensor, *, importance: bool) -> Evaluation:
+def _evaluated(state: TrainState, model: HDVAE, images: Tensor, workers: Workers, *, importance: bool) -> Evaluation:
     config = state.experiment.evaluation
-    return evaluate(model, images, config, state.seed, importance=importance, current=state.tau)
+    return evaluate(model, images, config, state.seed, importance=importance, current=state.tau, workers=workers)

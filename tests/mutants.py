@@ -90,8 +90,8 @@ MUTANTS = [
     Mutant(
         "free bits: maximum for each image instead of the batch",
         "hdvae/objectives.py",
-        "k.clamp(min=freebits).mean() if per_image else k.mean().clamp(min=freebits)",
-        "k.clamp(min=freebits).mean()",
+        "if per_image:",
+        "if True:",
         "tests/hdvae/test_objectives.py",
     ),
     Mutant(
@@ -132,8 +132,8 @@ MUTANTS = [
     Mutant(
         "dropout repeats itself at every step",
         "hdvae/training.py",
-        'derive(seed, "dropout", step, 0)',
-        'derive(seed, "dropout", 0, 0)',
+        'derive(seed, "dropout", step, workers.rank)',
+        'derive(seed, "dropout", 0, workers.rank)',
         "tests/hdvae/test_training.py",
     ),
     Mutant(
@@ -205,6 +205,41 @@ MUTANTS = [
         "signal = (value_SB - value_SB.mean(0)).detach() * (samples / (samples - 1))",
         "signal = (value_SB - value_SB.mean(0)).detach()",
         "tests/hdvae/test_estimators.py",
+    ),
+    Mutant(
+        "each worker follows its own gradient",
+        "hdvae/workers.py",
+        "gradient.copy_(mean)",
+        "gradient.copy_(gradient)",
+        "tests/hdvae/test_workers.py",
+    ),
+    Mutant(
+        "free bits of a worker's share",
+        "hdvae/objectives.py",
+        "torch.where(k < freebits, freebits, mine)",
+        "torch.where(mine < freebits, freebits, mine)",
+        "tests/hdvae/test_workers.py",
+    ),
+    Mutant(
+        "free bits of a worker's share in a score function",
+        "hdvae/objectives.py",
+        "workers.mean([k.mean() for k in shown])",
+        "[k.detach().mean() for k in shown]",
+        "tests/hdvae/test_workers.py",
+    ),
+    Mutant(
+        "all workers draw the noise of the first images",
+        "hdvae/training.py",
+        "first = workers.rank * len(batch)",
+        "first = 0",
+        "tests/hdvae/test_workers.py",
+    ),
+    Mutant(
+        "all workers evaluate on the noise of the first images",
+        "hdvae/evaluation.py",
+        "act(images[mine], mine.start).cpu()",
+        "act(images[mine], 0).cpu()",
+        "tests/hdvae/test_workers.py",
     ),
 ]
 

@@ -11,6 +11,7 @@ import torch
 
 from hdvae.experiment import Experiment
 from hdvae.training import TrainState, check_batch, train_step
+from hdvae.workers import Workers
 from hdvae_platform.comparison import label
 from hdvae_platform.places import Places
 from hdvae_platform.study import Study
@@ -55,12 +56,12 @@ def estimate(study: Study, places: Places) -> Estimate:
         InputError: the data are not there.
     """
     dataset = load_data(study.experiment, places.home)
-    check_batch(study.experiment, dataset)
+    check_batch(study.experiment, dataset, Workers(0, study.resources.workers))
     sets = study.grid()[:SETS] if study.search.method == "grid" else [{}]
     threads = torch.get_num_threads()
     torch.set_num_threads(study.resources.cpus_per_worker)
     shape = (dataset.height, dataset.width)
-    arms = [(params, *_time_steps(study.experiment_at(params), shape)) for params in sets]
+    arms = [(params, *_time_steps(study.experiment_at(params), shape, study.resources.workers)) for params in sets]
     torch.set_num_threads(threads)
     trials = study.parameter_sets() or 0
     runs = trials * len(study.seeds) + study.confirmations(trials)
@@ -69,11 +70,11 @@ def estimate(study: Study, places: Places) -> Estimate:
     return Estimate(trials, runs, arms, rounds * study.experiment.training.steps * per_step)
 
 
-def _time_steps(experiment: Experiment, image: tuple[int, int]) -> tuple[int, float]:
-    """Number of parameters, and the median time of a step, in seconds."""
+def _time_steps(experiment: Experiment, image: tuple[int, int], workers: int) -> tuple[int, float]:
+    """Number of parameters, and the median time of a step on one worker's share, in seconds."""
     device = torch.device("cpu")
     state = TrainState.fresh(experiment, image, seed=0, device=device)
-    batch = torch.zeros(experiment.training.batch_size, *image)
+    batch = torch.zeros(experiment.training.batch_size // workers, *image)
     times = []
     for _ in range(STEPS + 1):
         start = time.perf_counter()

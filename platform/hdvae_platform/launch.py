@@ -34,6 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.training import check_batch
+from hdvae.workers import Workers
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
 from hdvae_platform.fencing import Attempt, Fenced
@@ -49,6 +50,8 @@ from hdvae_platform.upload import StudyTracking
 from hdvae_platform.worker import RunSpec, load_data
 
 Echo = Callable[[str], None]
+WAITING = {"CPU": 0, "memory": 1}
+"""What the process takes that waits for the workers of a run: nothing, but Tune does not start it for that."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -61,6 +64,7 @@ class Driver:
     Attributes:
         stop: set, here or by the heartbeat, when no more is to be done: asked for, interrupted, or because of `fault`.
         fault: a fault of the driver's own, raised once Tune has let go.
+        concurrent: how many runs may go at a time.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Driver:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage)
         self.fault: Exception | None = None
+        self.concurrent = study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
         self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo)
@@ -82,7 +87,7 @@ class Driver:
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
         """The spec of the next run, or None if none is to be started now."""
-        while not self.stop.is_set() and len(self._live) < self.study.resources.concurrent:
+        while not self.stop.is_set() and len(self._live) < self.concurrent:
             assignment = self.search.next()
             if assignment is None:
                 return None
@@ -140,6 +145,9 @@ class Driver:
         """A run's process is done with it: by its end, a fault, because it is pruned or the study stops."""
         assignment = self._live.get(trial_id)
         if assignment is None:
+            return
+        if (result or {}).get("lost"):
+            self.died(trial_id)
             return
         fault = (result or {}).get("fault")
         if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
@@ -205,8 +213,9 @@ class Driver:
             self._attempt(assignment),
             self.places,
             threads=self.study.resources.cpus_per_worker,
-            gpu=self.study.resources.gpus_per_worker > 0,
+            gpus=self.study.resources.gpus_per_worker,
             data_checksum=self.tracking.data_checksum,
+            workers=self.study.resources.workers,
         )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
@@ -241,6 +250,10 @@ class Driver:
 def _name(assignment: Assignment) -> str:
     what = "confirmation of " if assignment.kind == "confirmation" else ""
     return f"{what}trial {assignment.trial} seed {assignment.seed}"
+
+
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _last_line(text: str) -> str:
@@ -330,7 +343,7 @@ def run_study(
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
     dataset = load_data(study.experiment, places.home)
-    check_batch(study.experiment, dataset)
+    check_batch(study.experiment, dataset, Workers(0, study.resources.workers))
     records = Records(connect(places.database))
     _define(study, records, dataset.checksum, accept_code_change)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
@@ -420,7 +433,6 @@ def _drive(
         stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():
-            driver.progress.say(f"starting, {study.resources.concurrent} runs at a time")
             _tune(driver)
     return search.runs()
 
@@ -438,7 +450,6 @@ def _tune(driver: Driver) -> None:
         KeyboardInterrupt: by SIGINT or SIGTERM.
     """
     name, resources = driver.study.name, driver.study.resources
-    need = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-tune-", ignore_cleanup_errors=True))
         # What Ray prints, of a killed process say, would stand between the lines of the study.
@@ -449,13 +460,15 @@ def _tune(driver: Driver) -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
         _stop_on_signals(driver.stop)  # again: Ray puts handlers of its own in place
-        _check_resources(need)
+        driver.concurrent = resources.fitting([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        driver.progress.say(f"starting, {_count(driver.concurrent)} at a time")
+        alone = resources.workers == 1
         tuner = tune.Tuner(
-            tune.with_resources(trainable, need),
+            tune.with_resources(trainable, resources.per_worker() if alone else WAITING),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(driver),
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=alone,  # when a run is stopped, its workers end with the process that waits for them
                 trial_name_creator=lambda trial: f"{name}-{trial.trial_id}",
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
@@ -470,13 +483,6 @@ def _tune(driver: Driver) -> None:
         tuner.fit()
     if driver.fault is not None:
         raise driver.fault
-
-
-def _check_resources(need: dict[str, float]) -> None:
-    have = ray.cluster_resources()
-    for kind, amount in need.items():
-        if amount > have.get(kind, 0):
-            raise InputError(f"resources: a run needs {amount:g} {kind}, but the cluster has {have.get(kind, 0):g}")
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
     )
     attempt = Attempt(storage, folder, newest_attempt(storage, folder) + 1)
     attempt.begin()
-    threads, gpu = torch.get_num_threads(), torch.cuda.is_available()
-    spec = RunSpec.of(experiment, seed, attempt, places, threads=threads, gpu=gpu, data_checksum=dataset.checksum)
+    threads, gpus = torch.get_num_threads(), int(torch.cuda.is_available())
+    spec = RunSpec.of(experiment, seed, attempt, places, threads=threads, gpus=gpus, data_checksum=dataset.checksum)
     _train_tracked(spec, upload, Tracker(places, echo), Progress("valid/elbo", experiment.training.steps, 1, 0, echo))
     last = Journal(storage, folder)
     step = last.steps()[-1]

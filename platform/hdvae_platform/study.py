@@ -23,6 +23,7 @@ from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
 from hdvae.metrics import check_tunable, metric_names
 from hdvae.randomness import derive
+from hdvae.workers import Workers
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
@@ -85,10 +86,31 @@ class ConfirmConfig(Config):
 class ResourcesConfig(Config):
     """What one run uses, and how many run at a time."""
 
-    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    workers: Annotated[int, Field(ge=1)] = 1
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrent: Annotated[int, Field(ge=1)] = 2
+
+    def per_worker(self) -> dict[str, float]:
+        """What each worker needs, by Ray's name of it."""
+        return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
+
+    def fitting(self, machines: Sequence[Mapping[str, float]]) -> int:
+        """How many runs fit at a time on machines with these resources, `concurrent` at most.
+
+        Raises:
+            InputError: not even one does; says what it needs and what there is.
+        """
+        need = {kind: amount for kind, amount in self.per_worker().items() if amount}
+        rooms = [min(int(one.get(kind, 0) / amount + 1e-9) for kind, amount in need.items()) for one in machines]
+        runs = sum(rooms) // self.workers
+        if not runs:
+            times = f"{self.workers} × " if self.workers > 1 else ""
+            needed = " and ".join(f"{times}{amount:g} {kind}" for kind, amount in need.items())
+            there = " and ".join(f"{sum(one.get(kind, 0) for one in machines):g} {kind}" for kind in need)
+            where = f" on {len(machines)} machines" if len(machines) > 1 else ""
+            raise InputError(f"resources: a run needs {needed}, but the cluster has {there}{where}")
+        return min(runs, self.concurrent)
 
 
 class Study(Config):
@@ -303,6 +325,7 @@ def _overridden(study: Study, overrides: Sequence[str]) -> Study:
 
 def _check_space(study: Study, where: str) -> None:
     check_tunable(study.search.metric)
+    _check_shares(study, study.experiment, where)
     if study.search.method != "grid" and study.search.trials is None and study.search.hours is None:
         raise InputError(
             f"{where}: search.trials is missing: {study.search.method} search needs a number of trials, or of hours"
@@ -323,10 +346,17 @@ def _check_space(study: Study, where: str) -> None:
         _check_conditions(study, path, at)
         for value in dimension.examples():
             for context in _contexts(study, path):
-                study.experiment_at({**context, path: value})
+                _check_shares(study, study.experiment_at({**context, path: value}), where)
     if study.search.method == "grid":
         for params in study.grid():
             study.experiment_at(params)
+
+
+def _check_shares(study: Study, experiment: Experiment, where: str) -> None:
+    try:
+        Workers(0, study.resources.workers).check(experiment.training.batch_size)
+    except InputError as fault:
+        raise InputError(f"{where}: {fault}") from None
 
 
 def _check_dimension(dimension: Dimension, at: str, method: str) -> None:

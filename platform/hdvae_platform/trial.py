@@ -9,6 +9,7 @@ from ray import tune
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae_platform import worker
+from hdvae_platform.distributed import WorkerFailed, WorkersLost, run_together
 from hdvae_platform.fencing import Fenced
 
 
@@ -18,6 +19,7 @@ def trainable(config: dict[str, Any]) -> None:
     So Tune gives up the process, in which nothing can be relied upon, and what is not reported is the end of a process.
     A run that a newer attempt shut out is none: it ends without a word of its own.
     """
+    spec = worker.RunSpec(**config)
     last: dict[str, Any] = {"step": 0}
 
     def notify(message: dict[str, Any]) -> None:
@@ -25,13 +27,18 @@ def trainable(config: dict[str, Any]) -> None:
         tune.report({**last, **message})
 
     try:
-        worker.run(worker.RunSpec(**config), notify)
+        if spec.workers == 1:
+            worker.run(spec, notify)
+        else:
+            run_together(spec, tune.get_context().get_trial_dir(), notify)
     except Fenced as fence:
-        tune.report({**last, "fenced": str(fence)})
-    except (NonFinite, BoundViolated, InputError) as fault:
-        tune.report({**last, "fault": str(fault)})
+        notify({"fenced": str(fence)})
+    except (NonFinite, BoundViolated, InputError, WorkerFailed) as fault:
+        notify({"fault": str(fault)})
+    except WorkersLost:
+        notify({"lost": True})
     except Exception:
-        tune.report({**last, "fault": traceback.format_exc()})
+        notify({"fault": traceback.format_exc()})
         raise
     else:
-        tune.report({**last, "completed": True})
+        notify({"completed": True})

@@ -16,6 +16,7 @@ from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
+from hdvae.workers import ALONE, Workers
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
@@ -41,9 +42,10 @@ class RunSpec:
         experiment: JSON-like values of the experiment.
         home: the local folder with the data sets.
         storage: root of the storage.
-        threads: CPU threads to compute with.
-        gpu: whether to train on a GPU.
+        threads: CPU threads to compute with, in each worker.
+        gpus: of each worker; 0 trains on the CPU.
         data_checksum: of the images that the driver saw.
+        workers: processes that train it together.
     """
 
     folder: str
@@ -53,8 +55,9 @@ class RunSpec:
     home: str
     storage: str
     threads: int
-    gpu: bool
+    gpus: float
     data_checksum: str
+    workers: int = 1
 
     @staticmethod
     def of(
@@ -64,15 +67,25 @@ class RunSpec:
         places: Places,
         *,
         threads: int,
-        gpu: bool,
+        gpus: float,
         data_checksum: str,
+        workers: int = 1,
     ) -> RunSpec:
         """The spec of a run, with paths that mean the same in every process."""
         plain = experiment.plain()
         if experiment.data.path is not None:
             plain["data"]["path"] = str(Path(experiment.data.path).absolute())
         return RunSpec(
-            attempt.run, attempt.number, seed, plain, str(places.home), places.storage, threads, gpu, data_checksum
+            folder=attempt.run,
+            attempt=attempt.number,
+            seed=seed,
+            experiment=plain,
+            home=str(places.home),
+            storage=places.storage,
+            threads=threads,
+            gpus=gpus,
+            data_checksum=data_checksum,
+            workers=workers,
         )
 
     def plain(self) -> dict[str, Any]:
@@ -86,7 +99,8 @@ class RunSession:
     Each of its calls raises `Fenced` once a newer attempt has begun.
     """
 
-    def __init__(self, attempt: Attempt, notify: Notify) -> None:
+    def __init__(self, attempt: Attempt, notify: Notify, workers: Workers = ALONE) -> None:
+        self.workers = workers
         self._attempt, self._notify = attempt, notify
         self._journal = Journal(attempt.storage, attempt.run)
         self._checkpoints = Checkpoints(attempt.storage, attempt.run)
@@ -115,26 +129,28 @@ class RunSession:
         self._notify({"step": step, "metrics": dict(metrics)})
 
 
-def run(spec: RunSpec, notify: Notify) -> None:
-    """Train one run to its end.
+def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
+    """Train one run to its end. Of several workers, each calls it; the first one notifies and writes.
 
     Raises:
         InputError: the data are not there or do not fit.
         NonFinite: the loss stopped being finite.
         Fenced: a newer attempt has begun.
+        PeerLost: another worker does not answer.
     """
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
     dataset = load_data(experiment, Path(spec.home))
     if dataset.checksum != spec.data_checksum:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
-    device = torch.device("cuda" if spec.gpu else "cpu")
+    device = torch.device("cuda" if spec.gpus else "cpu")
     attempt = Attempt(Storage(spec.storage), spec.folder, spec.attempt)
-    session = RunSession(attempt, notify)
+    session = RunSession(attempt, notify, workers)
     state = train(experiment, dataset, spec.seed, session, device)
-    picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
-    attempt.check()
-    attempt.storage.write(f"{spec.folder}/samples.png", picture)
+    if workers.is_first:
+        picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
+        attempt.check()
+        attempt.storage.write(f"{spec.folder}/samples.png", picture)
 
 
 def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:

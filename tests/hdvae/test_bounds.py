@@ -295,6 +295,14 @@ def test_the_local_grade_is_measured_without_complaint():
     }
 
 
+def test_the_local_grade_of_averaged_weights_is_that_of_the_weights():
+    """They are frozen, and log p(z_top) has no context either: there is nothing to differentiate it by."""
+    model = build(small_config("biva", 2), seed=2, contrast=2.0)
+    config = EvaluationConfig(tau=(0.7,), draws=2, kappa="local")
+    free = evaluate(model, some_images(4), config, seed=0, importance=False).metrics
+    assert evaluate(model.requires_grad_(False), some_images(4), config, seed=0, importance=False).metrics == free
+
+
 # --- Contradictions -----------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from hdvae.training import (
     trained_model,
 )
 from hdvae.wiring import WIRINGS, Node
+from hdvae.workers import ALONE
 
 every_wiring = pytest.mark.parametrize("wiring", WIRINGS)
 IMAGE = (4, 3)
@@ -50,7 +51,7 @@ def experiment_of(wiring="skip_lvae", evaluation=None, levels=2, **changes):
     )
 
 
-def toy(count=40):
+def toy(count=40, valid=9):
     """Images of a bright or a dark half, with some noise."""
     rng = np.random.default_rng(0)
 
@@ -61,11 +62,13 @@ def toy(count=40):
         halves[~bright, 2:] = 1
         return halves ^ (rng.random(halves.shape) < 0.05).astype(np.uint8)
 
-    return Dataset.from_images("toy", {"train": images(count), "valid": images(9), "test": images(4)})
+    return Dataset.from_images("toy", {"train": images(count), "valid": images(valid), "test": images(4)})
 
 
 class Memory:
     """A session that keeps everything, and stops after some reports as a killed run would."""
+
+    workers = ALONE
 
     def __init__(self, latest=None, stop_after=None):
         self.start, self.stop_after = latest, stop_after

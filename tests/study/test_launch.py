@@ -574,7 +574,7 @@ def spec_of(file, places):
     study = load_study(file)
     attempt = Attempt(Storage(places.storage), run_folder(study.name, 0, 0), 1)
     checksum = load_data(study.experiment, places.home).checksum
-    return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpu=False, data_checksum=checksum)
+    return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpus=0, data_checksum=checksum)
 
 
 def forget_the_driver(places):
@@ -583,14 +583,14 @@ def forget_the_driver(places):
         db.execute(sa.text("UPDATE hdvae_studies SET beat = 0"))
 
 
-def workers_of(driver):
+def workers_of(driver, kind="ray::ImplicitFunc"):
     """Process ids of the Ray workers that train below a driver."""
     lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
     below = {driver}
     for _ in rows:
         below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
-    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith("ray::ImplicitFunc")]
+    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith(kind)]
 
 
 def test_more_than_the_machine_has_and_fewer_seeds(places, edit, hdvae):

@@ -43,9 +43,10 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
     resources = checked.resources
     steps = checked.experiment.training.steps
+    workers = f"{resources.workers} workers, each of them with " if resources.workers > 1 else ""
     click.echo(
         f"{_runs(checked, cost.trials, cost.runs)} of {steps} steps, {resources.concurrent} at a time, "
-        f"each with {resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
+        f"each with {workers}{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
     )
     if cost.runs:
         click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")

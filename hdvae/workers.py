@@ -1,0 +1,132 @@
+"""The processes that train one model together: who this one is, and what they tell each other.
+
+Every worker holds the whole model and a share of each batch. Random numbers belong to images, batch-level numbers are
+taken over all shares, and gradients are averaged: so the number of workers changes nothing but rounding, and dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hdvae.errors import InputError, PeerLost
+from hdvae.randomness import BLOCK
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those of a run. More than one need `torch.distributed`'s process group.
+
+    `mean`, `average_gradients`, `gather` and `from_first` are for all workers to call, in the same order. They raise
+    `PeerLost` when one of them does not answer.
+
+    Attributes:
+        rank: of this one, 0 … size − 1; the first one speaks for all of them.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    @staticmethod
+    def here() -> Workers:
+        """This process in the process group that is set up."""
+        return Workers(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one speaks for all."""
+        return self.rank == 0
+
+    def check(self, batch_size: int) -> None:
+        """See that a batch can be shared out evenly, in whole blocks of images.
+
+        Raises:
+            InputError: it cannot; names the nearest sizes that can.
+        """
+        unit = BLOCK * self.size
+        if self.size > 1 and batch_size % unit:
+            below = batch_size // unit * unit
+            near = f"{below} or {below + unit}" if below else f"{unit}"
+            raise InputError(
+                f"training.batch_size is {batch_size}, but {self.size} workers share multiples of {unit}: take {near}"
+            )
+
+    def share(self, count: int) -> slice:
+        """Which of `count` images are this worker's: whole blocks, one after another; may be none."""
+        blocks = -(-count // BLOCK)
+        first, last = (blocks * rank // self.size for rank in (self.rank, self.rank + 1))
+        return slice(min(first * BLOCK, count), min(last * BLOCK, count))
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the workers, without graphs: each of its tensor's shape and type."""
+        own = [tensor.detach() for tensor in tensors]
+        if self.size == 1 or not own:
+            return own
+        flat = torch.cat([tensor.flatten() for tensor in own])  # in the widest of their types
+        with _answering():
+            dist.all_reduce(flat)
+        parts = torch.split(flat / self.size, [tensor.numel() for tensor in own])
+        return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, own, strict=True)]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Put the mean over the workers in the place of each gradient."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for gradient, mean in zip(gradients, self.mean(gradients), strict=True):
+            gradient.copy_(mean)
+
+    def gather(self, act: Callable[[], T]) -> list[T]:
+        """Let every worker do its part; what each of them got, in the order of ranks, on all of them.
+
+        What is gathered is pickled: tensors belong on the CPU.
+
+        Raises:
+            ArithmeticError: what the first worker that failed raised, on all of them.
+        """
+        if self.size == 1:
+            return [act()]
+        own: T | ArithmeticError
+        try:
+            own = act()
+        except ArithmeticError as fault:  # the others wait: they must hear of it
+            own = fault
+        parts: list[Any] = [None] * self.size
+        with _answering():
+            dist.all_gather_object(parts, own)
+        for part in parts:
+            if isinstance(part, ArithmeticError):
+                raise part
+        return parts
+
+    def from_first(self, act: Callable[[], T]) -> T:
+        """Let the first worker do something, and give what it got to all; pickled, tensors on the CPU."""
+        if self.size == 1:
+            return act()
+        box: list[Any] = [act() if self.is_first else None]
+        with _answering():
+            dist.broadcast_object_list(box, src=0)
+        got: T = box[0]
+        return got
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Tell a lost worker from a failure of this one: the back ends raise a bare RuntimeError."""
+    try:
+        yield
+    except RuntimeError as fault:
+        raise PeerLost(f"another worker does not answer: {fault}") from fault
+
+
+ALONE = Workers(0, 1)
+"""The only worker of a run."""

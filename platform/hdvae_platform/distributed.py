@@ -1,0 +1,122 @@
+"""A run of several workers: one Ray Train job, started from the run's Tune process, which waits for it.
+
+The workers are placed together or not at all. What the first of them has to say travels through a queue, since Train's
+own reports are collected every other second, and by all workers at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from hdvae.errors import BoundViolated, InputError, NonFinite, PeerLost
+from hdvae.workers import Workers
+from hdvae_platform import worker
+from hdvae_platform.fencing import Fenced
+
+PATIENCE = 0.5
+"""Seconds to wait for word before seeing whether the workers are still there."""
+
+
+class WorkerFailed(Exception):
+    """Training failed in a worker; the text is what it said."""
+
+
+class WorkersLost(Exception):
+    """Workers were killed, or do not answer: the run may go on from its last checkpoint."""
+
+
+def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> None:
+    """Train one run with `spec.workers` processes to its end.
+
+    Args:
+        spec: of the run.
+        scratch: a folder for Train's own records, of which nothing is read back.
+        notify: is called here with what the first worker notifies.
+
+    Raises:
+        WorkerFailed: training failed in a worker.
+        WorkersLost: a worker was killed.
+        Fenced: a newer attempt has begun.
+    """
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"spec": spec.plain(), "queue": queue},
+        # NCCL wants a GPU for each worker; of parts of one, Gloo copies
+        torch_config=TorchConfig(backend="nccl" if spec.gpus >= 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=spec.gpus > 0,
+            resources_per_worker={"CPU": spec.threads} | ({"GPU": spec.gpus} if spec.gpus else {}),
+        ),
+        # A study retries lost runs itself, and counts its attempts
+        run_config=RunConfig(
+            name=spec.folder.replace("/", "-"), storage_path=scratch, failure_config=FailureConfig(max_failures=0)
+        ),
+    )
+    _forward(_background(trainer.fit), queue, notify)
+
+
+def _forward(training: Future[Any], queue: Queue, notify: worker.Notify) -> None:
+    """Pass on what the workers say until training is over."""
+    fault: str | None = None
+    fence: str | None = None
+    while True:
+        over = training.done()  # seen before the queue is: what was said before the end is in it
+        try:
+            message = queue.get(timeout=PATIENCE)
+        except Empty:
+            if over:
+                break
+            continue
+        fault, fence = fault or message.get("fault"), fence or message.get("fenced")
+        if fault is None and fence is None:
+            notify(message)
+    try:
+        training.result()
+    except WorkerGroupError:
+        if fence is not None:
+            raise Fenced(fence) from None
+        if fault is None:
+            raise WorkersLost from None
+        raise WorkerFailed(fault) from None
+
+
+def _background(act: Callable[[], Any]) -> Future[Any]:
+    """Do something in a thread that does not keep its process from ending."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(act())
+        except Exception as fault:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(fault)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def _train(config: dict[str, Any]) -> None:
+    """One worker's part. A failure of its own is told in its own words; a lost peer's is that one's to tell."""
+    queue: Queue = config["queue"]
+    try:
+        worker.run(worker.RunSpec(**config["spec"]), queue.put, Workers.here())
+    except PeerLost:
+        raise
+    except Fenced as fence:
+        queue.put({"fenced": str(fence)})
+        raise
+    except (NonFinite, BoundViolated, InputError) as fault:
+        queue.put({"fault": str(fault)})
+        raise
+    except Exception:
+        queue.put({"fault": traceback.format_exc()})
+        raise
