@@ -339,7 +339,7 @@ def run_study(
 
     Raises:
         InputError: the data are not there, the name is taken by another definition, the code is another, or another
-            driver holds it.
+            driver holds it, or took it from this one.
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
     dataset = load_data(study.experiment, places.home)
@@ -434,6 +434,7 @@ def _drive(
         driver.catch_up()
         if search.has_work():
             _tune(driver)
+    search.check()  # a driver that slept may find the study taken, and only its heart has noticed
     return search.runs()
 
 

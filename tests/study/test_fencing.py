@@ -7,7 +7,7 @@ import torch
 
 from hdvae.training import Snapshot
 from hdvae_platform.checkpointing import Checkpoints, Journal
-from hdvae_platform.fencing import Attempt, Fenced, newest_attempt, standing
+from hdvae_platform.fencing import FENCED_FOLDERS, Attempt, Fenced, newest_attempt, standing
 from hdvae_platform.per_image import read_per_image
 from hdvae_platform.storage import Storage
 from hdvae_platform.worker import RunSession
@@ -44,10 +44,12 @@ def test_the_older_session_is_refused(storage):
     report(old, 10, 1.0)
     new = begin(storage, 2)
     before = seen(storage)
+    files = [storage.list(f"run/{folder}") for folder in FENCED_FOLDERS]
     with pytest.raises(Fenced, match="run: attempt 2 has taken over from attempt 1"):
         report(old, 20, 1.0)
     with pytest.raises(Fenced):
         old.latest()
+    assert [storage.list(f"run/{folder}") for folder in FENCED_FOLDERS] == files
     assert seen(storage) == before == ({10: 1.0}, (10, 1.0), [1.0])
     assert new.latest().values["step"] == 10
     report(new, 20, 2.0)
