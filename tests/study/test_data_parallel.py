@@ -49,7 +49,13 @@ def test_two_workers_measure_what_one_measures(places, edit, hdvae):
     parents, children = tracked(places)
     assert [run.status for run in [*parents, *children.values()]] == ["FINISHED", "FINISHED"]
     folder = places.home / "studies/small/trial-0000/seed-0"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "journal", "per_image", "samples.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "attempts",
+        "checkpoints",
+        "journal",
+        "per_image",
+        "samples.png",
+    ]
     found = {at: value for at, (value, _) in series(places, children[0, 0].run_id).items()}
 
     assert hdvae("study", "run", edit({"resources": {}, "name": "alone"})).returncode == 0
