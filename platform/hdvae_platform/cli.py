@@ -14,6 +14,7 @@ import click
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae.version import __version__
+from hdvae_platform.storage import StorageAway
 
 COMMANDS = {
     "data": "Fetch data sets and list them.",
@@ -72,6 +73,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(fault), 2)
     except (NonFinite, BoundViolated) as fault:
         return _fail(str(fault), 1)
+    except StorageAway as away:
+        return _fail(f"{away}; once it is mended the same command goes on from here", 1)
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -20,6 +20,7 @@ from hdvae.errors import BoundViolated, InputError, NonFinite, PeerLost
 from hdvae.workers import Workers
 from hdvae_platform import worker
 from hdvae_platform.fencing import Fenced
+from hdvae_platform.storage import StorageAway
 
 PATIENCE = 0.5
 """Seconds to wait for word before seeing whether the workers are still there."""
@@ -45,6 +46,7 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> N
         WorkerFailed: training failed in a worker.
         WorkersLost: a worker was killed.
         Fenced: a newer attempt has begun.
+        StorageAway: the storage has been full or away for too long.
     """
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
@@ -69,6 +71,7 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify) -> None
     """Pass on what the workers say until training is over."""
     fault: str | None = None
     fence: str | None = None
+    away: str | None = None
     while True:
         over = training.done()  # seen before the queue is: what was said before the end is in it
         try:
@@ -78,13 +81,16 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify) -> None
                 break
             continue
         fault, fence = fault or message.get("fault"), fence or message.get("fenced")
-        if fault is None and fence is None:
+        away = away or message.get("away")
+        if fault is None and fence is None and away is None:
             notify(message)
     try:
         training.result()
     except WorkerGroupError:
         if fence is not None:
             raise Fenced(fence) from None
+        if away is not None:
+            raise StorageAway(away) from None
         if fault is None:
             raise WorkersLost from None
         raise WorkerFailed(fault) from None
@@ -113,6 +119,9 @@ def _train(config: dict[str, Any]) -> None:
         raise
     except Fenced as fence:
         queue.put({"fenced": str(fence)})
+        raise
+    except StorageAway as away:
+        queue.put({"away": str(away)})
         raise
     except (NonFinite, BoundViolated, InputError) as fault:
         queue.put({"fault": str(fault)})

@@ -42,7 +42,7 @@ from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, connect
 from hdvae_platform.search import ATTEMPTS, Assignment, Search
-from hdvae_platform.storage import Storage
+from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.study import Study, first_difference
 from hdvae_platform.tracking import PATIENCE, Tracker
 from hdvae_platform.trial import trainable
@@ -77,7 +77,7 @@ class Driver:
         echo: Echo,
     ) -> None:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
-        self.storage = Storage(places.storage)
+        self.storage = Storage(places.storage, places.patience, echo)
         self.fault: Exception | None = None
         self.concurrent = study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
@@ -149,6 +149,9 @@ class Driver:
         if (result or {}).get("lost"):
             self.died(trial_id)
             return
+        if away := (result or {}).get("away"):  # nothing of this run can be kept; nor, most likely, of the others
+            self.fault = self.fault or StorageAway(away)
+            self.stop.set()
         fault = (result or {}).get("fault")
         if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
             self._pruned(assignment, (result or {}).get("step", 0))
@@ -424,7 +427,7 @@ def _drive(
 ) -> list[Run]:
     search = Search(study, places.database, records, retry_failed=retry_failed)
     tracker = Tracker(places, echo)
-    tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
+    tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_interruptible(stop))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hdvae.errors import InputError
 
+PATIENCE = 300.0
+
 
 @dataclass(frozen=True)
 class Places:
@@ -20,6 +22,7 @@ class Places:
         tracking: MLflow's tracking address (`MLFLOW_TRACKING_URI`).
         artifacts: where MLflow keeps artifacts when the tracking address is the local database, else None.
         storage: root of checkpoints and journals, a path or a URL such as `s3://…` (`HDVAE_STORAGE`).
+        patience: seconds to wait for a storage that is full or away (`HDVAE_PATIENCE`).
     """
 
     home: Path
@@ -27,6 +30,7 @@ class Places:
     tracking: str
     artifacts: str | None
     storage: str
+    patience: float = PATIENCE
 
     @staticmethod
     def under(home: Path) -> Places:
@@ -47,7 +51,19 @@ class Places:
             tracking=tracking or f"sqlite:///{home}/mlflow.db",
             artifacts=None if tracking else (home / "artifacts").as_uri(),
             storage=_absolute(os.environ.get("HDVAE_STORAGE") or str(home / "studies")),
+            patience=_seconds("HDVAE_PATIENCE", PATIENCE),
         )
+
+
+def _seconds(variable: str, usual: float) -> float:
+    text = os.environ.get(variable) or str(usual)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"{variable} is {text!r}: give seconds, 0 or more")
+    return seconds
 
 
 def _absolute(address: str) -> str:

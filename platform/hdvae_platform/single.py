@@ -17,7 +17,7 @@ from hdvae_platform.fencing import Attempt, newest_attempt
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import State
-from hdvae_platform.storage import Storage
+from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.tracking import PATIENCE, Tracker
 from hdvae_platform.upload import RunUpload, settings
 from hdvae_platform.worker import RunSpec, load_data, run
@@ -48,7 +48,7 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
         KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call goes on.
     """
     dataset = load_data(experiment, places.home)
-    storage = Storage(places.storage)
+    storage = Storage(places.storage, places.patience, echo)
     folder = f"{name}/train-{experiment.fingerprint}-{dataset.checksum[:8]}/seed-{seed}"
     upload = RunUpload(
         name=f"{name} seed {seed}",
@@ -85,7 +85,7 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
         run(spec, notify)
         state = "COMPLETE"
         progress.ended(upload.name, "done")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageAway):
         state = "WAITING"
         raise
     finally:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from pyarrow import fs
 
 from hdvae.errors import InputError
+from hdvae_platform.text import duration
+
+T = TypeVar("T")
+PAUSE = 1.0
+"""Seconds between two tries."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -26,15 +34,23 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink()
 
 
+class StorageAway(OSError):
+    """The storage does not take or give files: it is full, or cannot be reached. Nothing is half-written."""
+
+
 class Storage:
     """A folder on a file system.
 
     Args:
         root: a local path, or a URL that pyarrow knows (`s3://bucket/prefix`).
+        patience: seconds for which what fails is tried again.
+        say: is told when the storage is away, and when it is back.
+
+    Every method raises `StorageAway` when the storage has failed for longer than `patience`.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, root: str, patience: float = 0.0, say: Callable[[str], None] = lambda line: None) -> None:
+        self.root, self._patience, self._say = root, patience, say
         try:
             if "://" in root:
                 self._files, self._path = fs.FileSystem.from_uri(root)
@@ -47,12 +63,36 @@ class Storage:
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path
 
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do something again until it works; a file that is not there is an answer, not a failure."""
+        limit, away = time.monotonic() + self._patience, False
+        while True:
+            try:
+                result = act()
+            except FileNotFoundError:
+                raise
+            except OSError as fault:
+                line = f"storage {self.root}: {fault.strerror or fault}"
+                if time.monotonic() >= limit:
+                    raise StorageAway(line) from fault
+                if not away:
+                    self._say(f"{line}; trying again for {duration(self._patience)}")
+                away = True
+                time.sleep(PAUSE)
+            else:
+                if away:
+                    self._say(f"storage {self.root} answers again")
+                return result
+
     def address(self, name: str) -> str:
         """What a person can use to find a file."""
         return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file. On local disk atomically, as on storage that has no partial files."""
+        self._patiently(lambda: self._write(name, data))
+
+    def _write(self, name: str, data: bytes) -> None:
         target = self._at(name)
         if not self._local:
             with self._files.open_output_stream(target) as stream:
@@ -63,21 +103,24 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """Read a whole file; FileNotFoundError if there is none."""
+        return self._patiently(lambda: self._read(name))
+
+    def _read(self, name: str) -> bytes:
         with self._files.open_input_stream(self._at(name)) as stream:
             data: bytes = stream.read()
         return data
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of this name."""
-        return bool(self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound)
+        return self._patiently(lambda: bool(self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound))
 
     def list(self, folder: str) -> list[str]:
         """Names of the whole files and folders in a folder, sorted; none if there is no such folder."""
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        names = [info.base_name for info in self._files.get_file_info(selector)]
+        names = self._patiently(lambda: [info.base_name for info in self._files.get_file_info(selector)])
         return sorted(name for name in names if not name.startswith("."))
 
     def delete_file(self, name: str) -> None:
         """Delete a file; it is no error if another has done so."""
         with contextlib.suppress(FileNotFoundError):
-            self._files.delete_file(self._at(name))
+            self._patiently(lambda: self._files.delete_file(self._at(name)))

@@ -11,6 +11,7 @@ from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae_platform import worker
 from hdvae_platform.distributed import WorkerFailed, WorkersLost, run_together
 from hdvae_platform.fencing import Fenced
+from hdvae_platform.storage import StorageAway
 
 
 def trainable(config: dict[str, Any]) -> None:
@@ -35,6 +36,8 @@ def trainable(config: dict[str, Any]) -> None:
         notify({"fenced": str(fence)})
     except (NonFinite, BoundViolated, InputError, WorkerFailed) as fault:
         notify({"fault": str(fault)})
+    except StorageAway as away:
+        notify({"away": str(away)})
     except WorkersLost:
         notify({"lost": True})
     except Exception:

@@ -46,6 +46,7 @@ class RunSpec:
         gpus: of each worker; 0 trains on the CPU.
         data_checksum: of the images that the driver saw.
         workers: processes that train it together.
+        patience: seconds to wait for a storage that is full or away.
     """
 
     folder: str
@@ -58,6 +59,7 @@ class RunSpec:
     gpus: float
     data_checksum: str
     workers: int = 1
+    patience: float = 0.0
 
     @staticmethod
     def of(
@@ -86,6 +88,7 @@ class RunSpec:
             gpus=gpus,
             data_checksum=data_checksum,
             workers=workers,
+            patience=places.patience,
         )
 
     def plain(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
         NonFinite: the loss stopped being finite.
         Fenced: a newer attempt has begun.
         PeerLost: another worker does not answer.
+        StorageAway: the storage has been full or away for too long.
     """
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
@@ -144,7 +148,8 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
     if dataset.checksum != spec.data_checksum:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
     device = torch.device("cuda" if spec.gpus else "cpu")
-    attempt = Attempt(Storage(spec.storage), spec.folder, spec.attempt)
+    storage = Storage(spec.storage, spec.patience, lambda line: notify({"warning": line}))
+    attempt = Attempt(storage, spec.folder, spec.attempt)
     session = RunSession(attempt, notify, workers)
     state = train(experiment, dataset, spec.seed, session, device)
     if workers.is_first:

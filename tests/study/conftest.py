@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mlflow
@@ -15,6 +16,8 @@ import pytest
 import yaml
 
 from hdvae_platform.places import Places
+
+from .postgres import Postgres, binaries, running
 
 STUDY = """
 name: small
@@ -94,6 +97,24 @@ def edit(study_file: Path) -> Callable[..., Path]:
         return study_file
 
     return change
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL server, for all tests."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed (no initdb)")
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty study database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database(f"study-{uuid.uuid4().hex}")
 
 
 Hdvae = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -14,8 +14,8 @@ CODE = {"sources": "a"}
 
 
 @pytest.fixture
-def records(tmp_path):
-    records = Records(connect(f"sqlite:///{tmp_path}/db"))
+def records(url):
+    records = Records(connect(url))
     records.define("s", {"a": {"b": 1}}, {"seeds": [0]}, CODE)
     return records
 
@@ -77,8 +77,7 @@ def test_a_replaced_driver_does_not_release_its_successor(records, monkeypatch):
     assert records.study("s").driver == "second"
 
 
-def test_a_replaced_driver_can_change_nothing(tmp_path, monkeypatch):
-    url = f"sqlite:///{tmp_path}/db"
+def test_a_replaced_driver_can_change_nothing(url, monkeypatch):
     old, new, reader = (Records(connect(url)) for _ in range(3))
     old.define("s", {}, {}, {})
     old.take("s", "first")
@@ -97,8 +96,7 @@ def test_a_replaced_driver_can_change_nothing(tmp_path, monkeypatch):
     assert [(run.state, run.attempts) for run in reader.runs("s")] == [("WAITING", 1)]
 
 
-def test_a_database_of_another_version_is_one_line(tmp_path):
-    url = f"sqlite:///{tmp_path}/db"
+def test_a_database_of_another_version_is_one_line(url):
     connect(url)
     with sa.create_engine(url).begin() as db:
         db.execute(sa.text("ALTER TABLE hdvae_studies DROP COLUMN launch"))

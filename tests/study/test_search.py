@@ -20,11 +20,6 @@ SPACE = {
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/db"
-
-
-@pytest.fixture
 def begin(url):
     """A search on the same database, as a new launch would make it."""
 

@@ -19,6 +19,8 @@ from hdvae_platform.checkpointing import Entry
 from hdvae_platform.records import Records, connect
 from hdvae_platform.tracking import Client, Tracker, Unreachable, contract_name, flattened, stored_name
 
+from .postgres import free_port
+
 IDENTITY = {"hdvae.study": "s", "hdvae.kind": "run", "hdvae.trial": "0"}
 
 
@@ -75,12 +77,6 @@ def test_the_tracker_keeps_the_order(places):
         tracker.send(lambda client, i=i: seen.append(i))
     assert tracker.close(30)
     assert seen == list(range(20))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_server_that_is_away_is_waited_for_and_said_once(places):

@@ -1,0 +1,63 @@
+"""A study whose database is PostgreSQL, behind a real MLflow server with PostgreSQL of its own, as a team has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from hdvae_platform.places import Places
+from hdvae_platform.tracking import Client
+
+from .conftest import command
+from .postgres import free_port
+from .test_tracking import wait_for
+
+
+@pytest.fixture
+def team(postgres, tmp_path):
+    """The environment of a driver: study database and MLflow server."""
+    port, store = free_port(), postgres.database(f"mlflow-{uuid.uuid4().hex}")
+    arguments = ["--backend-store-uri", store, "--artifacts-destination", str(tmp_path / "artifacts")]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port)
+        yield {
+            "HDVAE_STUDY_DB": postgres.database(f"study-{uuid.uuid4().hex}"),
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+            "HDVAE_HOME": str(tmp_path / "home"),
+        }
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_a_study_on_postgresql_and_a_server(team, edit, monkeypatch):
+    for name, value in team.items():
+        monkeypatch.setenv(name, value)
+    file = edit({"seeds": [0], "space": {"model.latent": {"choices": ["normal", "categorical"]}}})
+
+    def run(*arguments):
+        return subprocess.run(
+            command(arguments), capture_output=True, text=True, env=dict(os.environ), timeout=240, check=False
+        )
+
+    done = run("study", "run", file)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    status = json.loads(run("study", "status", "small", "--json").stdout)
+    assert [(row["state"], row["step"], row["attempts"]) for row in status["trials"]] == [("COMPLETE", 20, 1)] * 2
+    runs = list(Client(Places.under(Path(team["HDVAE_HOME"]))).find({"hdvae.study": "small"}))
+    assert [run.status for run in runs] == ["FINISHED"] * 3
+    assert "latent categorical" in run("compare", "small").stdout
+    assert "postgres@" not in done.stdout + done.stderr, "addresses with users are not for terminals"
