@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -40,7 +41,7 @@ from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
 from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
-from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, connect
+from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, StudyRecord, connect
 from hdvae_platform.search import ATTEMPTS, Assignment, Search
 from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.study import Study, first_difference
@@ -350,13 +351,28 @@ def run_study(
     records = Records(connect(places.database))
     _define(study, records, dataset.checksum, accept_code_change)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
-    records.take(study.name, driver_name)
+    records.take(study.name, driver_name, _dead(records.study(study.name)))
     with ExitStack() as stack:
         stack.callback(records.release, study.name, driver_name)
         records.replan(study.name, study.plan())
         records.recode(study.name, provenance.code())
         stop = stack.enter_context(_beating(records, study.name, driver_name))
         return _drive(study, places, records, dataset.checksum, stop, echo, retry_failed)
+
+
+def _dead(record: StudyRecord | None) -> str | None:
+    """The driver that holds a study, if it ran on this machine and its process is no more."""
+    holder = None if record is None else record.driver
+    found = re.fullmatch(r"(.*) \(process (\d+)\)", holder or "")
+    if found is None or found[1] != socket.gethostname():
+        return None
+    try:
+        os.kill(int(found[2]), 0)
+    except ProcessLookupError:
+        return holder
+    except PermissionError:
+        return None
+    return None
 
 
 def _define(study: Study, records: Records, checksum: str, accept_code_change: bool) -> None:

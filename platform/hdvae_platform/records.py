@@ -225,14 +225,20 @@ class Records:
             rows = db.execute(_changes.select().where(_changes.c.study == name).order_by(_changes.c.id)).mappings()
             return [Change(r["time"], r["what"], json.loads(r["before"]), json.loads(r["after"])) for r in rows]
 
-    def take(self, name: str, driver: str) -> None:
+    def take(self, name: str, driver: str, dead: str | None = None) -> None:
         """Become the driver of a study: the writes of this object are then those of its newest launch.
+
+        Args:
+            name: of the study.
+            driver: who takes it.
+            dead: a driver that is known to be no more; its lease is not waited for.
 
         Raises:
             InputError: another driver gave a sign of life of late.
         """
         now = time.time()
-        free = sa.or_(_studies.c.driver.is_(None), _studies.c.driver == driver, _studies.c.beat < now - EXPIRY)
+        gone = _studies.c.driver.in_([driver] if dead is None else [driver, dead])
+        free = sa.or_(_studies.c.driver.is_(None), gone, _studies.c.beat < now - EXPIRY)
         with self._engine.begin() as db:
             taken = db.execute(
                 _studies.update()

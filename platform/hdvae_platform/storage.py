@@ -16,6 +16,8 @@ from hdvae.errors import InputError
 from hdvae_platform.text import duration
 
 T = TypeVar("T")
+PERMANENT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Answers of a storage that is there: to try again would not change them."""
 PAUSE = 1.0
 """Seconds between two tries."""
 
@@ -64,12 +66,12 @@ class Storage:
         return f"{self._path}/{name}" if name else self._path
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Do something again until it works; a file that is not there is an answer, not a failure."""
+        """Do something again until it works, or the storage gives an answer."""
         limit, away = time.monotonic() + self._patience, False
         while True:
             try:
                 result = act()
-            except FileNotFoundError:
+            except PERMANENT:
                 raise
             except OSError as fault:
                 line = f"storage {self.root}: {fault.strerror or fault}"

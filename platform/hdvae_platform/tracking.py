@@ -138,6 +138,15 @@ class Client:
                 return None
             raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
 
+    def history(self, run_id: str) -> list[tuple[str, int, float]]:
+        """Every stored point of a run: metric by its own name, step, value."""
+        metrics = self._client.get_run(run_id).data.metrics
+        return [
+            (contract_name(metric), point.step, point.value)
+            for metric in metrics
+            for point in self._client.get_metric_history(run_id, metric)
+        ]
+
     def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str]) -> str:
         """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING."""
         found = next(self.find(identity), None)

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.postgres import Postgres, binaries, running
 from hdvae_platform.places import Places
-
-from .postgres import Postgres, binaries, running
 
 STUDY = """
 name: small

@@ -569,6 +569,18 @@ def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit,
     assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [("COMPLETE", 2, None)]
 
 
+def test_a_killed_driver_of_this_machine_is_not_waited_for(places, edit, hdvae):
+    file = edit({"experiment/training/steps": 1500, "experiment/evaluation/every": 50, "seeds": [0], "space": {}})
+    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
+    driver = subprocess.Popen(command(["study", "run", file]), env=environment, stdout=subprocess.DEVNULL)
+    wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")))
+    driver.kill()
+    driver.wait()
+    done = hdvae("study", "run", file)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stdout
+
+
 def spec_of(file, places):
     """What the first attempt at the only run of a study is given."""
     study = load_study(file)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres import free_port
 from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client
 
 from .conftest import command
-from .postgres import free_port
 from .test_tracking import wait_for
 
 

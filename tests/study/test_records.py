@@ -36,6 +36,14 @@ def test_plan_and_code_may_change_and_that_is_recorded(records):
     assert changes == [("plan", {"seeds": [0]}, {"seeds": [0, 1]}), ("code", CODE, {"sources": "b"})]
 
 
+def test_a_driver_that_is_known_to_be_dead_is_not_waited_for(records):
+    records.take("s", "first")
+    with pytest.raises(InputError, match="being run by first"):
+        records.take("s", "second", dead="another")
+    records.take("s", "second", dead="first")
+    assert records.study("s").driver == "second"
+
+
 def test_a_replaced_driver_is_told_to_stop(records, monkeypatch):
     records.take("s", "first")
     monkeypatch.setattr(module, "EXPIRY", 0.1)

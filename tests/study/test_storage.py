@@ -73,7 +73,7 @@ def test_patience_ends_and_nothing_is_half_written(small_disk):
     assert sorted(path.name for path in small_disk.iterdir()) == ["file", "filler"]
 
 
-def test_a_missing_file_is_an_answer(tmp_path):
+def test_what_patience_would_not_change_is_said_at_once(tmp_path):
     storage = Storage(str(tmp_path), patience=60)
     start = time.monotonic()
     with pytest.raises(FileNotFoundError):
@@ -81,6 +81,9 @@ def test_a_missing_file_is_an_answer(tmp_path):
     assert not storage.exists("nothing")
     assert storage.list("nothing") == []
     storage.delete_file("nothing")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        storage.write("folder", b"x")
     assert time.monotonic() - start < 5
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from benchmarks.postgres import free_port
 from hdvae_platform.checkpointing import Entry
 from hdvae_platform.records import Records, connect
 from hdvae_platform.tracking import Client, Tracker, Unreachable, contract_name, flattened, stored_name
-
-from .postgres import free_port
 
 IDENTITY = {"hdvae.study": "s", "hdvae.kind": "run", "hdvae.trial": "0"}
 

@@ -58,20 +58,24 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        limit = time.monotonic() + START
+        while time.monotonic() < limit:
+            if self.process is None or self.process.poll() is not None:  # after a kill its old children are in the way
+                self._spawn()
+            with contextlib.suppress(psycopg.OperationalError), self.connect():
+                return
+            time.sleep(0.1)
+        raise TimeoutError("the PostgreSQL server did not start")
+
+    def _spawn(self) -> None:
         arguments = ["-D", str(self._data / "db"), "-p", str(self.port), "-k", str(self._data), "-h", "127.0.0.1"]
         self.process = subprocess.Popen(
-            [str(self._folder / "postgres"), *arguments, "-F"],
+            [str(self._folder / "postgres"), *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             user=self._user,
             cwd=self._data,
         )
-        limit = time.monotonic() + START
-        while time.monotonic() < limit:
-            with contextlib.suppress(psycopg.OperationalError), self.connect():
-                return
-            time.sleep(0.1)
-        raise TimeoutError("the PostgreSQL server did not start")
 
     def connect(self) -> psycopg.Connection:
         """A connection to the server's own database."""
