@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -550,7 +552,7 @@ def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit,
         command(["study", "run", file]), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")))
-    asleep.send_signal(signal.SIGSTOP)
+    put_to_sleep(asleep, places)
     try:
         forget_the_driver(places)
         second = hdvae("study", "run", file)
@@ -569,6 +571,28 @@ def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit,
     assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(50, 1501, 50))
     status = json.loads(hdvae("study", "status", "small", "--json").stdout)
     assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [("COMPLETE", 2, None)]
+
+
+def put_to_sleep(process, places):
+    """Stop a driver, but not while it holds a lock of an SQLite file: that would lock everyone out with it."""
+
+    def is_free(file):
+        with contextlib.closing(sqlite3.connect(places.home / file, timeout=0.2, isolation_level=None)) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                return False
+        return True
+
+    for _ in range(200):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        if is_free("optuna.db") and is_free("mlflow.db"):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    raise AssertionError("the driver never let go of its databases")
 
 
 def spec_of(file, places):

@@ -18,7 +18,7 @@ from .conftest import command
 
 def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file):
     study, records = load_study(study_file), Records(connect(places.database))
-    records.define(study.name, study.definition(), study.plan())
+    records.define(study.name, study.definition(), study.plan(), {})
     Search(study, places.database, records)
     page = subprocess.Popen(
         command(["ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732"]),
