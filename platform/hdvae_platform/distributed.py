@@ -14,6 +14,8 @@ from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
 
 from hdvae.errors import BoundViolated, InputError, NonFinite, PeerLost
@@ -34,6 +36,18 @@ class WorkersLost(Exception):
     """Workers were killed, or do not answer: the run may go on from its last checkpoint."""
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train's, without two processes for each run that are of no use here.
+
+    One serves data sets that Ray holds. The other gives back what killed workers reserved, but needs Ray's dashboard
+    for that, and outlives the study where there is none: the driver does it (`cluster.release`).
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+
 def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> None:
     """Train one run with `spec.workers` processes to its end.
 
@@ -49,7 +63,7 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> N
         StorageAway: the storage has been full or away for too long.
     """
     queue = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _train,
         train_loop_config={"spec": spec.plain(), "queue": queue},
         # NCCL wants a GPU for each worker; of parts of one, Gloo copies

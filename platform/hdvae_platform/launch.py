@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -25,8 +26,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
-import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
@@ -38,6 +39,7 @@ from hdvae.training import check_batch
 from hdvae.workers import Workers
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.cluster import LOCAL, check_address, connected, machines, release
 from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
@@ -53,6 +55,8 @@ from hdvae_platform.worker import RunSpec, load_data
 Echo = Callable[[str], None]
 WAITING = {"CPU": 0, "memory": 1}
 """What the process takes that waits for the workers of a run: nothing, but Tune does not start it for that."""
+TIDY = 1.0
+"""Seconds between two looks at what killed workers left behind."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -65,7 +69,7 @@ class Driver:
     Attributes:
         stop: set, here or by the heartbeat, when no more is to be done: asked for, interrupted, or because of `fault`.
         fault: a fault of the driver's own, raised once Tune has let go.
-        concurrent: how many runs may go at a time.
+        room: how many runs the machines have room for, as they are now.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class Driver:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage, places.patience, echo)
         self.fault: Exception | None = None
-        self.concurrent = study.resources.concurrent
+        self.room: Callable[[], int] = lambda: study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
         self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo)
@@ -88,7 +92,7 @@ class Driver:
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
         """The spec of the next run, or None if none is to be started now."""
-        while not self.stop.is_set() and len(self._live) < self.concurrent:
+        while not self.stop.is_set() and len(self._live) < self.room():
             assignment = self.search.next()
             if assignment is None:
                 return None
@@ -126,6 +130,7 @@ class Driver:
         if "warning" in result:
             self.progress.say(f"{_name(assignment)}: {result['warning']}")
         if "metrics" in result:
+            self.search.progressed(assignment.trial, assignment.seed)
             self.tracking.forward(assignment)
             self.progress.moved(_name(assignment), result["step"], result["metrics"].get(self.study.search.metric))
 
@@ -139,7 +144,7 @@ class Driver:
             self.progress.interrupted(_name(assignment))
             self.progress.say(f"{_name(assignment)}: its process was killed; it is started again")
         else:
-            self._failed(assignment, f"its process was killed {ATTEMPTS} times")
+            self._failed(assignment, f"its process was killed {ATTEMPTS} times, without a report in between")
         del self._live[trial_id]
 
     def ended(self, trial_id: str, result: dict[str, Any] | None) -> None:
@@ -297,7 +302,13 @@ class _Callback(_OfDriver, Callback):
     """Tune's reports, passed on to the driver."""
 
     def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+        self._driver, self._tidied = driver, 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune comes by here all the time, also when nothing happens."""
+        if self._driver.study.resources.workers > 1 and time.monotonic() - self._tidied > TIDY:
+            self._driver.guard(release)
+            self._tidied = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._driver.guard(lambda: self._driver.reported(trial.trial_id, result))
@@ -326,30 +337,45 @@ class _Stopper(_OfDriver, Stopper):
         return self._driver.stop.is_set()
 
 
-def run_study(
-    study: Study, places: Places, echo: Echo, *, retry_failed: bool = False, accept_code_change: bool = False
-) -> list[Run]:
+@dataclass(frozen=True)
+class Launch:
+    """How a study is to be run this time.
+
+    Attributes:
+        address: of the Ray that it runs on, as `cluster.connected` takes it.
+        insecure: whether a Ray that is open to everybody will do.
+        retry_failed: whether runs that failed are started again, from their checkpoints.
+        accept_code_change: whether to go on if the study was run with other code before.
+    """
+
+    address: str = LOCAL
+    insecure: bool = False
+    retry_failed: bool = False
+    accept_code_change: bool = False
+
+
+def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> list[Run]:
     """Run a study to its end, or until it is asked to stop.
 
     Args:
         study: a checked study.
         places: where everything lives.
         echo: prints a line.
-        retry_failed: whether runs that failed are started again, from their checkpoints.
-        accept_code_change: whether to go on if the study was run with other code before.
+        launch: where and how.
 
     Returns:
         The runs as they stand at the end.
 
     Raises:
-        InputError: the data are not there, the name is taken by another definition, the code is another, or another
-            driver holds it, or took it from this one.
+        InputError: the data or the cluster are not there, the name is taken by another definition, the code is another,
+            or another driver holds it, or took it from this one.
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
+    check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.workers))
     records = Records(connect(places.database))
-    _define(study, records, dataset.checksum, accept_code_change)
+    _define(study, records, dataset.checksum, launch.accept_code_change)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
     records.take(study.name, driver_name, _dead(records.study(study.name)))
     with ExitStack() as stack:
@@ -357,7 +383,7 @@ def run_study(
         records.replan(study.name, study.plan())
         records.recode(study.name, provenance.code())
         stop = stack.enter_context(_beating(records, study.name, driver_name))
-        return _drive(study, places, records, dataset.checksum, stop, echo, retry_failed)
+        return _drive(study, places, records, dataset.checksum, stop, echo, launch)
 
 
 def _dead(record: StudyRecord | None) -> str | None:
@@ -439,9 +465,9 @@ def _drive(
     checksum: str,
     stop: threading.Event,
     echo: Echo,
-    retry_failed: bool,
+    launch: Launch,
 ) -> list[Run]:
-    search = Search(study, places.database, records, retry_failed=retry_failed)
+    search = Search(study, places.database, records, retry_failed=launch.retry_failed)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
@@ -452,7 +478,7 @@ def _drive(
         stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():
-            _tune(driver)
+            _tune(driver, launch)
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
     return search.runs()
 
@@ -462,11 +488,11 @@ def _finish_tracking(tracker: Tracker, echo: Echo) -> None:
         echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
 
 
-def _tune(driver: Driver) -> None:
+def _tune(driver: Driver, launch: Launch) -> None:
     """Let Tune place the runs.
 
     Raises:
-        InputError: a run needs more than the cluster has.
+        InputError: the cluster cannot be joined, or a run needs more than it has.
         KeyboardInterrupt: by SIGINT or SIGTERM.
     """
     name, resources = driver.study.name, driver.study.resources
@@ -475,13 +501,12 @@ def _tune(driver: Driver) -> None:
         # What Ray prints, of a killed process say, would stand between the lines of the study.
         stack.enter_context(redirect_stdout(stack.enter_context((driver.places.home / "ray.log").open("a"))))
         stack.callback(_stop_on_signals, driver.stop)  # and again: Ray takes all handlers away when it ends
-        stack.callback(ray.shutdown)
+        stack.enter_context(connected(launch.address, insecure=launch.insecure))
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
         _stop_on_signals(driver.stop)  # again: Ray puts handlers of its own in place
-        driver.concurrent = resources.fitting([node["Resources"] for node in ray.nodes() if node["Alive"]])
-        driver.progress.say(f"starting, {_count(driver.concurrent)} at a time")
+        driver.room = lambda: resources.room(machines())
+        driver.progress.say(f"starting, {_count(resources.fitting(machines()))} at a time")
         alone = resources.workers == 1
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources.per_worker() if alone else WAITING),

@@ -24,7 +24,7 @@ from hdvae_platform.records import Kind, Records, Run
 from hdvae_platform.study import Dimension, Study
 
 ATTEMPTS = 3
-"""How often a run's process may die in one launch until that counts as the run's failure."""
+"""How often a run's process may die between two of its reports until that counts as the run's failure."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
 """User attribute of a trial that is not one of the study's."""
 _INSTEAD_OF = "hdvae: instead of trial"
@@ -194,6 +194,10 @@ class Search:
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
         return True
+
+    def progressed(self, trial: int, seed: int) -> None:
+        """A run got further than ever: what killed its process before does not count any more."""
+        del self._deaths[trial, seed]
 
     def check(self) -> None:
         """See that this driver still holds the study.

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, binaries, running
 from hdvae_platform.places import Places
 
@@ -135,3 +136,19 @@ def hdvae(places: Places) -> Hdvae:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """A real Ray cluster, for all tests: a head without work, and two nodes with a CPU each."""
+    with cluster((1, 1)) as made:
+        yield made
+
+
+@pytest.fixture
+def on_nodes(nodes: Nodes, hdvae: Hdvae, monkeypatch: pytest.MonkeyPatch) -> Hdvae:
+    """Run the real command on the cluster of nodes."""
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    for name, value in nodes.environment.items():
+        monkeypatch.setenv(name, value)
+    return hdvae

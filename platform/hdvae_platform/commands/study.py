@@ -65,6 +65,15 @@ def _runs(checked: Study, trials: int, runs: int) -> str:
 @study.command(short_help="Run a study, or go on with it.")
 @FILE
 @set_option
+@click.option(
+    "--address",
+    default="local",
+    envvar="RAY_ADDRESS",
+    show_default=True,
+    help="The Ray to run on: of its own on this machine (local), the cluster that this machine is part of (auto), or "
+    "the one with its head at HOST:PORT.",
+)
+@click.option("--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it.")
 @click.option("--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints.")
 @click.option(
     "--accept-code-change",
@@ -76,24 +85,17 @@ def _runs(checked: Study, trials: int, runs: int) -> str:
 def run(
     file: Path,
     overrides: tuple[str, ...],
-    retry_failed: bool,
-    accept_code_change: bool,
     home: Path,
     as_json: bool,
+    **how: Any,
 ) -> int:
     """Run a study, or go on with it where it stands."""
-    from hdvae_platform.launch import run_study
+    from hdvae_platform.launch import Launch, run_study
 
     checked = load_study(file, overrides)
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
-    runs = run_study(
-        checked,
-        places,
-        lambda line: click.echo(line, file=out),
-        retry_failed=retry_failed,
-        accept_code_change=accept_code_change,
-    )
+    runs = run_study(checked, places, lambda line: click.echo(line, file=out), Launch(**how))
     failed = [one for one in runs if one.state == "FAIL"]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)

@@ -1,0 +1,95 @@
+"""Studies on a real Ray cluster of separate node processes that wants a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .test_data_parallel import SMALL
+from .test_launch import series, tracked
+
+
+def test_a_pruned_run_of_two_workers_makes_room_for_the_next(places, edit, on_nodes):
+    """Each run needs both nodes, so that one can begin only once the one before let go of them."""
+    rates = {"training.learning_rate": {"choices": [0.002, 1e-9, 0.02]}}
+    file = edit({**SMALL, "space": rates, "search": {"pruner": "asha"}, "experiment/training/steps": 40})
+    done = on_nodes("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting, 1 run at a time" in done.stdout
+    assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    rows = json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"]
+    assert [(row["number"], row["state"], row["step"], row["attempts"]) for row in rows] == [
+        (0, "COMPLETE", 40, 1),
+        (1, "PRUNED", 10, 1),
+        (2, "COMPLETE", 40, 1),
+    ]
+    steps = [sorted({step for _, step in series(places, run.run_id)}) for run in tracked(places)[1].values()]
+    assert steps == [[10, 20, 30, 40], [10], [10, 20, 30, 40]]
+
+
+def test_a_cluster_is_joined_with_its_token_only(nodes, edit, on_nodes, monkeypatch):
+    file = edit({})
+    for name, value in (("RAY_AUTH_TOKEN", "wrong"), ("RAY_AUTH_MODE", "disabled")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            done = on_nodes("study", "run", file)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"--address {nodes.address}: the cluster wants its token: set RAY_AUTH_MODE=token" in done.stderr
+    assert json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"] == []
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("ray://10.0.0.1:10001", "`hdvae study submit FILE.yaml --address http://10.0.0.1:8265` starts it there"),
+        ("http://head:8265", "`hdvae study submit FILE.yaml --address http://head:8265` starts it there"),
+        ("10.0.0.1", "give local, auto or HOST:PORT"),
+        ("10.0.0.1:99999", "give local, auto or HOST:PORT"),
+        ("127.0.0.1:1", "nothing answers there: Connection refused"),
+    ],
+)
+def test_an_address_where_no_study_can_run(address, hint, edit, hdvae):
+    done = hdvae("study", "run", edit({}), "--address", address)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"--address {address}: " in done.stderr
+    assert hint in done.stderr
+
+
+def test_a_ray_that_is_open_to_everybody_is_refused(edit, hdvae, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    done = hdvae("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "RAY_AUTH_MODE is disabled: whoever reaches this machine could run code on it" in done.stderr
+
+
+def test_a_cluster_that_is_open_to_everybody_is_refused(edit, hdvae, tmp_path):
+    """It answers those who show no token, so it would answer anybody; `--insecure` goes on past that."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    script = [sys.executable, "-c", _OPEN_CLUSTER]
+    with subprocess.Popen(script, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().strip()
+        try:
+            refused = hdvae("study", "run", edit({}), "--address", address)
+            accepted = hdvae(
+                "study", "run", edit({"resources": {"cpus_per_worker": 7}}), "--address", address, "--insecure"
+            )
+        finally:
+            server.stdin.close()
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert f"--address {address}: the cluster takes commands from whoever reaches it" in refused.stderr
+    assert "a run needs 7 CPU, but the cluster has 1 CPU" in accepted.stderr
+
+
+_OPEN_CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
