@@ -108,7 +108,7 @@ class Stand:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 240  # on a busy machine
         while time.monotonic() < limit:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:

@@ -172,3 +172,8 @@ def _step(name: str) -> int:
 def run_folder(study: str, trial: int, seed: int) -> str:
     """The folder of one run below the storage root; without time stamps, so that a restart finds it."""
     return f"{study}/trial-{trial:04d}/seed-{seed}"
+
+
+def study_of(folder: str) -> str:
+    """The study that a run's folder belongs to."""
+    return folder.partition("/")[0]

@@ -82,6 +82,11 @@ def connected(address: str = LOCAL, *, insecure: bool = False) -> Iterator[None]
         ray.shutdown()
 
 
+def packages() -> list[str]:
+    """The folders with this project's code, which Ray takes to other machines."""
+    return [str(Path(package.__file__).parent) for package in (hdvae, hdvae_platform) if package.__file__]
+
+
 def machines() -> list[Mapping[str, float]]:
     """What each machine of the cluster has, in use or not; of a cluster that grows, all it can grow to as one."""
     grown = ray._private.state.state.get_max_resources_from_cluster_config()
@@ -118,11 +123,10 @@ def _join(address: str, insecure: bool) -> None:
         raise InputError("--address auto: no Ray cluster runs here; `ray start --head` starts one") from None
     _reach(head)
     _check_access(head, insecure)
-    packages = [str(Path(package.__file__).parent) for package in (hdvae, hdvae_platform) if package.__file__]
+    # A job has brought the code along, and Ray refuses to be told twice.
+    along = {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"py_modules": packages()}
     try:
-        ray.init(
-            address=head, log_to_driver=False, logging_level=logging.CRITICAL, runtime_env={"py_modules": packages}
-        )
+        ray.init(address=head, log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=along)
     except (ConnectionError, RuntimeError, ValueError) as fault:
         raise InputError(f"--address {head}: {str(fault).strip().splitlines()[0]}") from None
 
@@ -141,7 +145,7 @@ def _check_access(head: str, insecure: bool) -> None:
         )
     if fault is not None:
         raise InputError(f"{where}: no Ray head answers there: {fault.splitlines()[-1]}")
-    if not (insecure or _is_loopback(head)) and _asked(head, "disabled") is None:
+    if not (insecure or is_loopback(head)) and _asked(head, "disabled") is None:
         raise InputError(
             f"{where}: the cluster takes commands from whoever reaches it: "
             "start it with RAY_AUTH_MODE=token, or give --insecure"
@@ -157,7 +161,8 @@ def _reach(address: str) -> None:
         raise InputError(f"--address {address}: nothing answers there: {fault.strerror or fault}") from None
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT can be reached from this machine alone."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -37,7 +37,7 @@ from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.training import check_batch
 from hdvae.workers import Workers
-from hdvae_platform import provenance
+from hdvae_platform import preflight, provenance, shared_data
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
 from hdvae_platform.cluster import LOCAL, check_address, connected, machines, release
 from hdvae_platform.fencing import Attempt, Fenced
@@ -69,6 +69,7 @@ class Driver:
     Attributes:
         stop: set, here or by the heartbeat, when no more is to be done: asked for, interrupted, or because of `fault`.
         fault: a fault of the driver's own, raised once Tune has let go.
+        elsewhere: whether runs may be on other machines than this one.
         room: how many runs the machines have room for, as they are now.
     """
 
@@ -84,6 +85,7 @@ class Driver:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage, places.patience, echo)
         self.fault: Exception | None = None
+        self.elsewhere = False
         self.room: Callable[[], int] = lambda: study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
@@ -225,6 +227,7 @@ class Driver:
             gpus=self.study.resources.gpus_per_worker,
             data_checksum=self.tracking.data_checksum,
             workers=self.study.resources.workers,
+            elsewhere=self.elsewhere,
         )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
@@ -505,6 +508,8 @@ def _tune(driver: Driver, launch: Launch) -> None:
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
         _stop_on_signals(driver.stop)  # again: Ray puts handlers of its own in place
+        if launch.address != LOCAL:
+            _prepare(driver)
         driver.room = lambda: resources.room(machines())
         driver.progress.say(f"starting, {_count(resources.fitting(machines()))} at a time")
         alone = resources.workers == 1
@@ -528,6 +533,18 @@ def _tune(driver: Driver, launch: Launch) -> None:
         tuner.fit()
     if driver.fault is not None:
         raise driver.fault
+
+
+def _prepare(driver: Driver) -> None:
+    """Give the images to the machines of a cluster, and see that all of them can work.
+
+    Raises:
+        InputError: one cannot.
+    """
+    study, tracking = driver.study, driver.tracking
+    shared_data.publish(driver.storage, study.name, load_data(study.experiment, driver.places.home))
+    driver.elsewhere = True
+    preflight.check(driver.storage, study.name, tracking.data_checksum, gpus=study.resources.gpus_per_worker > 0)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from hdvae.experiment import Experiment
 from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
 from hdvae.workers import ALONE, Workers
-from hdvae_platform.checkpointing import Checkpoints, Journal
+from hdvae_platform import shared_data
+from hdvae_platform.checkpointing import Checkpoints, Journal, study_of
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
 from hdvae_platform.per_image import write_per_image
@@ -40,7 +41,7 @@ class RunSpec:
         attempt: the number of this attempt at it, by which a newer one shuts it out.
         seed: the seed.
         experiment: JSON-like values of the experiment.
-        home: the local folder with the data sets.
+        home: the local folder with the data sets; None if the images are read from the storage.
         storage: root of the storage.
         threads: CPU threads to compute with, in each worker.
         gpus: of each worker; 0 trains on the CPU.
@@ -53,7 +54,7 @@ class RunSpec:
     attempt: int
     seed: int
     experiment: dict[str, Any]
-    home: str
+    home: str | None
     storage: str
     threads: int
     gpus: float
@@ -72,8 +73,9 @@ class RunSpec:
         gpus: float,
         data_checksum: str,
         workers: int = 1,
+        elsewhere: bool = False,
     ) -> RunSpec:
-        """The spec of a run, with paths that mean the same in every process."""
+        """The spec of a run, with paths that mean the same in every process; `elsewhere` may be on other machines."""
         plain = experiment.plain()
         if experiment.data.path is not None:
             plain["data"]["path"] = str(Path(experiment.data.path).absolute())
@@ -82,7 +84,7 @@ class RunSpec:
             attempt=attempt.number,
             seed=seed,
             experiment=plain,
-            home=str(places.home),
+            home=None if elsewhere else str(places.home),
             storage=places.storage,
             threads=threads,
             gpus=gpus,
@@ -144,11 +146,14 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
     """
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
-    dataset = load_data(experiment, Path(spec.home))
+    storage = Storage(spec.storage, spec.patience, lambda line: notify({"warning": line}))
+    if spec.home is None:
+        dataset = shared_data.fetch(storage, study_of(spec.folder), spec.data_checksum)
+    else:
+        dataset = load_data(experiment, Path(spec.home))
     if dataset.checksum != spec.data_checksum:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
     device = torch.device("cuda" if spec.gpus else "cpu")
-    storage = Storage(spec.storage, spec.patience, lambda line: notify({"warning": line}))
     attempt = Attempt(storage, spec.folder, spec.attempt)
     session = RunSession(attempt, notify, workers)
     state = train(experiment, dataset, spec.seed, session, device)

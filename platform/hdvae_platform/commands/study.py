@@ -16,6 +16,22 @@ from hdvae_platform.status import StudyStatus, study_status
 from hdvae_platform.study import Study, load_study
 from hdvae_platform.text import duration, table
 
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it."
+)
+retry_option = click.option(
+    "--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints."
+)
+accept_option = click.option(
+    "--accept-code-change",
+    is_flag=True,
+    help="Go on with a study that was run with other code before; the change is recorded.",
+)
+there_option = click.option(
+    "--address",
+    metavar="http://HEAD:8265",
+    help="Ask there: the job server it was submitted to.",
+)
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
 
 
@@ -73,13 +89,9 @@ def _runs(checked: Study, trials: int, runs: int) -> str:
     help="The Ray to run on: of its own on this machine (local), the cluster that this machine is part of (auto), or "
     "the one with its head at HOST:PORT.",
 )
-@click.option("--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it.")
-@click.option("--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints.")
-@click.option(
-    "--accept-code-change",
-    is_flag=True,
-    help="Go on with a study that was run with other code before; the change is recorded.",
-)
+@insecure_option
+@retry_option
+@accept_option
 @home_option
 @json_option
 def run(
@@ -108,6 +120,55 @@ def run(
         click.echo(f"stopped before its end; `hdvae study run {file}` goes on", err=True)
         return 130
     return 1 if failed else 0
+
+
+@study.command(short_help="Run a study on a cluster that this machine is no part of.")
+@FILE
+@set_option
+@click.option(
+    "--address", required=True, envvar="RAY_API_SERVER_ADDRESS", metavar="http://HEAD:8265", help="Its job server."
+)
+@insecure_option
+@retry_option
+@accept_option
+@home_option
+def submit(
+    file: Path,
+    overrides: tuple[str, ...],
+    address: str,
+    insecure: bool,
+    retry_failed: bool,
+    accept_code_change: bool,
+    home: Path,
+) -> int:
+    """Run a study, or go on with it, as a job of a Ray cluster, and print what it prints.
+
+    Code, study and images go along; databases and storage are those of the cluster's environment.
+    """
+    from hdvae_platform.jobs import Jobs
+
+    checked = load_study(file, overrides)
+    given = {"--retry-failed": retry_failed, "--accept-code-change": accept_code_change, "--insecure": insecure}
+    jobs = Jobs(address, insecure=insecure)
+    job = jobs.submit(checked, home, [option for option, on in given.items() if on])
+    click.echo(f"submitted as job {job}; Ctrl-C leaves it running")
+    try:
+        return jobs.follow(job, lambda part: click.echo(part, nl=False))
+    except KeyboardInterrupt:
+        words = f"{checked.name} --address {address}"
+        click.echo(f"{job} goes on: `hdvae study status {words}` and `hdvae study stop {words}`", err=True)
+        return 130
+
+
+def _there(address: str, insecure: bool, *arguments: str) -> int:
+    """Run a short command on a cluster, and print what it prints."""
+    from hdvae_platform.jobs import Jobs
+
+    jobs = Jobs(address, insecure=insecure)
+    job = jobs.run(arguments)
+    code = jobs.follow(job, lambda part: click.echo(part, nl=False))
+    jobs.forget(job)
+    return code
 
 
 def _show_result(study: Study, places: Places, as_json: bool) -> None:
@@ -158,11 +219,19 @@ def list_(home: Path, as_json: bool) -> None:
 
 @study.command(short_help="How far a study is, run by run.")
 @click.argument("name")
+@there_option
+@insecure_option
 @home_option
 @json_option
-def status(name: str, home: Path, as_json: bool) -> None:
+def status(name: str, address: str | None, insecure: bool, home: Path, as_json: bool) -> int:
     """How far a study is: each run's state, step, attempts, error, checkpoint."""
-    places = Places.under(home)
+    if address is not None:
+        return _there(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
+    _show_status(Places.under(home), name, as_json)
+    return 0
+
+
+def _show_status(places: Places, name: str, as_json: bool) -> None:
     found = _known(places, name)
     if as_json:
         click.echo(json.dumps(found.plain(), indent=1))
@@ -185,10 +254,18 @@ def _status_row(row: dict[str, Any]) -> list[str]:
 
 @study.command(short_help="Stop a running study; it can go on later.")
 @click.argument("name")
+@there_option
+@insecure_option
 @home_option
-def stop(name: str, home: Path) -> None:
+def stop(name: str, address: str | None, insecure: bool, home: Path) -> int:
     """Ask the process that runs a study to stop; `hdvae study run` goes on later."""
-    places = Places.under(home)
+    if address is not None:
+        return _there(address, insecure, "study", "stop", name)
+    _ask_to_stop(Places.under(home), name)
+    return 0
+
+
+def _ask_to_stop(places: Places, name: str) -> None:
     records = Records(connect(places.database))
     found = _known(places, name)
     if found.state != "running":
