@@ -80,6 +80,7 @@ class Driver:
         tracking: StudyTracking,
         stop: threading.Event,
         echo: Echo,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage, places.patience, echo)
@@ -87,7 +88,7 @@ class Driver:
         self.room: Callable[[], int] = lambda: study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
-        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo)
+        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
         self._live: dict[str, Assignment] = {}
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
@@ -104,7 +105,7 @@ class Driver:
                 continue
             self._attempt(assignment).begin()
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
-            self.tracking.begin(assignment, experiment)
+            self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
             self._live[trial_id] = assignment
             steps = Checkpoints(self.storage, self._folder(assignment)).steps()
             self.progress.expect(self.search.total_runs())
@@ -281,7 +282,7 @@ class _OfDriver:
         return {}
 
 
-class _Searcher(_OfDriver, Searcher):
+class StudySearcher(_OfDriver, Searcher):
     """Tune's view of the driver as a source of runs."""
 
     def __init__(self, driver: Driver) -> None:
@@ -298,7 +299,7 @@ class _Searcher(_OfDriver, Searcher):
         """The callback, which knows the error, tells the driver."""
 
 
-class _Callback(_OfDriver, Callback):
+class StudyCallback(_OfDriver, Callback):
     """Tune's reports, passed on to the driver."""
 
     def __init__(self, driver: Driver) -> None:
@@ -324,7 +325,7 @@ class _Callback(_OfDriver, Callback):
             self._driver.guard(lambda: self._driver.died(trial.trial_id))
 
 
-class _Stopper(_OfDriver, Stopper):
+class StudyStopper(_OfDriver, Stopper):
     """Ends a run that is pruned, and all runs once the driver is asked to stop."""
 
     def __init__(self, driver: Driver) -> None:
@@ -511,7 +512,7 @@ def _tune(driver: Driver, launch: Launch) -> None:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources.per_worker() if alone else WAITING),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(driver),
+                search_alg=StudySearcher(driver),
                 num_samples=-1,
                 reuse_actors=alone,  # when a run is stopped, its workers end with the process that waits for them
                 trial_name_creator=lambda trial: f"{name}-{trial.trial_id}",
@@ -520,8 +521,8 @@ def _tune(driver: Driver, launch: Launch) -> None:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=scratch,
-                callbacks=[_Callback(driver)],
-                stop=_Stopper(driver),
+                callbacks=[StudyCallback(driver)],
+                stop=StudyStopper(driver),
                 verbose=0,
             ),
         )
