@@ -10,15 +10,17 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -41,12 +43,13 @@ from hdvae_platform.tracking import Client, Tracker
 from hdvae_platform.upload import STATUSES, StudyTracking
 
 Backend = Literal["sqlite", "postgresql"]
-STEPS, EVERY = 400, 100
+Database = Callable[[str], str]
+STEPS, EVERY = 200, 100
 CONCURRENT = 4
 SECONDS = 60.0
 """That a report takes, on the clock of the simulation."""
-EARLY = 100
-"""The trial at which overhead is measured first."""
+FEW, WINDOW = 150, 100
+"""Trials of the study for comparison, and how many of its last ones are measured: those about the hundredth."""
 RATIO, GROWTH = 1.5, 1.2
 PARTS = ("suggest", "tell", "log")
 STUDY: dict[str, Any] = {
@@ -65,9 +68,7 @@ STUDY: dict[str, Any] = {
     },
     "space": {
         "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-        "training.freebits": {"low": 0.1, "high": 4.0},
-        "model.width": {"low": 4, "high": 64},
-        "training.temperature": {"choices": [0.1, 0.5, [[0, 0.8], [400, 0.1]]]},
+        "training.temperature": {"choices": [0.1, 0.5, [[0, 0.8], [200, 0.1]]]},
     },
     "seeds": [0],
     "resources": {"concurrent": CONCURRENT},
@@ -95,29 +96,30 @@ class Outcome:
 
     Attributes:
         costs: of the trials in the order in which they ended.
-        memory: bytes of this process's memory after so many trials.
-        seconds: that it took in all.
-        restart: seconds that the next launch would take to read it.
-        states: how many trials are in which state.
+        fresh: of the first trials of another study, each measured beside one of the last trials of this one.
+        memory: bytes that this process held after so many trials.
         violations: what is not as it should be.
     """
 
     costs: list[Cost] = field(default_factory=list)
+    fresh: list[Cost] = field(default_factory=list)
     memory: dict[int, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    restart: float = 0.0
-    states: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
-
-    def around(self, trial: int, part: str) -> float:
-        """The median milliseconds of the hundred trials around one, the last hundred at the end."""
-        first = max(0, min(trial - EARLY // 2, len(self.costs) - EARLY))
-        return 1000 * statistics.median(getattr(cost, part) for cost in self.costs[first : first + EARLY])
 
     @property
     def growth(self) -> float:
-        """Overhead at the last trials over that at the hundredth."""
-        return self.around(len(self.costs), "whole") / self.around(EARLY, "whole")
+        """Overhead of the last trials over that of trials about the hundredth, which were measured at the same time."""
+        return median(self.costs[-WINDOW:], "whole") / median(self.fresh[-WINDOW:], "whole")
+
+
+def median(costs: list[Cost], part: str) -> float:
+    """Milliseconds of a part."""
+    return 1000 * float(statistics.median(getattr(cost, part) for cost in costs))
+
+
+def row(title: str, costs: list[Cost]) -> None:
+    """Print a line of the table."""
+    print(f"| {title} | {' | '.join(f'{median(costs, part):.1f}' for part in (*PARTS, 'whole'))} |", flush=True)
 
 
 class Simulation:
@@ -137,25 +139,22 @@ class Simulation:
         self.tracking = StudyTracking(study, self.tracker, self.records, self.storage, "")
         self.search = Search(study, places.database, self.records)
         self.driver = Driver(
-            study, places, self.search, self.tracking, Event(), lambda line: None, clock=lambda: self.now
+            study, places, self.search, self.tracking, Event(), echo=lambda line: None, clock=lambda: self.now
         )
         self.searcher, self.stopper = StudySearcher(self.driver), StudyStopper(self.driver)
         self.callback = StudyCallback(self.driver)
         self.live: deque[tuple[SimpleNamespace, dict[str, Any], Cost]] = deque()
 
-    def run(self, mark: Callable[[int], None]) -> list[Cost]:
-        """All trials; `mark` is told how many have ended."""
-        costs: list[Cost] = []
+    def trials(self) -> Iterator[Cost]:
+        """What each trial cost, as they end."""
         while self._fill():
             trial, spec, cost = self.live.popleft()
             if self._advance(trial, spec, cost):
-                costs.append(cost)
-                mark(len(costs))
+                yield cost
             else:
                 self.live.append((trial, spec, cost))
             if self.driver.fault is not None:
                 raise self.driver.fault
-        return costs
 
     def end(self) -> None:
         """As a driver ends."""
@@ -229,35 +228,55 @@ def write_study(folder: Path, method: str, trials: int, pruner: str | None) -> S
 
 def resident() -> int:
     """Bytes of memory that this process holds; Linux says it."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def simulate(folder: Path, database: str, store: str, method: str, trials: int, pruner: str | None) -> Outcome:
-    """Run a study of many trials on empty databases."""
-    places = Places(folder, database, store, (folder / "artifacts").as_uri(), str(folder / "studies"))
-    outcome, start = Outcome(), time.perf_counter()
-    study = write_study(folder, method, trials, pruner)
-    simulation = Simulation(study, places)
+def simulate(folder: Path, database: Database, method: str, trials: int, pruner: str | None) -> Outcome:
+    """Run a study of many trials, and beside its last ones the first ones of another.
 
-    def mark(ended: int) -> None:
-        if ended in (trials // 10, trials):
+    Args:
+        folder: an empty one.
+        database: makes an empty database of a name, and tells its URL.
+        method: of the search.
+        trials: more than `FEW`.
+        pruner: of the search.
+    """
+    outcome = Outcome()
+    many = simulation(folder / "many", database, method, trials, pruner)
+    for ended, cost in enumerate(islice(many.trials(), trials - FEW), 1):
+        outcome.costs.append(cost)
+        if ended in (FEW, trials // 10) or ended % max(trials // 10, FEW) == 0:
+            row(f"{ended:,}", outcome.costs[-WINDOW:])
             outcome.memory[ended] = resident()
-
-    outcome.costs = simulation.run(mark)
-    simulation.end()
-    outcome.seconds = time.perf_counter() - start
-    began = time.perf_counter()
-    again = Search(study, database, simulation.records)
-    outcome.restart = time.perf_counter() - began
-    outcome.states = Counter(run.state for run in again.runs())
-    outcome.violations = violations(study, places, simulation.records, again, trials)
+    outcome.memory[trials - FEW] = resident()
+    few = simulation(folder / "few", database, method, FEW, pruner)
+    for cost, fresh in zip(many.trials(), few.trials(), strict=True):
+        outcome.costs.append(cost)
+        outcome.fresh.append(fresh)
+    row(f"{trials:,}", outcome.costs[-WINDOW:])
+    row(f"{FEW}, of another study, at the same time", outcome.fresh[-WINDOW:])
+    for each, count in ((many, trials), (few, FEW)):
+        each.end()
+        outcome.violations += violations(each, count)
     return outcome
 
 
-def violations(study: Study, places: Places, records: Records, again: Search, trials: int) -> list[str]:
+def simulation(folder: Path, database: Database, method: str, trials: int, pruner: str | None) -> Simulation:
+    """A study on empty databases."""
+    folder.mkdir(parents=True)
+    addresses = [database(f"{kind}-{folder.name}") for kind in ("study", "mlflow")]
+    places = Places(folder, addresses[0], addresses[1], (folder / "artifacts").as_uri(), str(folder / "studies"))
+    return Simulation(write_study(folder, method, trials, pruner), places)
+
+
+def violations(done: Simulation, trials: int) -> list[str]:
     """What is not as a study of so many trials should leave it."""
-    found = []
-    runs = {run.trial: run for run in records.runs(study.name)}
+    found, study, places = [], done.study, done.places
+    start = time.perf_counter()
+    again = Search(study, places.database, done.records)
+    print(f"{trials:,} trials are taken up again in {time.perf_counter() - start:.1f} s")
+    runs = {run.trial: run for run in done.records.runs(study.name)}
+    print(f"{trials:,} trials: {dict(Counter(run.state for run in runs.values()))}")
     told = {trial.number: trial for trial in known_trials(study, places.database)}
     if sorted(runs) != list(range(trials)) or sorted(told) != list(range(trials)):
         return [f"{len(runs)} runs and {len(told)} trials instead of {trials}"]
@@ -265,8 +284,10 @@ def violations(study: Study, places: Places, records: Records, again: Search, tr
         found.append("there is work left")
     for number, run in runs.items():
         if run.state not in ("COMPLETE", "PRUNED") or run.state != told[number].state or not run.tracked:
-            found.append(f"trial {number}: the run is {run.state}, the trial {told[number].state}, tracked {run.tracked}")
-    tracked = Counter(
+            found.append(
+                f"trial {number}: the run is {run.state}, the trial {told[number].state}, tracked {run.tracked}"
+            )
+    tracked: Counter[tuple[int, str | None, str]] = Counter(
         (int(run.tags["hdvae.trial"]), run.run_id, run.status)
         for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "run"})
     )
@@ -277,10 +298,55 @@ def violations(study: Study, places: Places, records: Records, again: Search, tr
 
 
 def simulate_on(backend: Backend, method: str, trials: int, pruner: str | None) -> Outcome:
-    """The same on new databases of a kind, in a folder of its own."""
+    """The same on new databases of a kind, in a folder of its own, printed as it goes on."""
+    which = f"{backend}, {method} search{f' with {pruner}' if pruner else ''}"
+    print(f"\n{which}: milliseconds of a trial, medians of {WINDOW} up to the one named")
+    print("| trial | " + " | ".join(PARTS) + " | whole |\n|---:|---:|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory(prefix="hdvae-trials-") as folder:
         if backend == "sqlite":
-            addresses = [f"sqlite:///{folder}/{kind}.db" for kind in ("study", "mlflow")]
-            return simulate(Path(folder), addresses[0], addresses[1], method, trials, pruner)
+            return simulate(Path(folder), lambda name: f"sqlite:///{folder}/{name}.db", method, trials, pruner)
         with running() as server:
-            return simulate(Path(folder), server.database("study"), server.database("mlflow"), method, trials, pruner)
+            return simulate(Path(folder), server.database, method, trials, pruner)
+
+
+def apart(backend: Backend, method: str, trials: int, pruner: str | None) -> Outcome:
+    """The same in a process of its own, so that its memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        outcome = pool.submit(simulate_on, backend, method, trials, pruner).result()
+    memory = ", ".join(f"{held / 2**20:.0f} MiB after {ended:,}" for ended, held in outcome.memory.items())
+    print(f"overhead at {trials:,} over that at {FEW}: {outcome.growth:.2f}; memory: {memory}")
+    print(f"not as it should be: {'; '.join(outcome.violations[:5]) or 'nothing'}", flush=True)
+    return outcome
+
+
+def bars(backend: Backend, outcome: Outcome) -> dict[str, Bar]:
+    """What a study on a kind of database is held to, each at most its limit."""
+    _, first, *_, last = outcome.memory.values()
+    return {
+        f"overhead_10000_over_100_{backend}": {"value": round(outcome.growth, 3), "limit": RATIO},
+        f"memory_10000_over_1000_{backend}": {"value": round(last / first, 3), "limit": GROWTH},
+        f"violations_{backend}": {"value": len(outcome.violations), "limit": 0},
+    }
+
+
+def main() -> None:
+    """Simulate the studies, print what their trials cost, and the bars."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trials", description=__doc__)
+    parser.add_argument("--trials", type=int, default=10_000, help="of random search; the bars are meant for 10000")
+    parser.add_argument("--tpe", type=int, default=1000, help="trials with TPE, which reads all earlier ones each time")
+    parser.add_argument("--backend", choices=["sqlite", "postgresql"], help="only this one")
+    parser.add_argument("--pruner", choices=["asha", "median", "none"], default="asha")
+    options = parser.parse_args()
+    pruner = None if options.pruner == "none" else options.pruner
+    backends: tuple[Backend, ...] = (options.backend,) if options.backend else ("sqlite", "postgresql")
+    found: dict[str, Bar] = {}
+    for backend in backends:
+        found |= bars(backend, apart(backend, "random", options.trials, pruner))
+    if options.tpe:
+        apart("sqlite", "tpe", options.tpe, None)
+        print("TPE has no bar: to suggest, Optuna looks at all earlier trials")
+    report("trials", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -290,6 +290,7 @@ class StudySearcher(_OfDriver, Searcher):
         self._driver = driver
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The spec of the next run; None if none is to be started now, `FINISHED` if none will be."""
         config: dict[str, Any] | None = self._driver.guard(lambda: self._driver.next_config(trial_id))
         if config is None and self._driver.is_over():
             return str(Searcher.FINISHED)
@@ -312,9 +313,11 @@ class StudyCallback(_OfDriver, Callback):
             self._tidied = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """A run sent word."""
         self._driver.guard(lambda: self._driver.reported(trial.trial_id, result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A run ended, or was stopped."""
         self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -332,9 +335,11 @@ class StudyStopper(_OfDriver, Stopper):
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a run is stopped for what it reported."""
         return bool(self._driver.guard(lambda: self._driver.prunes(trial_id, result)))
 
     def stop_all(self) -> bool:
+        """Whether all runs are stopped."""
         return self._driver.stop.is_set()
 
 

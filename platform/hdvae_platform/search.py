@@ -156,10 +156,12 @@ class Search:
         The pruner judges the run of the first seed, and once only: not at the last step, when the work is done, nor
         when it is run again in a trial that Optuna knows to have ended.
         """
-        run, frozen = self._runs[trial, seed], self._told(trial)
-        judged = self._study.search.pruner is not None and seed == self._study.seeds[0]
-        open_ = run.state == "RUNNING" and frozen.state == TrialState.RUNNING and step not in frozen.intermediate_values
-        if not (judged and open_) or value is None or not math.isfinite(value):
+        run = self._runs[trial, seed]
+        judged = self._study.search.pruner is not None and seed == self._study.seeds[0] and run.state == "RUNNING"
+        if not judged or value is None or not math.isfinite(value):
+            return False
+        frozen = self._told(trial)
+        if frozen.state != TrialState.RUNNING or step in frozen.intermediate_values:
             return False
         asked = optuna.Trial(self._optuna, frozen._trial_id)
         asked.report(value, step)

@@ -147,9 +147,7 @@ class Client:
             for point in self._client.get_metric_history(run_id, metric)
         ]
 
-    def open_run(
-        self, name: str, tags: Mapping[str, str], identity: Mapping[str, str], *, new: bool = False
-    ) -> str:
+    def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str], *, new: bool = False) -> str:
         """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING.
 
         One that is known to be `new` is not searched for: that takes longer the more runs there are.
