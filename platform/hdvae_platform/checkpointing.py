@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,11 @@ class Journal:
     Args:
         storage: of the run.
         run: its folder.
+        clock: seconds since 1970; replaced where training is simulated.
     """
 
-    def __init__(self, storage: Storage, run: str) -> None:
-        self._storage, self._run = storage, run
+    def __init__(self, storage: Storage, run: str, clock: Callable[[], float] = time.time) -> None:
+        self._storage, self._run, self._clock = storage, run, clock
         self._names: dict[int, str] = {}
 
     def append(self, step: int, metrics: Mapping[str, float], attempt: Attempt) -> None:
@@ -58,7 +59,7 @@ class Journal:
             Fenced: a newer attempt has begun.
         """
         if step not in self.steps():
-            entry = {"step": step, "time": time.time_ns() // 1_000_000, "metrics": dict(metrics)}
+            entry = {"step": step, "time": int(1000 * self._clock()), "metrics": dict(metrics)}
             attempt.write("journal", f"{step:09d}", ".json", json.dumps(entry).encode())
 
     def steps(self) -> list[int]:

@@ -33,7 +33,7 @@ HOME = '"${HDVAE_HOME:-$HOME/hdvae-runs}"'
 _SETTLE = (
     f"mkdir -p {HOME}/data {HOME}/submitted/NAME && cp -r . {HOME}/submitted/NAME/ && cd {HOME}/submitted/NAME && "
 )
-"""What came along gets a folder that stays: the one that a job starts in is Ray's to remove."""
+"""What came along gets a folder that stays: the one that a job starts in is for Ray to remove."""
 _DATA = "cp -n data/*.parquet ../../data/ && "
 _FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
 """What Ray says before a job says something."""

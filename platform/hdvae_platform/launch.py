@@ -81,6 +81,7 @@ class Driver:
         tracking: StudyTracking,
         stop: threading.Event,
         echo: Echo,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage, places.patience, echo)
@@ -89,7 +90,7 @@ class Driver:
         self.room: Callable[[], int] = lambda: study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
-        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo)
+        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
         self._live: dict[str, Assignment] = {}
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
@@ -106,7 +107,7 @@ class Driver:
                 continue
             self._attempt(assignment).begin()
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
-            self.tracking.begin(assignment, experiment)
+            self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
             self._live[trial_id] = assignment
             steps = Checkpoints(self.storage, self._folder(assignment)).steps()
             self.progress.expect(self.search.total_runs())
@@ -284,7 +285,7 @@ class _OfDriver:
         return {}
 
 
-class _Searcher(_OfDriver, Searcher):
+class StudySearcher(_OfDriver, Searcher):
     """Tune's view of the driver as a source of runs."""
 
     def __init__(self, driver: Driver) -> None:
@@ -292,6 +293,7 @@ class _Searcher(_OfDriver, Searcher):
         self._driver = driver
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The spec of the next run; None if none is to be started now, `FINISHED` if none will be."""
         config: dict[str, Any] | None = self._driver.guard(lambda: self._driver.next_config(trial_id))
         if config is None and self._driver.is_over():
             return str(Searcher.FINISHED)
@@ -301,7 +303,7 @@ class _Searcher(_OfDriver, Searcher):
         """The callback, which knows the error, tells the driver."""
 
 
-class _Callback(_OfDriver, Callback):
+class StudyCallback(_OfDriver, Callback):
     """Tune's reports, passed on to the driver."""
 
     def __init__(self, driver: Driver) -> None:
@@ -314,9 +316,11 @@ class _Callback(_OfDriver, Callback):
             self._tidied = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """A run sent word."""
         self._driver.guard(lambda: self._driver.reported(trial.trial_id, result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A run ended, or was stopped."""
         self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -327,16 +331,18 @@ class _Callback(_OfDriver, Callback):
             self._driver.guard(lambda: self._driver.died(trial.trial_id))
 
 
-class _Stopper(_OfDriver, Stopper):
+class StudyStopper(_OfDriver, Stopper):
     """Ends a run that is pruned, and all runs once the driver is asked to stop."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a run is stopped for what it reported."""
         return bool(self._driver.guard(lambda: self._driver.prunes(trial_id, result)))
 
     def stop_all(self) -> bool:
+        """Whether all runs are stopped."""
         return self._driver.stop.is_set()
 
 
@@ -516,7 +522,7 @@ def _tune(driver: Driver, launch: Launch) -> None:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources.per_worker() if alone else WAITING),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(driver),
+                search_alg=StudySearcher(driver),
                 num_samples=-1,
                 reuse_actors=alone,  # when a run is stopped, its workers end with the process that waits for them
                 trial_name_creator=lambda trial: f"{name}-{trial.trial_id}",
@@ -525,8 +531,8 @@ def _tune(driver: Driver, launch: Launch) -> None:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=scratch,
-                callbacks=[_Callback(driver)],
-                stop=_Stopper(driver),
+                callbacks=[StudyCallback(driver)],
+                stop=StudyStopper(driver),
                 verbose=0,
             ),
         )

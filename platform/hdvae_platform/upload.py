@@ -38,6 +38,7 @@ class RunUpload:
         storage: the study's storage.
         folder: of the run on it.
         parent: finds the id of the run above it.
+        new: whether MLflow cannot have it, as long as nothing was sent.
         run_id: MLflow's, once it is known.
         sent: steps whose report MLflow has.
     """
@@ -49,13 +50,15 @@ class RunUpload:
     storage: Storage
     folder: str
     parent: Callable[[Client], str] | None = None
+    new: bool = False
     run_id: str | None = None
     sent: set[int] = field(default_factory=set)
 
     def open(self, client: Client) -> str:
         """Make the run, or find it; it is RUNNING, and has what its journal holds."""
         above = {"mlflow.parentRunId": self.parent(client)} if self.parent else {}
-        self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity)
+        new, self.new = self.new, False  # if the answer is lost, it may be there all the same
+        self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity, new=new)
         client.log_params(self.run_id, self.params)
         self.send(client)
         return self.run_id
@@ -108,8 +111,14 @@ class StudyTracking:
         self._parent: str | None = None
         self._uploads: dict[tuple[int, int], RunUpload] = {}
 
-    def begin(self, assignment: Assignment, experiment: Experiment) -> None:
-        """A run starts, or goes on."""
+    def begin(self, assignment: Assignment, experiment: Experiment, *, new: bool = False) -> None:
+        """A run starts, or goes on.
+
+        Args:
+            assignment: the run.
+            experiment: with its parameters.
+            new: whether it is begun for the first time.
+        """
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
         kind = KINDS[assignment.kind]
         upload = RunUpload(
@@ -124,10 +133,12 @@ class StudyTracking:
             storage=self._storage,
             folder=run_folder(name, trial, seed),
             parent=self._parent_run,
+            new=new,
         )
         self._uploads[trial, seed] = upload
 
         def job(client: Client) -> None:
+            self._records.check(name)  # a driver that was replaced makes no run: the newer one may have made it
             self._records.set_run(name, trial, seed, run_id=upload.open(client))
 
         self._tracker.send(job)
@@ -138,7 +149,7 @@ class StudyTracking:
 
     def end(self, assignment: Assignment, state: State) -> None:
         """A run ended, or was cut off and waits."""
-        upload = self._uploads[assignment.trial, assignment.seed]
+        upload = self._uploads.pop((assignment.trial, assignment.seed))
 
         def job(client: Client) -> None:
             upload.close(client, state)
