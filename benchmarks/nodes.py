@@ -26,14 +26,18 @@ class Nodes:
 
     Args:
         cpus: that each node offers, one number for each.
+        jobs: whether the head takes jobs.
 
     Attributes:
         address: of the head.
+        jobs: address of its job server, if there is one.
         token: the token.
         nodes: the nodes that do the work.
     """
 
-    def __init__(self, cpus: tuple[int, ...] = (2, 2)) -> None:
+    def __init__(self, cpus: tuple[int, ...] = (2, 2), *, jobs: bool = False) -> None:
+        self._dashboard = free_port() if jobs else None
+        self.jobs = f"http://127.0.0.1:{self._dashboard}" if jobs else None
         self.token = secrets.token_hex(16)
         self._cpus = cpus
         self._log = Path(tempfile.mkdtemp(prefix="hdvae-nodes-")) / "log"
@@ -47,7 +51,8 @@ class Nodes:
     def _start(self) -> None:
         port = free_port()
         self.address = f"{_own_address()}:{port}"
-        self._head = self._node("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        dashboard = [f"--dashboard-port={self._dashboard}"] if self._dashboard else ["--include-dashboard=false"]
+        self._head = self._node("--head", f"--port={port}", "--num-cpus=0", *dashboard)
         self.nodes = [self._joining(cpus) for cpus in self._cpus]
 
     def _joining(self, cpus: int) -> Node:
@@ -56,9 +61,10 @@ class Nodes:
     def _node(self, *arguments: str) -> Node:
         """Start a node in a process group of its own, and wait until it says that it is there."""
         log = self._log.with_name(f"{secrets.token_hex(4)}.log")
+        agent = f"--dashboard-agent-listen-port={free_port()}"  # its usual one is taken where there are two nodes
         with log.open("wb") as out:
             node = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments],
+                [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", agent, *arguments],
                 env={**os.environ, **self.environment},
                 stdout=out,
                 stderr=out,
@@ -117,9 +123,9 @@ def _own_address() -> str:
 
 
 @contextmanager
-def cluster(cpus: tuple[int, ...] = (2, 2)) -> Iterator[Nodes]:
+def cluster(cpus: tuple[int, ...] = (2, 2), *, jobs: bool = False) -> Iterator[Nodes]:
     """A cluster for some time."""
-    nodes = Nodes(cpus)
+    nodes = Nodes(cpus, jobs=jobs)
     try:
         yield nodes
     finally:

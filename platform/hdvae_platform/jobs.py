@@ -37,6 +37,12 @@ _SETTLE = (
 _DATA = "cp -n data/*.parquet ../../data/ && "
 _FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
 """What Ray says before a job says something."""
+_TALKERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Parts of Ray that tell of every file they send."""
 _READY = 60
 """Seconds for a cluster that has just started to take jobs."""
 _ANSWER = 10
@@ -63,7 +69,8 @@ class Jobs:
                 f"{self._where}: the cluster takes commands from whoever reaches it: "
                 "start it with RAY_AUTH_MODE=token, or give --insecure"
             )
-        logging.getLogger("ray").setLevel(logging.WARNING)  # what is uploaded is of no interest
+        for talker in _TALKERS:
+            logging.getLogger(talker).setLevel(logging.WARNING)
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # or that of the environment would come first
         try:
             self._client = JobSubmissionClient(address)
