@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Nodes:
     Args:
         cpus: that each node offers, one number for each.
         jobs: whether the head takes jobs.
+        home: `HDVAE_HOME` of what runs there.
 
     Attributes:
         address: of the head.
@@ -35,12 +37,12 @@ class Nodes:
         nodes: the nodes that do the work.
     """
 
-    def __init__(self, cpus: tuple[int, ...] = (2, 2), *, jobs: bool = False) -> None:
+    def __init__(self, cpus: tuple[int, ...] = (2, 2), *, jobs: bool = False, home: Path | None = None) -> None:
         self._dashboard = free_port() if jobs else None
         self.jobs = f"http://127.0.0.1:{self._dashboard}" if jobs else None
         self.token = secrets.token_hex(16)
-        self._cpus = cpus
-        self._log = Path(tempfile.mkdtemp(prefix="hdvae-nodes-")) / "log"
+        self._cpus, self._home = cpus, home
+        self._logs = Path(tempfile.mkdtemp(prefix="hdvae-nodes-"))
         self._start()
 
     @property
@@ -50,22 +52,33 @@ class Nodes:
 
     def _start(self) -> None:
         port = free_port()
-        self.address = f"{_own_address()}:{port}"
+        self.address = f"{self._host(0)}:{port}"
         dashboard = [f"--dashboard-port={self._dashboard}"] if self._dashboard else ["--include-dashboard=false"]
-        self._head = self._node("--head", f"--port={port}", "--num-cpus=0", *dashboard)
-        self.nodes = [self._joining(cpus) for cpus in self._cpus]
+        self._head = self._node(0, "--head", f"--port={port}", "--num-cpus=0", *dashboard)
+        self.nodes = [self._joining(index) for index in range(len(self._cpus))]
 
-    def _joining(self, cpus: int) -> Node:
-        return self._node(f"--address={self.address}", f"--num-cpus={cpus}")
+    def _host(self, number: int) -> str:
+        """Address of the head (0) or of a node (1, 2, …)."""
+        return _own_address()
 
-    def _node(self, *arguments: str) -> Node:
+    def command(self, number: int, words: Sequence[str]) -> list[str]:
+        """What runs a command on the head's machine (0) or a node's."""
+        return list(words)
+
+    def _joining(self, index: int) -> Node:
+        return self._node(index + 1, f"--address={self.address}", f"--num-cpus={self._cpus[index]}")
+
+    def _node(self, number: int, *arguments: str) -> Node:
         """Start a node in a process group of its own, and wait until it says that it is there."""
-        log = self._log.with_name(f"{secrets.token_hex(4)}.log")
+        log = self._logs / f"{secrets.token_hex(4)}.log"
         agent = f"--dashboard-agent-listen-port={free_port()}"  # its usual one is taken where there are two nodes
+        where = [f"--node-ip-address={self._host(number)}", agent]
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where, *arguments]
+        home = {"HDVAE_HOME": str(self._home)} if self._home else {}
         with log.open("wb") as out:
             node = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", agent, *arguments],
-                env={**os.environ, **self.environment},
+                self.command(number, words),
+                env={**os.environ, **self.environment, **home},
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
@@ -93,7 +106,7 @@ class Nodes:
 
     def replace(self, index: int) -> None:
         """A new node in the place of one that was killed."""
-        self.nodes[index] = self._joining(self._cpus[index])
+        self.nodes[index] = self._joining(index)
 
     def restart(self) -> None:
         """SIGKILL to the whole cluster, the head first; another is started, at another address."""
@@ -122,10 +135,66 @@ def _own_address() -> str:
         return str(probe.getsockname()[0])
 
 
+class Hosts(Nodes):
+    """The same with a machine for each node, as far as one can tell from within.
+
+    Each has a network namespace with an address, and a `/tmp/ray`, of its own. Needs root, and `ip`.
+    """
+
+    def __init__(self, cpus: tuple[int, ...] = (1, 1)) -> None:
+        self._name = f"hdvae{secrets.token_hex(2)}"
+        self._net = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(250)}"
+        _ip("link", "add", self._name, "type", "bridge")
+        _ip("addr", "add", f"{self._net}.254/24", "dev", self._name)
+        _ip("link", "set", self._name, "up")
+        for number in range(len(cpus) + 1):
+            self._plug_in(number)
+        super().__init__(cpus)
+
+    def _plug_in(self, number: int) -> None:
+        space, inside, outside = f"{self._name}-{number}", "eth0", f"{self._name}-{number}"
+        _ip("netns", "add", space)
+        _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", space)
+        _ip("link", "set", outside, "master", self._name, "up")
+        _ip("-n", space, "addr", "add", f"{self._host(number)}/24", "dev", inside)
+        for device in ("lo", inside):
+            _ip("-n", space, "link", "set", device, "up")
+
+    def _host(self, number: int) -> str:
+        return f"{self._net}.{number + 1}"
+
+    def command(self, number: int, words: Sequence[str]) -> list[str]:
+        """What runs a command on the head's machine (0) or a node's; all commands of one see the same `/tmp/ray`."""
+        own = self._logs / f"ray-{number}"
+        own.mkdir(exist_ok=True)
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        mounted = f'mount --bind {own} /tmp/ray && exec "$@"'
+        return ["ip", "netns", "exec", f"{self._name}-{number}", "unshare", "-m", "sh", "-c", mounted, "sh", *words]
+
+    def end(self) -> None:
+        """SIGKILL to everything, and the network is taken down."""
+        super().end()
+        for number in range(len(self._cpus) + 1):
+            _ip("link", "delete", f"{self._name}-{number}")
+            _ip("netns", "delete", f"{self._name}-{number}")
+        _ip("link", "delete", self._name)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def can_have_hosts() -> bool:
+    """Whether this process may make network namespaces here."""
+    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-nm", "true"], check=False, capture_output=True).returncode == 0
+
+
 @contextmanager
-def cluster(cpus: tuple[int, ...] = (2, 2), *, jobs: bool = False) -> Iterator[Nodes]:
-    """A cluster for some time."""
-    nodes = Nodes(cpus, jobs=jobs)
+def cluster(cpus: tuple[int, ...] = (2, 2), *, jobs: bool = False, home: Path | None = None) -> Iterator[Nodes]:
+    """A cluster of nodes for some time."""
+    nodes = Nodes(cpus, jobs=jobs, home=home)
     try:
         yield nodes
     finally:

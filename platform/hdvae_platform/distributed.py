@@ -6,14 +6,18 @@ own reports are collected every other second, and by all workers at once.
 
 from __future__ import annotations
 
+import os
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import psutil
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
@@ -34,6 +38,31 @@ class WorkerFailed(Exception):
 
 class WorkersLost(Exception):
     """Workers were killed, or do not answer: the run may go on from its last checkpoint."""
+
+
+class _Torch(TorchConfig):
+    """Ray Train's, for workers that find each other by the addresses by which Ray found them."""
+
+    @property
+    def backend_cls(self) -> type[_Meeting]:
+        """What sets the workers up."""
+        return _Meeting
+
+
+class _Meeting(_TorchBackend):
+    """Gloo listens where the machine's own name leads to: that is often the loopback, where no other machine calls."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Told before the workers meet."""
+        worker_group.execute(_listen_where_ray_does)
+        super().on_start(worker_group, backend_config)
+
+
+def _listen_where_ray_does() -> None:
+    own = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in [address.address for address in addresses]:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 class _Trainer(TorchTrainer):
@@ -67,7 +96,7 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> N
         _train,
         train_loop_config={"spec": spec.plain(), "queue": queue},
         # NCCL wants a GPU for each worker; of parts of one, Gloo copies
-        torch_config=TorchConfig(backend="nccl" if spec.gpus >= 1 else "gloo"),
+        torch_config=_Torch(backend="nccl" if spec.gpus >= 1 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.gpus > 0,
