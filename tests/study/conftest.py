@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import boto3
 import mlflow
 import numpy as np
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, binaries, running
@@ -106,6 +108,40 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("PostgreSQL is not installed (no initdb)")
     with running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ThreadedMotoServer]:
+    """A real server that speaks S3, for all tests; processes find it by their environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: ThreadedMotoServer) -> str:
+    """The address of an empty bucket."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The root of an empty storage of each kind."""
+    return str(tmp_path / "storage") if request.param == "local" else f"{request.getfixturevalue('bucket')}/some/where"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

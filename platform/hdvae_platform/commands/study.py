@@ -191,7 +191,8 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
         click.echo(f"\n{comparison.confirmation_table(confirmed)}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
-    click.echo(f"Checkpoints, metrics, samples:    {_shown(Path(places.storage))}/{study.name}")
+    storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
+    click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
 
 
 def _shown(path: Path) -> str:
