@@ -80,6 +80,10 @@ class Journal:
         self._names = {_step(name): name for name in standing(self._storage, self._run, "journal")}
         return list(self._names)
 
+    def steps_by(self, attempt: int) -> list[int]:
+        """The steps that an attempt was the first to report, increasing."""
+        return [step for step in self.steps() if written_by(self._names[step]) == attempt]
+
     def entry(self, step: int) -> Entry:
         """The report of a recorded step."""
         if step not in self._names:

@@ -38,7 +38,7 @@ from hdvae.experiment import Experiment
 from hdvae.training import check_batch
 from hdvae.workers import Workers
 from hdvae_platform import preflight, provenance, shared_data
-from hdvae_platform.checkpointing import Checkpoints, Goal, Journal, run_folder
+from hdvae_platform.checkpointing import Goal, Journal, run_folder
 from hdvae_platform.cluster import LOCAL, check_address, connected, machines, release
 from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
@@ -115,9 +115,8 @@ class Driver:
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
             self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
             self._live[trial_id] = assignment
-            steps = Checkpoints(self.storage, self._folder(assignment)).steps()
             self.progress.expect(self.search.total_runs())
-            self.progress.began(_name(assignment), steps[-1] if steps else 0)
+            self.progress.began(_name(assignment), 0)
             return self._spec(assignment, experiment).plain()
         return None
 
@@ -155,6 +154,8 @@ class Driver:
             if result.get("lasting"):
                 self.search.note(assignment.trial, assignment.seed, result["warning"])
             self.progress.say(f"{_name(assignment)}: {result['warning']}")
+        if result.get("resumed"):
+            self.progress.began(_name(assignment), result["step"])
         if "metrics" in result:
             self.search.progressed(assignment.trial, assignment.seed)
             self.tracking.forward(assignment)

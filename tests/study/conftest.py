@@ -18,7 +18,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from benchmarks.nodes import Nodes, cluster
-from benchmarks.postgres import Postgres, binaries, running
+from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
 
 STUDY = """
@@ -110,14 +110,30 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+class S3:
+    """A real server that speaks S3. It can go away and come back, and forgets nothing: its memory is this process's."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self.address = f"http://127.0.0.1:{self._port}"
+        self.back()
+
+    def back(self) -> None:
+        """Serve."""
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+    def away(self) -> None:
+        """Refuse connections."""
+        self._server.stop()
+
+
 @pytest.fixture(scope="session")
-def s3() -> Iterator[ThreadedMotoServer]:
-    """A real server that speaks S3, for all tests; processes find it by their environment."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+def s3() -> Iterator[S3]:
+    """The server for all tests; processes find it by their environment."""
+    server = S3()
     environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": server.address,
         "AWS_ACCESS_KEY_ID": "tests",
         "AWS_SECRET_ACCESS_KEY": "tests",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -127,11 +143,11 @@ def s3() -> Iterator[ThreadedMotoServer]:
         for name, value in environment.items():
             patch.setenv(name, value)
         yield server
-    server.stop()
+    server.away()
 
 
 @pytest.fixture
-def bucket(s3: ThreadedMotoServer) -> str:
+def bucket(s3: S3) -> str:
     """The address of an empty bucket."""
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)

@@ -12,16 +12,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from benchmarks.nodes import cluster
 from hdvae_platform.checkpointing import Journal
 from hdvae_platform.storage import Storage
 
 from .conftest import command
 from .test_launch import ORPHAN, spec_of, tensors, tracked, wait_until, workers_of
 
-STEPS, EVERY = 3600, 600
+STEPS, EVERY = 2400, 400
 LONG = {
     "space": {},
     "seeds": [0],
@@ -32,35 +29,28 @@ LONG = {
 }
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    with cluster() as started:
-        yield started
-
-
 class Study:
     """The command at work on the cluster, on a study of one run."""
 
     def __init__(self, file, places, nodes):
         self.folder = places.home / "studies/small/trial-0000/seed-0"
         self.environment = {**os.environ, **nodes.environment, "HDVAE_HOME": str(places.home)}
-        self.environment["RAY_ADDRESS"] = nodes.address
         self._file, self._nodes = file, nodes
 
     def start(self):
-        arguments = command(["study", "run", self._file])
+        arguments = command(["study", "run", self._file, "--address", self._nodes.address])
         pipe = subprocess.PIPE
         self.driver = subprocess.Popen(arguments, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def training(self, kind, attempt):
         """The processes that train, once an attempt has made a report and does steps again."""
-        wait_until(lambda: list(self.folder.glob(f"checkpoints/*-{attempt:04d}.json")))
+        wait_until(lambda: list(self.folder.glob(f"checkpoints/*-{attempt:04d}.json")), 240)
         time.sleep(1.0)
         return [pid for node in self._nodes.nodes for pid in workers_of(node.pid, kind)]
 
     def saved(self, attempt):
         """The step at which an attempt that was told to end did, between two reports."""
-        wait_until(lambda: list(self.folder.glob(f"attempts/{attempt + 1:04d}.json")))
+        wait_until(lambda: list(self.folder.glob(f"attempts/{attempt + 1:04d}.json")), 240)
         taken = json.loads((self.folder / f"attempts/{attempt + 1:04d}.json").read_text())["checkpoints"]
         step, by = re.fullmatch(r"(\d+)-(\d+).safetensors", taken[-1]).groups()
         assert (int(by), int(step) % EVERY > 0) == (attempt, True), taken
@@ -82,7 +72,12 @@ class Study:
         limit = ["--deadline-remaining-seconds", "120"]
         command = [*ray, "--node-id", node_id(workers_of(node.pid, "")), *reason, *limit]
         subprocess.run(command, env=self.environment, check=True, capture_output=True)
-        return node
+        return self._nodes.nodes.index(node)
+
+    def replace(self, index):
+        """Another machine in the place of one that is taken away."""
+        self._nodes.kill(index)
+        self._nodes.replace(index)
 
 
 def node_id(pids):
@@ -112,7 +107,8 @@ def test_a_run_loses_no_step_to_notices(nodes, places, edit, tmp_path):
     gone = study.drain(second)
     steps.append(study.saved(2))
     (third,) = study.training("ray::ImplicitFunc", 3)
-    assert third not in workers_of(gone.pid, "")
+    assert third not in workers_of(nodes.nodes[gone].pid, "")
+    study.replace(gone)
     said = study.end()
     for step in steps:
         assert f"trial 0 seed 0: its process was told to end, at step {step}; it is started again" in said
@@ -131,7 +127,6 @@ def test_a_run_loses_no_step_to_notices(nodes, places, edit, tmp_path):
     for step in journal.steps():
         assert journal.entry(step).metrics == series.entry(step).metrics
     assert [run.status for run in tracked(places)[1].values()] == ["FINISHED"]
-    nodes.replace(nodes.nodes.index(gone))
 
 
 def test_workers_that_train_together_end_together(nodes, places, edit):
@@ -142,8 +137,9 @@ def test_workers_that_train_together_end_together(nodes, places, edit):
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGTERM)
     steps = [study.saved(1)]
-    study.drain(study.training("ray::RayTrainWorker", 2)[0])
+    gone = study.drain(study.training("ray::RayTrainWorker", 2)[0])
     steps.append(study.saved(2))
+    study.replace(gone)
     study.training("ray::RayTrainWorker", 3)
     said = study.end()
     for step in steps:

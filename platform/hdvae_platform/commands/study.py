@@ -225,7 +225,7 @@ def list_(home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def status(name: str, address: str | None, insecure: bool, home: Path, as_json: bool) -> int:
-    """How far a study is: each run's state, step, attempts, error, checkpoint."""
+    """How far a study is: each run's state, step, attempts, time left and error; --json adds where checkpoints are."""
     if address is not None:
         return _there(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
     _show_status(Places.under(home), name, as_json)
@@ -239,7 +239,7 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
         return
     ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
     click.echo(f"{name}: {found.state}, {ends}")
-    header = ["trial", "seed", "kind", "state", "step", "attempts", "settings"]
+    header = ["trial", "seed", "kind", "state", "step", "attempts", "left", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
         if row["error"]:
@@ -249,8 +249,9 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
 def _status_row(row: dict[str, Any]) -> list[str]:
     from hdvae_platform.comparison import label
 
-    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], label(row["params"])]
-    return [str(cell) for cell in cells]
+    left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
+    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], left]
+    return [*map(str, cells), label(row["params"])]
 
 
 @study.command(short_help="Stop a running study; it can go on later.")
