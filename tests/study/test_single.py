@@ -15,7 +15,7 @@ from hdvae_platform.storage import Storage
 from .conftest import command
 from .test_launch import wait_until
 
-EVERY = 1000
+EVERY = 700
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
