@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
@@ -107,8 +108,9 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify, notice:
     asked = False
     while True:
         if notice.given() and not asked:
-            attempt.ask_to_end()
-            asked = True
+            with suppress(StorageAway):  # then it is tried again
+                attempt.ask_to_end()
+                asked = True
         over = training.done()  # seen before the queue is: what was said before the end is in it
         try:
             message = queue.get(timeout=PATIENCE)

@@ -64,7 +64,12 @@ class Attempt:
             raise Fenced(f"{self.run}: attempt {newest} has taken over from attempt {self.number}")
 
     def ask_to_end(self) -> None:
-        """Let whoever works at this attempt know that it is to end soon, and to keep what it has done."""
+        """Let whoever works at this attempt know that it is to end soon, and to keep what it has done.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        self.check()
         self.storage.write(self._request, b"")
 
     def asked_to_end(self) -> bool:

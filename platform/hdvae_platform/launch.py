@@ -135,8 +135,8 @@ class Driver:
 
     def _ask_to_end(self) -> None:
         requests = Storage(self.places.storage)
-        with contextlib.suppress(StorageAway):  # then nothing can be kept either
-            for assignment in self._live.values():
+        for assignment in self._live.values():
+            with contextlib.suppress(StorageAway, Fenced):  # nothing can be kept then, or it is another driver's
                 Attempt(requests, self._folder(assignment), assignment.attempt).ask_to_end()
 
     def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:

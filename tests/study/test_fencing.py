@@ -117,6 +117,19 @@ def test_a_session_begins_its_attempt_itself(storage):
     assert seen(storage) == ({10: 1.0}, (10, 1.0), [1.0])
 
 
+def test_an_attempt_is_asked_to_end_by_its_own_time_only(storage):
+    begin(storage, 1)
+    old, new = Attempt(storage, "run", 1), Attempt(storage, "run", 2)
+    assert not old.asked_to_end()
+    old.ask_to_end()
+    new.begin()
+    assert (old.asked_to_end(), new.asked_to_end()) == (True, False)
+    files = storage.list("run/requests")
+    with pytest.raises(Fenced):
+        old.ask_to_end()
+    assert storage.list("run/requests") == files
+
+
 def test_an_older_attempt_cannot_begin_again(storage):
     begin(storage, 2)
     with pytest.raises(Fenced):
