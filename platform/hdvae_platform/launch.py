@@ -38,7 +38,7 @@ from hdvae.experiment import Experiment
 from hdvae.training import check_batch
 from hdvae.workers import Workers
 from hdvae_platform import preflight, provenance, shared_data
-from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.checkpointing import Goal, Journal, run_folder
 from hdvae_platform.cluster import LOCAL, check_address, connected, machines, release
 from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
@@ -57,6 +57,8 @@ WAITING = {"CPU": 0, "memory": 1}
 """What the process takes that waits for the workers of a run: nothing, but Tune does not start it for that."""
 TIDY = 1.0
 """Seconds between two looks at what killed workers left behind."""
+GRACE = 20.0
+"""Seconds for runs to end the step under way and keep what they did, when the study stops. Clusters often give 30."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -71,6 +73,8 @@ class Driver:
         fault: a fault of the driver's own, raised once Tune has let go.
         elsewhere: whether runs may be on other machines than this one.
         room: how many runs the machines have room for, as they are now.
+        interrupted: whether a signal came.
+        hurried: whether one came when the study was stopping already: runs are not waited for any more.
     """
 
     def __init__(
@@ -91,7 +95,9 @@ class Driver:
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
         self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
+        self.interrupted = self.hurried = False
         self._live: dict[str, Assignment] = {}
+        self._limit: float | None = None
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
         """The spec of the next run, or None if none is to be started now."""
@@ -109,15 +115,29 @@ class Driver:
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
             self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
             self._live[trial_id] = assignment
-            steps = Checkpoints(self.storage, self._folder(assignment)).steps()
             self.progress.expect(self.search.total_runs())
-            self.progress.began(_name(assignment), steps[-1] if steps else 0)
+            self.progress.began(_name(assignment), 0)
             return self._spec(assignment, experiment).plain()
         return None
 
     def is_over(self) -> bool:
         """Whether no further run will be started; one that runs may yet have to be started again."""
         return self.stop.is_set() or not (self._live or self.search.has_work())
+
+    def ends_all(self) -> bool:
+        """Whether Tune is to end what still runs. When the study stops, runs have some time to do so themselves."""
+        if not self.stop.is_set():
+            return False
+        if self._limit is None:
+            self._limit = time.monotonic() + GRACE
+            self._ask_to_end()
+        return self.hurried or not self._live or time.monotonic() > self._limit
+
+    def _ask_to_end(self) -> None:
+        requests = Storage(self.places.storage)
+        for assignment in self._live.values():
+            with contextlib.suppress(StorageAway, Fenced):  # nothing can be kept then, or it is another driver's
+                Attempt(requests, self._folder(assignment), assignment.attempt).ask_to_end()
 
     def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a run that has reported is stopped for it; asked before `reported`, which is called all the same."""
@@ -131,7 +151,11 @@ class Driver:
         """A run sent word."""
         assignment = self._live[trial_id]
         if "warning" in result:
+            if result.get("lasting"):
+                self.search.note(assignment.trial, assignment.seed, result["warning"])
             self.progress.say(f"{_name(assignment)}: {result['warning']}")
+        if result.get("resumed"):
+            self.progress.began(_name(assignment), result["step"])
         if "metrics" in result:
             self.search.progressed(assignment.trial, assignment.seed)
             self.tracking.forward(assignment)
@@ -142,6 +166,7 @@ class Driver:
         assignment = self._live.get(trial_id)
         if assignment is None:
             return
+        self.search.note(assignment.trial, assignment.seed, "its process was killed")
         if self.search.retry(assignment.trial, assignment.seed):
             self.tracking.end(assignment, "WAITING")
             self.progress.interrupted(_name(assignment))
@@ -168,6 +193,8 @@ class Driver:
             self._failed(assignment, str(fault))
         elif (result or {}).get("completed"):
             self._completed(assignment)
+        elif (result or {}).get("interrupted") and not self.stop.is_set():
+            self._moved(assignment, (result or {})["step"])
         else:
             self._interrupted(assignment)
         del self._live[trial_id]
@@ -229,6 +256,7 @@ class Driver:
             data_checksum=self.tracking.data_checksum,
             workers=self.study.resources.workers,
             elsewhere=self.elsewhere,
+            goal=Goal(self.study.search.metric, self.study.search.direction),
         )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
@@ -243,6 +271,13 @@ class Driver:
         self.tracking.end(assignment, "PRUNED")
         self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
+
+    def _moved(self, assignment: Assignment, step: int) -> None:
+        """A run's process is leaving: it goes on in another, on a machine that stays."""
+        self.search.reissue(assignment.trial, assignment.seed)
+        self.tracking.end(assignment, "WAITING")
+        self.progress.interrupted(_name(assignment))
+        self.progress.say(f"{_name(assignment)}: its process was told to end, at step {step}; it is started again")
 
     def _interrupted(self, assignment: Assignment) -> None:
         run = self.search.interrupt(assignment.trial, assignment.seed)
@@ -324,15 +359,15 @@ class StudyCallback(_OfDriver, Callback):
         self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A fault that the run did not report is the end of its process. Tune's own record of it cannot be read yet."""
-        if "fault" in (trial.last_result or {}):
+        """An end that the run did not report is that of its process. Tune's own record of it cannot be read yet."""
+        if not {"fault", "interrupted"}.isdisjoint(trial.last_result or {}):
             self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
         else:
             self._driver.guard(lambda: self._driver.died(trial.trial_id))
 
 
 class StudyStopper(_OfDriver, Stopper):
-    """Ends a run that is pruned, and all runs once the driver is asked to stop."""
+    """Ends a run that is pruned, and all runs when the driver says so."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -343,7 +378,7 @@ class StudyStopper(_OfDriver, Stopper):
 
     def stop_all(self) -> bool:
         """Whether all runs are stopped."""
-        return self._driver.stop.is_set()
+        return bool(self._driver.guard(self._driver.ends_all))
 
 
 @dataclass(frozen=True)
@@ -481,14 +516,18 @@ def _drive(
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
-        stack.enter_context(_interruptible(stop))
+        stack.enter_context(_interruptible(driver))
         stack.callback(_finish_tracking, tracker, echo)
         stack.callback(driver.end_study)
         stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():
+            driver.storage.check()
+        if search.has_work() and not stop.is_set():
             _tune(driver, launch)
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
+    if driver.interrupted and (search.has_work() or any(run.unfinished for run in search.runs())):
+        raise KeyboardInterrupt
     return search.runs()
 
 
@@ -502,18 +541,17 @@ def _tune(driver: Driver, launch: Launch) -> None:
 
     Raises:
         InputError: the cluster cannot be joined, or a run needs more than it has.
-        KeyboardInterrupt: by SIGINT or SIGTERM.
     """
     name, resources = driver.study.name, driver.study.resources
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-tune-", ignore_cleanup_errors=True))
         # What Ray prints, of a killed process say, would stand between the lines of the study.
         stack.enter_context(redirect_stdout(stack.enter_context((driver.places.home / "ray.log").open("a"))))
-        stack.callback(_stop_on_signals, driver.stop)  # and again: Ray takes all handlers away when it ends
+        stack.callback(_stop_on_signals, driver)  # and again: Ray takes all handlers away when it ends
         stack.enter_context(connected(launch.address, insecure=launch.insecure))
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
-        _stop_on_signals(driver.stop)  # again: Ray puts handlers of its own in place
+        _stop_on_signals(driver)  # again: Ray puts handlers of its own in place
         if launch.address != LOCAL:
             _prepare(driver)
         driver.room = lambda: resources.room(machines())
@@ -554,10 +592,10 @@ def _prepare(driver: Driver) -> None:
 
 
 @contextmanager
-def _interruptible(stop: threading.Event) -> Iterator[None]:
+def _interruptible(driver: Driver) -> Iterator[None]:
     """SIGINT and SIGTERM stop the study, inside; then the handlers are those of before."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    _stop_on_signals(stop)
+    _stop_on_signals(driver)
     try:
         yield
     finally:
@@ -565,16 +603,16 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
-    """Let the first signal stop the study, and the others leave it to finish its records.
+def _stop_on_signals(driver: Driver) -> None:
+    """Let the first signal stop the study, and the next end the wait for its runs; its records are finished always.
 
-    The event is set before the exception is raised, since Python swallows one that is raised in some callbacks.
+    Nothing is raised: Python would swallow it in some callbacks, and Ray is left in one piece.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            raise KeyboardInterrupt
+        driver.hurried = driver.stop.is_set()
+        driver.interrupted = True
+        driver.stop.set()
 
     for number in _SIGNALS:
         signal.signal(number, interrupt)

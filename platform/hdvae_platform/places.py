@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Places:
         home: the local folder.
         database: SQLAlchemy URL of the study database (`HDVAE_STUDY_DB`).
         tracking: MLflow's tracking address (`MLFLOW_TRACKING_URI`).
-        artifacts: where MLflow keeps artifacts when the tracking address is the local database, else None.
+        artifacts: where MLflow keeps artifacts if its address is a database; None for a server, which knows itself.
         storage: root of checkpoints and journals, a path or a URL such as `s3://…` (`HDVAE_STORAGE`).
         patience: seconds to wait for a storage that is full or away (`HDVAE_PATIENCE`).
     """
@@ -37,22 +38,32 @@ class Places:
         """The places of a home folder and the environment; makes the folder.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be made, or what the storage takes is not installed.
         """
         home = home.absolute()
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise InputError(f"--home {home}: cannot be made: {fault.strerror}") from None
-        tracking = os.environ.get("MLFLOW_TRACKING_URI")
+        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db"
+        storage = _absolute(os.environ.get("HDVAE_STORAGE") or str(home / "studies"))
         return Places(
             home=home,
             database=os.environ.get("HDVAE_STUDY_DB") or f"sqlite:///{home}/optuna.db",
-            tracking=tracking or f"sqlite:///{home}/mlflow.db",
-            artifacts=None if tracking else (home / "artifacts").as_uri(),
-            storage=_absolute(os.environ.get("HDVAE_STORAGE") or str(home / "studies")),
+            tracking=tracking,
+            artifacts=None if tracking.startswith("http") else _artifacts(home, storage),
+            storage=storage,
             patience=_seconds("HDVAE_PATIENCE", PATIENCE),
         )
+
+
+def _artifacts(home: Path, storage: str) -> str:
+    """Beside the checkpoints if those are on S3, else in the home folder."""
+    if not storage.startswith("s3://"):
+        return (home / "artifacts").as_uri()
+    if importlib.util.find_spec("boto3") is None:
+        raise InputError("HDVAE_STORAGE is on S3, where MLflow wants boto3: pip install 'hdvae[s3]'")
+    return f"{storage.rstrip('/')}/artifacts"
 
 
 def _seconds(variable: str, usual: float) -> float:

@@ -114,7 +114,7 @@ class Search:
             return None
         number, seed = self._pending.popleft()
         run = self._runs[number, seed]
-        self._set(run, state="RUNNING", attempts=run.attempts + 1, error=None)
+        self._set(run, state="RUNNING", attempts=run.attempts + 1)
         return self.assignment(self._runs[number, seed])
 
     def _open_trial(self) -> None:
@@ -167,14 +167,14 @@ class Search:
         asked.report(value, step)
         if step >= self._study.experiment_at(self._params[trial]).training.steps or not asked.should_prune():
             return False
-        self._set(run, state="PRUNED", value=value)
+        self._set(run, state="PRUNED", value=value, error=None)
         self._ended(run)
         return True
 
     def finish(self, trial: int, seed: int, value: float) -> Run:
         """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
         if math.isfinite(value):
-            self._set(self._runs[trial, seed], state="COMPLETE", value=value)
+            self._set(self._runs[trial, seed], state="COMPLETE", value=value, error=None)
         else:
             error = f"{self._study.search.metric} is {value}"
             self._set(self._runs[trial, seed], state="FAIL", error=error)
@@ -197,9 +197,17 @@ class Search:
         self._deaths[trial, seed] += 1
         if self._deaths[trial, seed] >= ATTEMPTS:
             return False
+        self.reissue(trial, seed)
+        return True
+
+    def note(self, trial: int, seed: int, error: str) -> None:
+        """Something went wrong with a run that goes on: known until it is complete."""
+        self._set(self._runs[trial, seed], error=error)
+
+    def reissue(self, trial: int, seed: int) -> None:
+        """A run was cut off for reasons that are not its own: issue it again."""
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
-        return True
 
     def progressed(self, trial: int, seed: int) -> None:
         """A run got further than ever: what killed its process before does not count any more."""

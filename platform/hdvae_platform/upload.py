@@ -12,7 +12,7 @@ from typing import Any
 
 from hdvae.experiment import Experiment
 from hdvae_platform import provenance
-from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, run_folder
 from hdvae_platform.per_image import find_per_image, per_image_name
 from hdvae_platform.records import Kind, Records, Run, State
 from hdvae_platform.search import Assignment
@@ -37,6 +37,7 @@ class RunUpload:
         params: settings.
         storage: the study's storage.
         folder: of the run on it.
+        goal: by which its best checkpoint is told.
         parent: finds the id of the run above it.
         new: whether MLflow cannot have it, as long as nothing was sent.
         run_id: MLflow's, once it is known.
@@ -49,6 +50,7 @@ class RunUpload:
     params: Mapping[str, Any]
     storage: Storage
     folder: str
+    goal: Goal = ELBO
     parent: Callable[[Client], str] | None = None
     new: bool = False
     run_id: str | None = None
@@ -73,13 +75,18 @@ class RunUpload:
                 self.sent.add(step)
 
     def close(self, client: Client, state: State) -> None:
-        """End the run, with all its reports, its state, its checkpoint's address and its picture."""
+        """End the run, with all its reports, its state, the addresses of its checkpoints and its picture."""
         self.send(client)
         assert self.run_id is not None
         checkpoints = Checkpoints(self.storage, self.folder)
         steps = checkpoints.steps()
-        address = checkpoints.address(steps[-1]) if steps else ""
-        client.set_tags(self.run_id, {"hdvae.state": state, "hdvae.checkpoint": address})
+        newest = checkpoints.address(steps[-1]) if steps else ""
+        best = Journal(self.storage, self.folder).best(self.goal, steps)
+        addresses = {
+            "hdvae.checkpoint": newest,
+            "hdvae.best_checkpoint": newest if best is None else checkpoints.address(best),
+        }
+        client.set_tags(self.run_id, {"hdvae.state": state, **addresses})
         if self.storage.exists(f"{self.folder}/samples.png"):
             client.log_file(self.run_id, "samples.png", self.storage.read(f"{self.folder}/samples.png"))
         values = find_per_image(self.storage, self.folder, "valid")
@@ -132,6 +139,7 @@ class StudyTracking:
             params=settings(experiment, seed),
             storage=self._storage,
             folder=run_folder(name, trial, seed),
+            goal=Goal(self._study.search.metric, self._study.search.direction),
             parent=self._parent_run,
             new=new,
         )

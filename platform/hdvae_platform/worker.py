@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, train
 from hdvae.workers import ALONE, Workers
 from hdvae_platform import shared_data
-from hdvae_platform.checkpointing import Checkpoints, Journal, study_of
+from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, study_of
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.notices import Notice
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
 from hdvae_platform.places import Places
-from hdvae_platform.storage import Storage
+from hdvae_platform.storage import Storage, StorageAway
 
 Notify = Callable[[dict[str, Any]], None]
 SAMPLES = 64
@@ -48,6 +50,7 @@ class RunSpec:
         data_checksum: of the images that the driver saw.
         workers: processes that train it together.
         patience: seconds to wait for a storage that is full or away.
+        goal: fields of the `Goal` by which the best checkpoint is told.
     """
 
     folder: str
@@ -61,6 +64,7 @@ class RunSpec:
     data_checksum: str
     workers: int = 1
     patience: float = 0.0
+    goal: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -74,6 +78,7 @@ class RunSpec:
         data_checksum: str,
         workers: int = 1,
         elsewhere: bool = False,
+        goal: Goal = ELBO,
     ) -> RunSpec:
         """The spec of a run, with paths that mean the same in every process; `elsewhere` may be on other machines."""
         plain = experiment.plain()
@@ -91,11 +96,16 @@ class RunSpec:
             data_checksum=data_checksum,
             workers=workers,
             patience=places.patience,
+            goal=asdict(goal),
         )
 
     def plain(self) -> dict[str, Any]:
         """The spec as JSON-like values."""
         return asdict(self)
+
+    def request(self) -> Attempt:
+        """The attempt, to ask it to end or to see whether it is asked: neither waits for a storage that is away."""
+        return Attempt(Storage(self.storage), self.folder, self.attempt)
 
 
 class RunSession:
@@ -104,8 +114,15 @@ class RunSession:
     Each of its calls raises `Fenced` once a newer attempt has begun.
     """
 
-    def __init__(self, attempt: Attempt, notify: Notify, workers: Workers = ALONE) -> None:
-        self.workers = workers
+    def __init__(
+        self,
+        attempt: Attempt,
+        notify: Notify,
+        workers: Workers = ALONE,
+        stops: Callable[[], bool] = lambda: False,
+        goal: Goal = ELBO,
+    ) -> None:
+        self.workers, self.stops, self._goal = workers, stops, goal
         self._attempt, self._notify = attempt, notify
         self._journal = Journal(attempt.storage, attempt.run)
         self._checkpoints = Checkpoints(attempt.storage, attempt.run)
@@ -115,7 +132,7 @@ class RunSession:
         self._attempt.begin()  # again, where a driver has
         snapshot, faults = self._checkpoints.latest()
         for fault in faults:
-            self._notify({"warning": f"skipped a damaged checkpoint: {fault}"})
+            self._notify({"warning": f"skipped a damaged checkpoint: {fault}", "lasting": True})
         if snapshot is not None:
             self._notify({"step": snapshot.values["step"], "resumed": True})
         return snapshot
@@ -130,12 +147,23 @@ class RunSession:
         """Make a report last, then tell the driver of it."""
         self._journal.append(step, metrics, self._attempt)
         write_per_image(self._attempt, "valid", step, per_image, {"step": step})
-        self._checkpoints.save(step, snapshot(), self._attempt)
+        self.save(step, snapshot())
         self._notify({"step": step, "metrics": dict(metrics)})
 
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Keep a checkpoint, between reports too, and the best of those that were reported."""
+        best = self._journal.best(self._goal, [*self._checkpoints.steps(), step])
+        self._checkpoints.save(step, snapshot, self._attempt, best)
 
-def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
+
+def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callable[[], bool] = lambda: False) -> None:
     """Train one run to its end. Of several workers, each calls it; the first one notifies and writes.
+
+    Args:
+        spec: of the run.
+        notify: is told what happens.
+        workers: those that train it.
+        leaving: whether this process is to end soon.
 
     Raises:
         InputError: the data are not there or do not fit.
@@ -143,6 +171,7 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
         Fenced: a newer attempt has begun.
         PeerLost: another worker does not answer.
         StorageAway: the storage has been full or away for too long.
+        Interrupted: the attempt was asked to end, or a worker is leaving; what was done is kept.
     """
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
@@ -155,12 +184,21 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
     device = torch.device("cuda" if spec.gpus else "cpu")
     attempt = Attempt(storage, spec.folder, spec.attempt)
-    session = RunSession(attempt, notify, workers)
-    state = train(experiment, dataset, spec.seed, session, device)
+    asked = partial(_asked_to_end, spec.request()) if workers.is_first else bool
+    with Notice(leaving, asked) as notice:
+        session = RunSession(attempt, notify, workers, notice.given, Goal(**spec.goal))
+        state = train(experiment, dataset, spec.seed, session, device)
     if workers.is_first:
         picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
         attempt.check()
         attempt.storage.write(f"{spec.folder}/samples.png", picture)
+
+
+def _asked_to_end(attempt: Attempt) -> bool:
+    try:
+        return attempt.asked_to_end()
+    except StorageAway:  # those who write to it are more patient
+        return False
 
 
 def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:

@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import boto3
 import mlflow
 import numpy as np
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 
 from benchmarks.nodes import Nodes, cluster
-from benchmarks.postgres import Postgres, binaries, running
+from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
 
 STUDY = """
@@ -106,6 +108,56 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("PostgreSQL is not installed (no initdb)")
     with running() as server:
         yield server
+
+
+class S3:
+    """A real server that speaks S3. It can go away and come back, and forgets nothing: its memory is this process's."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self.address = f"http://127.0.0.1:{self._port}"
+        self.back()
+
+    def back(self) -> None:
+        """Serve."""
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+    def away(self) -> None:
+        """Refuse connections."""
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """The server for all tests; processes find it by their environment."""
+    server = S3()
+    environment = {
+        "AWS_ENDPOINT_URL": server.address,
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.away()
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    """The address of an empty bucket."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The root of an empty storage of each kind."""
+    return str(tmp_path / "storage") if request.param == "local" else f"{request.getfixturevalue('bucket')}/some/where"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

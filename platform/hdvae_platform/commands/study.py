@@ -191,7 +191,8 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
         click.echo(f"\n{comparison.confirmation_table(confirmed)}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
-    click.echo(f"Checkpoints, metrics, samples:    {_shown(Path(places.storage))}/{study.name}")
+    storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
+    click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
 
 
 def _shown(path: Path) -> str:
@@ -224,7 +225,7 @@ def list_(home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def status(name: str, address: str | None, insecure: bool, home: Path, as_json: bool) -> int:
-    """How far a study is: each run's state, step, attempts, error, checkpoint."""
+    """How far a study is: each run's state, step, attempts, time left and error; --json adds where checkpoints are."""
     if address is not None:
         return _there(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
     _show_status(Places.under(home), name, as_json)
@@ -238,7 +239,7 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
         return
     ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
     click.echo(f"{name}: {found.state}, {ends}")
-    header = ["trial", "seed", "kind", "state", "step", "attempts", "settings"]
+    header = ["trial", "seed", "kind", "state", "step", "attempts", "left", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
         if row["error"]:
@@ -248,8 +249,9 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
 def _status_row(row: dict[str, Any]) -> list[str]:
     from hdvae_platform.comparison import label
 
-    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], label(row["params"])]
-    return [str(cell) for cell in cells]
+    left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
+    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], left]
+    return [*map(str, cells), label(row["params"])]
 
 
 @study.command(short_help="Stop a running study; it can go on later.")
