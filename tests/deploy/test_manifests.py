@@ -16,7 +16,9 @@ import kubernetes_validate
 import pytest
 import ray
 import yaml
+from mlflow.cli import server as mlflow_server
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start as ray_start
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -179,11 +181,12 @@ def test_everything_is_denied_but_what_is_named():
 
 def test_the_compose_file_is_what_compose_takes():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    jsonschema.validate(compose, schema("compose-spec.json"))
+    known = jsonschema.Draft7Validator(schema("compose-spec.json"))
+    known.validate(compose)
     wrong = copy.deepcopy(compose)
     wrong["services"]["mlflow"]["imagee"] = "x"
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(wrong, schema("compose-spec.json"))
+        known.validate(wrong)
 
 
 def test_compose_listens_on_the_loopback_alone_and_holds_no_secret():
@@ -214,3 +217,28 @@ def test_rays_launcher_takes_the_file(file):
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**config, "max_wokers": 1}, known)
+
+
+def commands(program: str) -> list[str]:
+    """Every command line of a program in deploy/: `PROGRAM --option …`, up to the end of its string or line."""
+    texts = []
+    for file in [*DEPLOY.glob("*.yaml"), *DEPLOY.glob("ray/*.yaml")]:
+        strings: list[Any] = [yaml.safe_load(file.read_text())]
+        while strings:
+            one = strings.pop()
+            strings += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+            if isinstance(one, str) and f"{program} --" in one:
+                texts.append(one.split(program, 1)[1])
+    return texts
+
+
+@pytest.mark.parametrize(("program", "number"), [("ray start", 8), ("mlflow server", 1)])
+def test_every_option_of_a_command_exists(program, number):
+    command = ray_start if program == "ray start" else mlflow_server
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    found = commands(program)
+    assert len(found) == number
+    for text in found:
+        options = set(re.findall(r"(?:^|\s)(--[\w-]+)", text))
+        assert options
+        assert options <= known, options - known

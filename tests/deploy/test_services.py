@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -124,7 +125,9 @@ def mlflow(databases, tmp_path_factory):
     }
     with (folder / "log").open("w") as log:
         program = [sys.executable, "-m", "mlflow", "server", *command.split("\0")]
-        process = subprocess.Popen(program, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen(
+            program, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+        )
     address, limit = f"https://localhost:{port}", time.monotonic() + 180
     try:
         while True:
@@ -137,7 +140,7 @@ def mlflow(databases, tmp_path_factory):
                 time.sleep(0.5)
         yield address, folder
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its own end takes half a minute, and nothing of it is kept
         process.wait(30)
 
 
