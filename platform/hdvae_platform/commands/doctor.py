@@ -13,7 +13,7 @@ from hdvae_platform.places import Places
 
 @click.command()
 @click.option(
-    "--address", metavar="HOST:PORT", help="The Ray cluster to look at; without it Ray is started here, briefly."
+    "--address", metavar="HOST:PORT|auto", help="The Ray cluster to look at; without it Ray is started here, briefly."
 )
 @home_option
 @json_option
