@@ -28,6 +28,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The tracker repeats on its own, after looking whether a lost answer was a success: a repeated request to make a run
 # would make two.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+# MLflow prints the address of each run that ends, with the user and password in it.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
