@@ -38,7 +38,8 @@ class Places:
         """The places of a home folder and the environment; makes the folder.
 
         Raises:
-            InputError: the folder cannot be made, or what the storage takes is not installed.
+            InputError: the folder cannot be made, a variable is no number, what the storage takes is not installed, or
+                its address holds a secret.
         """
         home = home.absolute()
         try:
@@ -46,7 +47,7 @@ class Places:
         except OSError as fault:
             raise InputError(f"--home {home}: cannot be made: {fault.strerror}") from None
         tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db"
-        storage = _absolute(os.environ.get("HDVAE_STORAGE") or str(home / "studies"))
+        storage = _storage(os.environ.get("HDVAE_STORAGE") or str(home / "studies"))
         return Places(
             home=home,
             database=os.environ.get("HDVAE_STUDY_DB") or f"sqlite:///{home}/optuna.db",
@@ -77,15 +78,28 @@ def _seconds(variable: str, usual: float) -> float:
     return seconds
 
 
-def _absolute(address: str) -> str:
-    """A path that means the same in every process; a URL is left as it is."""
-    return address if "://" in address else str(Path(address).absolute())
+def _storage(address: str) -> str:
+    """A path that means the same in every process; a URL is left as it is.
+
+    Addresses of checkpoints are written into MLflow and shown: they may hold no secrets.
+    """
+    if "://" not in address:
+        return str(Path(address).absolute())
+    if redacted(address) != address:
+        raise InputError(
+            f"HDVAE_STORAGE {redacted(address)} holds a key or password: give them in AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY (for another store, in its own variables), or use the machine's role"
+        )
+    return address
 
 
 def redacted(address: str) -> str:
-    """An address without the user and the password that it may hold.
+    """An address, or a text with addresses, without the users and passwords in it.
 
     >>> redacted("postgresql+psycopg://me:secret@host/db")
     'postgresql+psycopg://…@host/db'
+    >>> redacted("no answer from postgresql://host/db?user=me&password=secret now")
+    'no answer from postgresql://host/db?user=me&password=… now'
     """
-    return re.sub(r"//[^@/]*@", "//…@", address)
+    hidden = re.sub(r"//[^\s:/@]*(:\S*)?@", "//…@", address)
+    return re.sub(r"(password|secret|token)=[^&\s]+", r"\1=…", hidden)
