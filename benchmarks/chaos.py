@@ -131,10 +131,10 @@ class Stand:
 
 
 @contextmanager
-def stand() -> Iterator[Stand]:
-    """All servers for some time."""
+def stand(nodes: Nodes) -> Iterator[Stand]:
+    """A cluster and all servers for some time."""
     folder = Path(tempfile.mkdtemp(prefix="hdvae-chaos-"))
-    with cluster((1, 1)) as nodes, running() as postgres:
+    with running() as postgres:
         study, mlflow = (postgres.database(f"{kind}-{uuid.uuid4().hex[:8]}") for kind in ("study", "mlflow"))
         made = Stand(folder, nodes, postgres, study, mlflow)
         made.start_server()
@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5, help="of each study")
     parser.add_argument("--seed", type=int, default=0, help="replays a schedule")
     options = parser.parse_args()
-    with stand() as place:
+    with cluster((1, 1)) as nodes, stand(nodes) as place:
         places = Places.under(place.folder / "home")
         expected = {}
         for workers in STEPS:

@@ -68,7 +68,7 @@ class Nodes:
     def _joining(self, index: int) -> Node:
         return self._node(index + 1, f"--address={self.address}", f"--num-cpus={self._cpus[index]}")
 
-    def _node(self, number: int, *arguments: str) -> Node:
+    def _node(self, number: int, *arguments: str, before: Sequence[str] = ()) -> Node:
         """Start a node in a process group of its own, and wait until it says that it is there."""
         log = self._logs / f"{secrets.token_hex(4)}.log"
         agent = f"--dashboard-agent-listen-port={free_port()}"  # its usual one is taken where there are two nodes
@@ -77,7 +77,7 @@ class Nodes:
         home = {"HDVAE_HOME": str(self._home)} if self._home else {}
         with log.open("wb") as out:
             node = subprocess.Popen(
-                self.command(number, words),
+                [*before, *self.command(number, words)],
                 env={**os.environ, **self.environment, **home},
                 stdout=out,
                 stderr=out,
@@ -99,6 +99,15 @@ class Nodes:
         for _ in range(3):  # a node's raylet, and the workers below it
             below |= {int(pid) for pid, parent, *_ in rows if int(parent) in below}
         return [int(row[0]) for row in rows if int(row[0]) in below and row[-1].startswith(kind)]
+
+    @contextmanager
+    def further(self, before: Sequence[str]) -> Iterator[None]:
+        """One more node for some time, with a CPU, started by a command that is put before its own."""
+        node = self._node(0, f"--address={self.address}", "--num-cpus=1", before=before)
+        try:
+            yield
+        finally:
+            _kill(node)
 
     def kill(self, index: int) -> None:
         """SIGKILL to all processes of a node, as if its machine went down."""

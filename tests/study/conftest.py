@@ -21,6 +21,14 @@ from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
 
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Where several processes share the tests, one has all of a file, and all that use the cluster of nodes."""
+    for item in items:
+        group = "nodes" if "nodes" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 STUDY = """
 name: small
 claim: Small things run fast.
@@ -191,9 +199,9 @@ def hdvae(places: Places) -> Hdvae:
 
 
 @pytest.fixture(scope="session")
-def nodes() -> Iterator[Nodes]:
-    """A real Ray cluster, for all tests: a head without work, and two nodes with a CPU each."""
-    with cluster((1, 1)) as made:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A real Ray cluster, for all tests: a head without work that takes jobs, and two nodes with a CPU each."""
+    with cluster((1, 1), jobs=True, home=tmp_path_factory.mktemp("nodes") / "runs") as made:
         yield made
 
 

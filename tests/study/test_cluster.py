@@ -9,6 +9,11 @@ import sys
 
 import pytest
 
+from benchmarks.nodes import Hosts, can_have_hosts
+from hdvae_platform.checkpointing import Journal
+from hdvae_platform.storage import Storage
+
+from .conftest import command
 from .test_data_parallel import SMALL
 from .test_launch import series, tracked
 
@@ -41,6 +46,91 @@ def test_a_cluster_is_joined_with_its_token_only(nodes, edit, on_nodes, monkeypa
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert f"--address {nodes.address}: the cluster wants its token: set RAY_AUTH_MODE=token" in done.stderr
     assert json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"] == []
+
+
+def test_every_machine_is_looked_at_before_anything_runs(nodes, places, edit, on_nodes, tmp_path):
+    """A machine on which the storage is another file system, as a folder of the driver's own would be."""
+    hidden = f'mkdir -p {places.storage} && mount -t tmpfs none {places.storage} && exec "$@"'
+    with nodes.further(["unshare", "-m", "sh", "-c", hidden, "sh"]):
+        done = on_nodes("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert (
+        f"storage {places.storage} is another one there: set HDVAE_STORAGE to a folder or an s3:// addr" in done.stderr
+    )
+    assert json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"] == []
+    assert Storage(places.storage).list("small/preflight") == []
+
+
+def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places, edit, on_nodes, monkeypatch):
+    """From a shell that has nothing but the address of the job server, and the token."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    there = ["--address", nodes.jobs]
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", "wrong")
+        refused = on_nodes("study", "submit", edit({}), *there)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
+
+    file = edit({"space": {}, "seeds": [0], "experiment/training/steps": 1_000_000})
+    submitted = subprocess.Popen(
+        command(["study", "submit", file, *there]),
+        env={**os.environ, "HDVAE_HOME": str(places.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told = []
+    for line in submitted.stdout:
+        told.append(line)
+        if "step 10/1000000" in line:
+            break
+    assert told[0] == "submitted as job small; Ctrl-C leaves it running\n"
+    again = on_nodes("study", "submit", file, *there)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
+    assert "study small runs there already: `hdvae study status small --address http" in again.stderr
+    status = json.loads(on_nodes("study", "status", "small", "--json", *there).stdout)
+    assert (status["state"], status["trials"][0]["state"]) == ("running", "RUNNING")
+    assert "small was asked to stop" in on_nodes("study", "stop", "small", *there).stdout
+    rest, _ = submitted.communicate(timeout=120)
+    assert submitted.returncode == 130, rest
+    assert "stopped before its end" in rest
+    assert not list(places.home.glob("studies/*")), "it left something here"
+
+    done = on_nodes("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs 1/1 · trial 0 seed 0 done" in done.stdout
+    assert "Small things run fast." in done.stdout
+    assert "INFO" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not can_have_hosts(), reason="network namespaces need root, and ip and unshare")
+def test_workers_on_separate_hosts_and_a_driver_that_is_not_on_the_head(places, edit):
+    """Each host has an address of its own, and the name of the machine leads to the loopback."""
+    file = edit({**SMALL, "name": "separate"})
+    hosts = Hosts((1, 1))
+    try:
+        for name, resources in (("together", '{"workers": 2}'), ("alone", "{}")):
+            words = ["study", "run", file, "--address", hosts.address, "--set", f"name={name}"]
+            environment = {**os.environ, **hosts.environment, "HDVAE_HOME": str(places.home)}
+            done = subprocess.run(
+                hosts.command(1, command([*words, "--set", f"resources={resources}"])),
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        hosts.end()
+    alone, together = (
+        {
+            step: Journal(Storage(places.storage), f"{name}/trial-0000/seed-0").entry(step).metrics["valid/elbo"]
+            for step in (10, 20)
+        }
+        for name in ("alone", "together")
+    )
+    assert together == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize(
