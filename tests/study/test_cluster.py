@@ -18,6 +18,11 @@ from .test_data_parallel import SMALL
 from .test_launch import series, tracked
 
 
+def states(hdvae):
+    """Of the runs of the small study."""
+    return {row["state"] for row in json.loads(hdvae("study", "status", "small", "--json").stdout)["trials"]}
+
+
 def test_a_pruned_run_of_two_workers_makes_room_for_the_next(places, edit, on_nodes):
     """Each run needs both nodes, so that one can begin only once the one before let go of them."""
     rates = {"training.learning_rate": {"choices": [0.002, 1e-9, 0.02]}}
@@ -28,13 +33,14 @@ def test_a_pruned_run_of_two_workers_makes_room_for_the_next(places, edit, on_no
     assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     rows = json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"]
-    assert [(row["number"], row["state"], row["step"], row["attempts"]) for row in rows] == [
-        (0, "COMPLETE", 40, 1),
-        (1, "PRUNED", 10, 1),
-        (2, "COMPLETE", 40, 1),
+    assert [(row["number"], row["state"], row["attempts"]) for row in rows] == [
+        (0, "COMPLETE", 1),
+        (1, "PRUNED", 1),
+        (2, "COMPLETE", 1),
     ]
     steps = [sorted({step for _, step in series(places, run.run_id)}) for run in tracked(places)[1].values()]
-    assert steps == [[10, 20, 30, 40], [10], [10, 20, 30, 40]]
+    assert steps[0] == steps[2] == [10, 20, 30, 40]
+    assert steps[1] in ([10], [10, 20], [10, 20, 30]), "workers may get further while word of their report travels"
 
 
 def test_a_cluster_is_joined_with_its_token_only(nodes, edit, on_nodes, monkeypatch):
@@ -45,7 +51,7 @@ def test_a_cluster_is_joined_with_its_token_only(nodes, edit, on_nodes, monkeypa
             done = on_nodes("study", "run", file)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert f"--address {nodes.address}: the cluster wants its token: set RAY_AUTH_MODE=token" in done.stderr
-    assert json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"] == []
+    assert states(on_nodes) == {"WAITING"}
 
 
 def test_every_machine_is_looked_at_before_anything_runs(nodes, places, edit, on_nodes, tmp_path):
@@ -57,7 +63,7 @@ def test_every_machine_is_looked_at_before_anything_runs(nodes, places, edit, on
     assert (
         f"storage {places.storage} is another one there: set HDVAE_STORAGE to a folder or an s3:// addr" in done.stderr
     )
-    assert json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"] == []
+    assert states(on_nodes) == {"WAITING"}
     assert Storage(places.storage).list("small/preflight") == []
 
 
@@ -82,7 +88,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places,
     told = []
     for line in submitted.stdout:
         told.append(line)
-        if "step 10/1000000" in line:
+        if "/1000000 valid/elbo" in line:
             break
     assert told[0] == "submitted as job small; Ctrl-C leaves it running\n"
     again = on_nodes("study", "submit", file, *there)
