@@ -88,9 +88,12 @@ def packages() -> list[str]:
 
 
 def machines() -> list[Mapping[str, float]]:
-    """What each machine of the cluster has, in use or not; of a cluster that grows, all it can grow to as one."""
-    grown = ray._private.state.state.get_max_resources_from_cluster_config()
-    return [grown] if grown else [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """What each machine that stays has, in use or not; of a cluster that grows, all it can grow to as one."""
+    known = ray._private.state.state
+    grown = known.get_max_resources_from_cluster_config()
+    leaving = known.get_draining_nodes()
+    staying = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    return [grown] if grown else [node["Resources"] for node in staying]
 
 
 def release() -> None:
