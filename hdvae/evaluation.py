@@ -171,6 +171,11 @@ def _relaxed_columns(chunk: _Chunk, terms: Terms) -> Columns:
         "lipschitz_bound": bound.soft,
         "lipschitz_bound_reads": bound.read,
         **{f"distance/{model.name(node)}": distance.soft.double() for node, distance in apart.items()},
+        **{
+            f"dropped_mass/{model.name(layer.node)}": layer.draw.dropped.double()
+            for layer in terms.layers
+            if layer.draw.dropped is not None
+        },
     }
 
 

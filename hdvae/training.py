@@ -26,6 +26,7 @@ from hdvae.lipschitz import certify
 from hdvae.metrics import nested
 from hdvae.model import HDVAE, Sampler, Temperature, Terms, independent, relaxed
 from hdvae.objectives import Objective, penalised, score_objective, surrogate_objective
+from hdvae.optimizer import RowAdamax, clip_gradients, entries, total_norm
 from hdvae.randomness import NoiseSource, batch_indices, derive
 from hdvae.schedules import LEARNED, schedule
 from hdvae.temperature import LearnedTemperature
@@ -88,7 +89,7 @@ class TrainState:
         experiment: what is trained.
         seed: of the initial weights and of all noise.
         model: the model that is trained.
-        optimizer: Adamax with two groups, the memory values in the second.
+        optimizer: Adamax with two groups, the memory values in the second; row by row where they are read by races.
         average: the model with averaged weights (`training.ema`), or None.
         temperature: with `temperature: learned`, what is learned.
         best: with early stopping (`training.patience`), the best weights so far.
@@ -234,7 +235,7 @@ def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) 
     others = [parameter for parameter in model.parameters() if id(parameter) not in memory]
     others += [] if temperature is None else list(temperature.parameters())
     groups: list[dict[str, Any]] = [{"params": others}, {"params": values}]
-    return torch.optim.Adamax([group for group in groups if group["params"]], foreach=True)
+    return RowAdamax([group for group in groups if group["params"]])
 
 
 def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> dict[str, Tensor | float]:
@@ -261,16 +262,17 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     parameters = list(state.parameters().values())
     workers.average_gradients(parameters)  # what is not finite on one of them is not finite on all from here
     objective = _averaged(climbed.objective, workers)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = total_norm([p.grad for p in parameters if p.grad is not None])
     _check_finite(state, objective, norm, step)  # before clipping, which spreads a NaN over all gradients
     if config.gradient_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, config.gradient_clip, norm)
+        clip_gradients(parameters, config.gradient_clip, norm)
     rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
     _update_average(state)
     state.step += 1
     return {
         **_quantities(model, objective),
+        **_dropped(model, climbed.terms, workers),
         **_temperatures(model, tau),
         "freebits": freebits,
         "learning_rate": rate,
@@ -285,9 +287,11 @@ class Climbed:
     Attributes:
         objective: for the model.
         relaxed: the relaxed ELBO with free bits, which a learned temperature climbs; None where no bound is needed.
+        terms: of the samples.
     """
 
     objective: Objective
+    terms: Terms
     relaxed: Tensor | None = None
 
 
@@ -300,14 +304,15 @@ def objective_of(
     if config.estimator in ("rloo", "vimco"):
         samples, kind = config.estimator_samples, config.estimator
         terms = _several(state, batch, workers)
-        return Climbed(score_objective(terms, samples, freebits, estimator=kind, per_image=per_image, workers=workers))
+        objective = score_objective(terms, samples, freebits, estimator=kind, per_image=per_image, workers=workers)
+        return Climbed(objective, terms)
     terms = model(batch, model.noise(_source(state, batch, workers)), _sampler(state, batch, tau, workers))
     objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=per_image, workers=workers)
     if not config.needs_bound:
-        return Climbed(objective)
+        return Climbed(objective, terms)
     bound = _bound(model, config, batch, terms)
     relaxed = penalised(objective, bound.read if config.objective == "relaxed_elbo_reads" else bound.soft)
-    return Climbed(objective if config.objective == "surrogate" else relaxed, relaxed.value)
+    return Climbed(objective if config.objective == "surrogate" else relaxed, terms, relaxed.value)
 
 
 def _source(
@@ -377,6 +382,13 @@ def _quantities(model: HDVAE, objective: Objective) -> dict[str, Tensor | float]
     }
 
 
+def _dropped(model: HDVAE, terms: Terms, workers: Workers) -> dict[str, Tensor | float]:
+    """What the races of a step leave unseen, by layer."""
+    drops = {layer.node: layer.draw.dropped.mean() for layer in terms.layers if layer.draw.dropped is not None}
+    means = workers.mean(list(drops.values()))
+    return {f"dropped_mass/{model.name(node)}": mean for node, mean in zip(drops, means, strict=True)}
+
+
 def _temperatures(model: HDVAE, tau: Temperature) -> dict[str, Tensor | float]:
     """The temperature; learned ones by layer, with their mean."""
     if not isinstance(tau, Mapping):
@@ -402,7 +414,7 @@ def _check_finite(state: TrainState, objective: Objective, norm: Tensor, step: i
         if not torch.isfinite(spent):
             raise NonFinite(step, f"kl/{state.model.name(node)}")
     for name, parameter in state.parameters().items():
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not torch.isfinite(entries(parameter.grad)).all():
             raise NonFinite(step, f"gradient of {name.removeprefix('model/')}")
     raise NonFinite(step, "gradient_norm")
 

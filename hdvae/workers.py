@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hdvae.errors import InputError, PeerLost
 from hdvae.randomness import BLOCK
+from hdvae.slots import rows_once
 
 T = TypeVar("T")
 
@@ -78,12 +79,39 @@ class Workers:
         return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, own, strict=True)]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the mean over the workers in the place of each gradient."""
+        """Put the mean over the workers in the place of each gradient; a sparse one has each row once afterwards.
+
+        Of a sparse gradient only the rows that some worker has are exchanged.
+        """
+        dense: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = self._mean_rows(rows_once(parameter.grad))
+            elif parameter.grad is not None:
+                dense.append(parameter.grad)
+        if self.size > 1:
+            for gradient, mean in zip(dense, self.mean(dense), strict=True):
+                gradient.copy_(mean)
+
+    def _mean_rows(self, gradient: Tensor) -> Tensor:
+        """The mean of coalesced sparse gradients, coalesced."""
         if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for gradient, mean in zip(gradients, self.mean(gradients), strict=True):
-            gradient.copy_(mean)
+            return gradient
+        counts = self._gathered(torch.tensor([gradient._nnz()], device=gradient.device))
+        most = max(int(count) for count in counts)
+        places = self._gathered(_padded(gradient.indices().T, most))
+        values = self._gathered(_padded(gradient.values(), most))
+        parts = list(zip(places, values, counts, strict=True))
+        everywhere = torch.cat([place[: int(count)] for place, _, count in parts]).T
+        entries = torch.cat([value[: int(count)] for _, value, count in parts]) / self.size
+        return rows_once(torch.sparse_coo_tensor(everywhere, entries, gradient.shape, check_invariants=False))
+
+    def _gathered(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors of the same shape from all workers, in the order of ranks."""
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        with _answering():
+            dist.all_gather(parts, tensor.contiguous())
+        return parts
 
     def gather(self, act: Callable[[], T]) -> list[T]:
         """Let every worker do its part; what each of them got, in the order of ranks, on all of them.
@@ -117,6 +145,11 @@ class Workers:
             dist.broadcast_object_list(box, src=0)
         got: T = box[0]
         return got
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    """Rows (n, …) with zeros below, (count, …)."""
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""Reads of a few slots of a memory, whose gradient in the values touches those slots alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+
+class _Gather(torch.autograd.Function):
+    """Σ_c w_c v_c over some rows of a table; the table's gradient is sparse, with every row once."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return embedding_bag(rows, table.flatten(0, 1), mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, weights = ctx.saved_tensors
+        (gradient,) = gradients
+        for_table = for_weights = None
+        if ctx.needs_input_grad[0]:
+            read, order, starts = grouped(rows.flatten())
+            reader = order // rows.shape[1]
+            sums = embedding_bag(
+                reader, gradient.contiguous(), starts, mode="sum", per_sample_weights=weights.flatten()[order]
+            )
+            for_table = of_rows(read, sums, table.shape)
+        if ctx.needs_input_grad[2]:
+            values = table.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)
+            for_weights = torch.bmm(values, gradient.unsqueeze(-1)).squeeze(-1)
+        return for_table, None, for_weights
+
+
+def read_slots(values_NKD: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of slots, Σ_c w_c v_c, (B, N, D), whose gradient in the values is sparse (a COO tensor).
+
+    Args:
+        values_NKD: of every variable, or one table for all of them, (N or 1, K, D).
+        slots: class indices (B, N, C).
+        weights: (B, N, C).
+    """
+    tables, classes, _ = values_NKD.shape
+    rows = slots
+    if tables > 1:
+        rows = slots + classes * torch.arange(tables, device=slots.device).unsqueeze(-1)
+    read: Tensor = _Gather.apply(values_NKD, rows.flatten(0, 1), weights.flatten(0, 1))  # type: ignore[no-untyped-call]
+    return read.view(*slots.shape[:2], -1)
+
+
+def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of the same row together: the rows, increasing (U,), the order (E,), and where each begins in it (U,)."""
+    ordered, order = rows.sort(stable=True)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+    starts = new.nonzero().squeeze(-1)
+    return ordered[starts], order, starts
+
+
+def of_rows(rows: Tensor, entries: Tensor, shape: torch.Size) -> Tensor:
+    """The sparse tensor (N, K, D) that has entries (U, D) in some rows of its flattened table, each of them once."""
+    places = torch.stack([rows // shape[1], rows % shape[1]])
+    return torch.sparse_coo_tensor(places, entries, shape, is_coalesced=True, check_invariants=False)
+
+
+def rows_of(gradient: Tensor) -> Tensor:
+    """Which rows of the flattened table a sparse tensor (N, K, D) has, (U,)."""
+    n, k = gradient._indices()
+    return n * gradient.shape[1] + k
+
+
+def rows_once(gradient: Tensor) -> Tensor:
+    """A sparse tensor (N, K, D) with each of its rows once, in increasing order, and marked as such."""
+    rows, entries = rows_of(gradient), gradient._values()
+    if not (rows[1:] > rows[:-1]).all():
+        rows, order, starts = grouped(rows)
+        entries = embedding_bag(order, entries, starts, mode="sum")
+    return of_rows(rows, entries, gradient.shape)
