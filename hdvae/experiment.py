@@ -163,6 +163,10 @@ class TrainingConfig(Config):
     """Largest norm of the whole gradient; none by default."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated; none by default."""
+    dead_after: Positive = 1000
+    """A slot that q has not chosen for so many steps is dead."""
+    revive: bool = False
+    """Whether dead slots are drawn anew at each evaluation."""
     patience: Positive | None = None
     """Stop after this many evaluations without a better ELBO, and keep the best weights; none by default."""
 

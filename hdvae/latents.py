@@ -1,9 +1,9 @@
 """Stochastic layers: from features to q and p, from noise to samples, from samples to what is read.
 
-A `MemoryLayer` (eq. 2) holds categorical variables whose classes are the slots of a learned memory; a `RaceLayer` is one
-whose relaxed samples see the first arrivals of a race, so that its cost does not grow with the memory; a `NormalLayer` is
-the Gaussian baseline in its place. All keep the interface of `StochasticLayer`, and the same behavioural tests run over
-them.
+A `MemoryLayer` (eq. 2) holds categorical variables whose classes are the slots of a learned memory; a `RaceLayer` is
+one whose relaxed samples see the first arrivals of a race, so that its cost hardly grows with the memory; a
+`NormalLayer` is the Gaussian baseline in its place. All keep the interface of `StochasticLayer`, and the same
+behavioural tests run over them.
 
 Shape letters: B batch, N variables, K classes, M = √K (factored) or K (plain), P key parts (2 or 1), C classes that are
 seen, D value size, Q query size for one variable (P · d1).

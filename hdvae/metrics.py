@@ -30,7 +30,8 @@ DESCRIPTIONS = {
     "log_px": "E[log p(x|z)] over the hard chain",
 }
 """The metrics of an evaluation; also for each layer `kl/layer_i`, `distance/layer_i`: E‖z̃ − H(z̃)‖₂, and where reads are
-races `dropped_mass/layer_i`: a bound of the expected share of z̃ that comes after the arrivals."""
+races `dropped_mass/layer_i`: a bound of the expected share of z̃ that comes after the arrivals; of memories
+`perplexity/layer_i`: exp of the entropy of the use of their slots, mean over the variables."""
 
 AT_ZERO = ("elbo", "iw_elbo", "kl", "log_px")
 """The metrics that do not depend on a temperature."""
@@ -47,10 +48,13 @@ TRAINING_DESCRIPTIONS = {
     "learning_rate": "of all parameters but the memory values",
     "gradient_norm": "norm of the whole gradient before clipping",
 }
-"""The metrics under `train/`: means since the last report."""
+"""The metrics under `train/`: means since the last report; of each memory also `slots_used/layer_i`, how many of its
+slots were ever used, and `dead_slots/layer_i`, how many were not in the last `training.dead_after` steps."""
 
 
-PER_LAYER = ("kl/layer_", "distance/layer_", "tau/layer_", "dropped_mass/layer_")
+PER_LAYER = tuple(
+    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", "perplexity", "slots_used", "dead_slots")
+)
 """How the names of metrics of single layers begin."""
 
 
@@ -94,6 +98,7 @@ def metric_names(experiment: Experiment) -> list[str]:
     return [
         *AT_ZERO,
         *(f"kl/{name}" for name in names),
+        *(f"perplexity/{name}" for name in names if experiment.model.latent == "categorical"),
         *relaxed,
         *(at(name, label) for label in labels for name in relaxed),
         at_samples("iw_elbo", experiment.evaluation.samples),

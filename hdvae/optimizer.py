@@ -1,8 +1,8 @@
 """Adamax that updates only the rows of a memory that were read.
 
-Source: Kingma and Ba 2014, "Adam: a method for stochastic optimization", algorithm 2. A parameter with a sparse gradient
-has moments and a step count for every row; what was not read in a step is left as it is, moments and all. Where every
-row is read in every step this is Adamax.
+Source: Kingma and Ba 2014, "Adam: a method for stochastic optimization", algorithm 2. A parameter with a sparse
+gradient has moments and a step count for every row; what was not read in a step is left as it is, moments and all.
+Where every row is read in every step this is Adamax.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RowAdamax(torch.optim.Adamax):
     """Adamax, row by row for parameters (N, K, D) whose gradients are coalesced sparse tensors."""
 
     def __init__(self, parameters: Parameters) -> None:
-        super().__init__(parameters, foreach=True)  # type: ignore[arg-type]
+        super().__init__(parameters, foreach=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

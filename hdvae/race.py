@@ -5,8 +5,8 @@ Give every class an exponential clock of rate π_k. The class with the k-th arri
 process of rate 1 whose arrivals are independent draws from Cat(π): the first m are m draws and a running sum of m unit
 exponentials. A class counts at its first arrival alone. What is seen are exactly the largest weights of a dense sample.
 
-What comes after T_m is bounded, and it can be estimated without bias. An unseen class of rate π has, given the arrivals,
-the expected weight (relative to the first arrival's)
+What comes after T_m is bounded, and it can be estimated without bias. An unseen class of rate π has, given the
+arrivals, the expected weight (relative to the first arrival's)
 
     h(π) = ∫ π e^(−πs) (T_1/(T_m + s))^(1/τ) ds = (T_1/T_m)^a · x · F_a(x),    a = 1/τ, x = π T_m,
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +66,8 @@ class Drawn:
     Attributes:
         slots: classes, (B, N, C).
         log_pi: their log-probabilities, (B, N, C), without gradient.
-        logits: the sums of their logits, (B, N, C), with it. The gradient of log π differs by the normaliser's, which is
-            the same for all classes: a softmax of scores takes no notice of it.
+        logits: the sums of their logits, (B, N, C), with it. The gradient of log π differs by the normaliser's, which
+            is the same for all classes: a softmax of scores takes no notice of it.
     """
 
     slots: Tensor

@@ -48,7 +48,7 @@ def read_slots(values_NKD: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
     if tables > 1:
         rows = slots + classes * torch.arange(tables, device=slots.device).unsqueeze(-1)
     read: Tensor = _Gather.apply(values_NKD, rows.flatten(0, 1), weights.flatten(0, 1))  # type: ignore[no-untyped-call]
-    return read.view(*slots.shape[:2], -1)
+    return read.view(slots.shape[0], slots.shape[1], values_NKD.shape[-1])
 
 
 def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,8 +68,8 @@ def of_rows(rows: Tensor, entries: Tensor, shape: torch.Size) -> Tensor:
 
 def rows_of(gradient: Tensor) -> Tensor:
     """Which rows of the flattened table a sparse tensor (N, K, D) has, (U,)."""
-    n, k = gradient._indices()
-    return n * gradient.shape[1] + k
+    places: Tensor = gradient._indices()
+    return places[0] * gradient.shape[1] + places[1]
 
 
 def rows_once(gradient: Tensor) -> Tensor:

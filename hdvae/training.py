@@ -30,6 +30,7 @@ from hdvae.optimizer import RowAdamax, clip_gradients, entries, total_norm
 from hdvae.randomness import NoiseSource, batch_indices, derive
 from hdvae.schedules import LEARNED, schedule
 from hdvae.temperature import LearnedTemperature
+from hdvae.usage import Usage, revive
 from hdvae.workers import ALONE, Workers
 
 
@@ -91,6 +92,7 @@ class TrainState:
         model: the model that is trained.
         optimizer: Adamax with two groups, the memory values in the second; row by row where they are read by races.
         average: the model with averaged weights (`training.ema`), or None.
+        usage: when each slot of the memories was last used.
         temperature: with `temperature: learned`, what is learned.
         best: with early stopping (`training.patience`), the best weights so far.
         step: optimisation steps done.
@@ -100,6 +102,7 @@ class TrainState:
     seed: int
     model: HDVAE
     optimizer: torch.optim.Optimizer
+    usage: Usage
     average: HDVAE | None = None
     temperature: LearnedTemperature | None = None
     best: Best | None = None
@@ -113,7 +116,7 @@ class TrainState:
         temperature = LearnedTemperature(model, config.temperature_start, config.temperature_floor) if learned else None
         optimizer = make_optimizer(model, None if temperature is None else temperature.to(device))
         average = copy.deepcopy(model).requires_grad_(False) if config.ema is not None else None
-        return TrainState(experiment, seed, model, optimizer, average, temperature)
+        return TrainState(experiment, seed, model, optimizer, Usage(model), average, temperature)
 
     @property
     def judged(self) -> HDVAE:
@@ -163,7 +166,7 @@ class TrainState:
 
     def snapshot(self) -> Snapshot:
         """The state, by name; tensors are not copied."""
-        tensors = _prefixed("model", self.model.state_dict())
+        tensors = _prefixed("model", self.model.state_dict()) | _prefixed("usage", self.usage.last)
         if self.temperature is not None:
             tensors |= _prefixed("temperature", self.temperature.state_dict())
         names = {id(parameter): name for name, parameter in self.parameters().items()}
@@ -187,6 +190,8 @@ class TrainState:
         self.model.load_state_dict(_below("model", snapshot.tensors))
         if self.temperature is not None:
             self.temperature.load_state_dict(_below("temperature", snapshot.tensors))
+        for name, last in _below("usage", snapshot.tensors).items():
+            self.usage.last[name].copy_(last)
         for name, parameter in self.parameters().items():
             moments = _below(f"optimizer/{name}", snapshot.tensors)
             if moments:
@@ -270,6 +275,7 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     state.optimizer.step()
     _update_average(state)
     state.step += 1
+    state.usage.note(climbed.terms, state.step)
     return {
         **_quantities(model, objective),
         **_dropped(model, climbed.terms, workers),
@@ -485,10 +491,19 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
         means.add(train_step(state, images[torch.from_numpy(chosen).to(device)].to(dtype), workers))
         if state.step % experiment.evaluation.every == 0 or state.step == config.steps:
             judged = _judge(state, held_out, workers)
-            metrics = nested("train", means.take()) | nested("valid", judged.metrics)
+            metrics = nested("train", means.take() | _slots(state, workers)) | nested("valid", judged.metrics)
             if workers.is_first:
                 session.report(state.step, metrics, {"image": kept, **judged.per_image}, state.snapshot)
     return state
+
+
+def _slots(state: TrainState, workers: Workers) -> dict[str, float]:
+    """How many slots are used; dead ones are drawn anew where that is wanted, but not at the end."""
+    state.usage.merge(workers)
+    config, step = state.experiment.training, state.step
+    if config.revive and not state.is_over and step >= config.dead_after:
+        revive(state.model, state.optimizer, state.usage.dead(step, config.dead_after), state.seed, step)
+    return state.usage.counts(step, config.dead_after)
 
 
 def _judge(state: TrainState, images: Tensor, workers: Workers) -> Evaluation:

@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Workers:
     """This process among those of a run. More than one need `torch.distributed`'s process group.
 
-    `mean`, `average_gradients`, `gather` and `from_first` are for all workers to call, in the same order. They raise
-    `PeerLost` when one of them does not answer.
+    `mean`, `largest`, `average_gradients`, `gather` and `from_first` are for all workers to call, in the same order.
+    They raise `PeerLost` when one of them does not answer.
 
     Attributes:
         rank: of this one, 0 … size − 1; the first one speaks for all of them.
@@ -77,6 +77,13 @@ class Workers:
             dist.all_reduce(flat)
         parts = torch.split(flat / self.size, [tensor.numel() for tensor in own])
         return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, own, strict=True)]
+
+    def largest(self, tensors: Iterable[Tensor]) -> None:
+        """The largest numbers over the workers, in the place of each tensor."""
+        if self.size > 1:
+            with _answering():
+                for tensor in tensors:
+                    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put the mean over the workers in the place of each gradient; a sparse one has each row once afterwards.

@@ -103,9 +103,7 @@ def test_values_are_those_of_the_hard_chain_to_the_bit(wiring, name, dtype):
 @pytest.mark.parametrize("keys", ["factored", "plain"])
 def test_the_memory_has_the_gradient_of_the_slots_that_were_read(name, keys):
     layer = memory(4, variables=2, keys=keys)
-    law = Categorical(
-        [logits_of(50, 2, 2, seed=s) for s in (1, 2)] if keys == "factored" else [logits_of(50, 2, 4)]
-    )
+    law = Categorical([logits_of(50, 2, 2, seed=s) for s in (1, 2)] if keys == "factored" else [logits_of(50, 2, 4)])
     noise, conditional = layer.noise(source(50)), {NODE: torch.stack([layer.noise(source(50, seed=7))])}
     draw = make_sampler(name, conditional)(NODE, layer, law, noise)
     (got,) = torch.autograd.grad(curved(draw.read).sum(), layer.values_NKD)

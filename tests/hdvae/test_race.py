@@ -1,5 +1,6 @@
 """Races against dense samples: the same laws, gradients and reads; and what is left out never exceeds its bound."""
 
+import itertools
 import math
 
 import pytest
@@ -144,7 +145,7 @@ def test_table_is_the_exponential_integral(a):
         pieces = torch.linspace(0, end, 41).tolist()
         exact = sum(
             quad(lambda v, x=x: math.exp(-x * math.expm1(v) - (a - 1) * v), low, high)[0]
-            for low, high in zip(pieces, pieces[1:], strict=False)
+            for low, high in itertools.pairwise(pieces)
         )
         got = table.log_f(torch.tensor(log_x, dtype=torch.float64)).item()
         assert math.log(exact) - 2e-3 < got < math.log(exact) + 1e-9, "interpolation is from below, and near"
@@ -293,13 +294,14 @@ def test_races_are_finite_in_single_precision(tau, scale, tail):
     raw = (scale * torch.randn(40, 32, generator=torch.Generator().manual_seed(1))).requires_grad_()
     law = layer.distribution(raw)
     single = NoiseSource.at(CPU, torch.float32, 40, seed=0, purpose="test", step=0)
-    drawn = layer.relax(law, layer.noise(single), tau)
+    noise = layer.noise(single)
+    drawn = layer.relax(law, noise, tau)
     (drawn.read.square().sum() + law.expected_log_prob(drawn).sum()).backward()
-    for tensor in (drawn.read, drawn.dropped, raw.grad, layer.keys_PNMQ.grad, layer.values_NKD.grad.coalesce().values()):
+    values = layer.values_NKD.grad.coalesce().values()
+    for tensor in (drawn.read, drawn.dropped, raw.grad, layer.keys_PNMQ.grad, values):
         assert tensor.isfinite().all()
     assert ((drawn.dropped >= 0) & (drawn.dropped <= 1)).all()
-    assert torch.equal(drawn.hard, layer.harden(law, layer.noise(NoiseSource.at(
-        CPU, torch.float32, 40, seed=0, purpose="test", step=0))).hard)  # fmt: skip
+    assert torch.equal(drawn.hard, layer.harden(law, noise).hard)
 
 
 def test_an_arrival_at_zero_is_guarded():
