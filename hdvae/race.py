@@ -90,12 +90,12 @@ def draw(law: Categorical, uniform: Tensor) -> Drawn:
 
 
 def _draw_part(logits: Tensor, uniform: Tensor) -> Drawn:
-    pi = normalised(logits.detach(), torch.softmax)
-    cumulative = pi.cumsum(-1)
+    cumulative = normalised(logits.detach(), torch.softmax).cumsum_(-1)
     chosen = _inverse(cumulative, uniform * cumulative[..., -1:])
-    # A class whose probability underflows can only be drawn by a rounding of the sums.
-    log_pi = pi.gather(-1, chosen).clamp_(min=torch.finfo(pi.dtype).tiny).log_()
-    return Drawn(chosen, log_pi, logits.gather(-1, chosen))
+    # What lies between two sums is the probability with which a class is drawn, rounding and all.
+    below = cumulative.gather(-1, (chosen - 1).clamp_(min=0)).mul_(chosen > 0)
+    pi = (cumulative.gather(-1, chosen) - below).clamp_(min=torch.finfo(below.dtype).tiny)
+    return Drawn(chosen, pi.log_(), logits.gather(-1, chosen))
 
 
 def _inverse(cumulative: Tensor, target: Tensor) -> Tensor:
@@ -269,12 +269,13 @@ def plan(config: RaceConfig, classes: int, tau: float | Tensor) -> tuple[int, in
     if config.arrivals != "auto":
         return config.arrivals, config.draws - config.arrivals
     half = config.draws - config.draws // 2
+    temperature = float(tau.detach()) if isinstance(tau, Tensor) else tau
     for count in (FEWEST << i for i in range(10)):
         if count >= half:
             break
-        if expected_drop(classes, float(tau), count) <= config.tolerance:
+        if expected_drop(classes, temperature, count) <= config.tolerance:
             return count, 0
-    enough = expected_drop(classes, float(tau), half) <= config.tolerance
+    enough = expected_drop(classes, temperature, half) <= config.tolerance
     return half, 0 if enough else config.draws // 2
 
 

@@ -24,10 +24,10 @@ class _Gather(torch.autograd.Function):
         for_table = for_weights = None
         if ctx.needs_input_grad[0]:
             read, order, starts = grouped(rows.flatten())
-            reader = order // rows.shape[1]
-            sums = embedding_bag(
-                reader, gradient.contiguous(), starts, mode="sum", per_sample_weights=weights.flatten()[order]
-            )
+            readers = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+            weight = weights.flatten().index_select(0, order)
+            reader = readers.index_select(0, order)
+            sums = embedding_bag(reader, gradient.contiguous(), starts, mode="sum", per_sample_weights=weight)
             for_table = of_rows(read, sums, table.shape)
         if ctx.needs_input_grad[2]:
             values = table.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)
@@ -62,7 +62,8 @@ def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def of_rows(rows: Tensor, entries: Tensor, shape: torch.Size) -> Tensor:
     """The sparse tensor (N, K, D) that has entries (U, D) in some rows of its flattened table, each of them once."""
-    places = torch.stack([rows // shape[1], rows % shape[1]])
+    table = rows // shape[1] if shape[0] > 1 else torch.zeros_like(rows)
+    places = torch.stack([table, rows - table * shape[1]])
     return torch.sparse_coo_tensor(places, entries, shape, is_coalesced=True, check_invariants=False)
 
 
