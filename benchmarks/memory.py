@@ -1,8 +1,8 @@
 """What a read of a memory costs, for every size of the memory: `python -m benchmarks.memory`.
 
-A read is all that training does for it: noise, logits of queries and keys, the relaxed sample, the weighted sum of values,
-the gradients of queries, keys and values, and the update of keys and values. 2,048 reads at a time, as in a layer of 16
-variables and a batch of 128; keys of size 8 and values of size 8; one table of values. Beside them PyPI's
+A read is all that training does for it: noise, logits of queries and keys, the relaxed sample, the weighted sum of
+values, the gradients of queries, keys and values, and the update of keys and values. 2,048 reads at a time, as in a
+layer of 16 variables and a batch of 128; keys of size 8 and values of size 8; one table of values. Beside them PyPI's
 `product-key-memory` with the same sizes (one head, the 32 best slots, Adam), and whole models with memories of
 2⁸ and 2²⁰ slots. Ways are timed in turns, so that whatever else the machine does falls on all of them.
 """
@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
 from benchmarks.common import Bar, report
 from hdvae.experiment import DataConfig, Experiment, LayerConfig, ModelConfig, RaceConfig, TrainingConfig
@@ -142,6 +141,7 @@ def in_own_process(*arguments: str) -> list[float]:
 
 def extra_memory(classes: int) -> None:
     """Print the bytes that the steps take beyond table, moments and row counts: run in a process of its own."""
+    memory_step(16, "race", RaceConfig(draws=ARRIVALS, arrivals=ARRIVALS), TAU)()  # what libraries load and allocate
     base = peak()
     step = memory_step(classes, "race", RaceConfig(draws=ARRIVALS, arrivals=ARRIVALS), TAU)
     for _ in range(5):
@@ -181,7 +181,10 @@ def measure(rounds: int, model_rounds: int) -> None:
     cost = reads_table(rounds)
     extra = {classes: in_own_process("--extra", str(classes))[0] / 2**20 for classes in SIZES}
     print(f"microseconds per read, {READS} reads at a time; forward, backward and update")
-    print(f"| slots | dense | race, m = {ARRIVALS}, τ = {TAU} | race as chosen at τ = {HOT} | product-key-memory |", end="")
+    print(
+        f"| slots | dense | race, m = {ARRIVALS}, τ = {TAU} | race as chosen at τ = {HOT} | product-key-memory |",
+        end="",
+    )
     print(" extra MiB of a race |\n|---:|---:|---:|---:|---:|---:|")
     for classes in SIZES:
         each = [cost.get(f"{way} {classes}") for way in ("dense", "race", "hot", "pkm")]

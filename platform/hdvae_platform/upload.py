@@ -70,15 +70,16 @@ class RunUpload:
                 self.sent.add(step)
 
     def close(self, client: Client, state: State) -> None:
-        """End the run, with all its reports, its state, its checkpoint's address and its picture."""
+        """End the run, with all its reports, its state, its checkpoint's address and its pictures."""
         self.send(client)
         assert self.run_id is not None
         checkpoints = Checkpoints(self.storage, self.folder)
         steps = checkpoints.steps()
         address = checkpoints.address(steps[-1]) if steps else ""
         client.set_tags(self.run_id, {"hdvae.state": state, "hdvae.checkpoint": address})
-        if self.storage.exists(f"{self.folder}/samples.png"):
-            client.log_file(self.run_id, "samples.png", self.storage.read(f"{self.folder}/samples.png"))
+        for picture in ("samples.png", "slots.png"):
+            if self.storage.exists(f"{self.folder}/{picture}"):
+                client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
         values = find_per_image(self.storage, self.folder, "valid")
         if values is not None:
             client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))

@@ -20,6 +20,7 @@ from hdvae.workers import ALONE, Workers
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.figures import slot_use
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
 from hdvae_platform.places import Places
@@ -156,6 +157,10 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE) -> None:
         picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
         attempt.check()
         attempt.storage.write(f"{spec.folder}/samples.png", picture)
+        if experiment.model.latent == "categorical":
+            journal = Journal(storage, spec.folder)
+            history = {step: journal.entry(step).metrics for step in journal.steps()}
+            attempt.storage.write(f"{spec.folder}/slots.png", slot_use(history))
 
 
 def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:
