@@ -28,7 +28,7 @@ class Draw:
         soft: z̃ = softmax(scores), on the simplex.
         tau: the temperature of a relaxed sample.
         slots: the classes that were seen, the hard one first, (B, N, C); None where `scores` has all of them. A class
-            may be there again, with the score −∞.
+            may be there again, with the weight 0.
         dropped: bound of the expected share of z̃ that was not seen, (B,), mean over the variables; else None.
     """
 

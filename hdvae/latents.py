@@ -98,9 +98,9 @@ class MemoryLayer(nn.Module):
 
     def distribution(self, raw: Tensor) -> Categorical:
         """The categorical law of queries (B, N · P · d1)."""
-        queries = raw.view(len(raw), self.variables, self.key_parts, -1)
-        logits = [torch.einsum("bnq,nmq->bnm", queries[:, :, p], self.keys_PNMQ[p]) for p in range(self.key_parts)]
-        return Categorical(logits)
+        queries = raw.view(len(raw), self.variables, self.key_parts, -1).unbind(2)
+        keys = self.keys_PNMQ.unbind(0)
+        return Categorical([torch.einsum("bnq,nmq->bnm", q, k) for q, k in zip(queries, keys, strict=True)])
 
     def noise(self, source: NoiseSource) -> Tensor:
         """Gumbel noise for every class, (B, N, K)."""

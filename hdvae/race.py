@@ -35,6 +35,10 @@ LOWEST, HIGHEST, STEP = -36.0, 12.0, 0.25
 """The grid of log x on which log F_a is tabulated."""
 SLACK = 2e-3
 """Relative margin of the bound: linear interpolation of log F_a, which is concave, stays below it by less."""
+NEVER = -1e30
+"""Score of a draw that repeats another one: its weight is 0 at any temperature."""
+FEW = 512
+"""Up to so many classes, a table of them finds repeats sooner than sorting does."""
 NODES = 32
 CUT = 40.0
 """The integral for F_a ends where its integrand has fallen by e^(−40)."""
@@ -49,7 +53,7 @@ class Race:
     """The classes that a relaxed sample sees.
 
     Attributes:
-        slots: their indices, the first arrival first, (B, N, C); a class may be there again, with the score −∞.
+        slots: their indices, the first arrival first, (B, N, C); a class may be there again, with the weight 0.
         scores: logarithms of their weights up to a constant, (B, N, C), with the gradient of (log π + g)/τ.
         dropped: bound of the expected share of what comes after the last arrival, (B, N).
     """
@@ -65,13 +69,13 @@ class Drawn:
 
     Attributes:
         slots: classes, (B, N, C).
-        log_pi: their log-probabilities, (B, N, C), without gradient.
+        pi: their probabilities, (B, N, C), without gradient.
         logits: the sums of their logits, (B, N, C), with it. The gradient of log π differs by the normaliser's, which
             is the same for all classes: a softmax of scores takes no notice of it.
     """
 
     slots: Tensor
-    log_pi: Tensor
+    pi: Tensor
     logits: Tensor
 
 
@@ -86,7 +90,7 @@ def draw(law: Categorical, uniform: Tensor) -> Drawn:
     if len(each) == 1:
         return each[0]
     a, b = each
-    return Drawn(a.slots * law.logits[1].shape[-1] + b.slots, a.log_pi + b.log_pi, a.logits + b.logits)
+    return Drawn(a.slots * law.logits[1].shape[-1] + b.slots, a.pi * b.pi, a.logits + b.logits)
 
 
 def _draw_part(logits: Tensor, uniform: Tensor) -> Drawn:
@@ -94,8 +98,7 @@ def _draw_part(logits: Tensor, uniform: Tensor) -> Drawn:
     chosen = _inverse(cumulative, uniform * cumulative[..., -1:])
     # What lies between two sums is the probability with which a class is drawn, rounding and all.
     below = cumulative.gather(-1, (chosen - 1).clamp_(min=0)).mul_(chosen > 0)
-    pi = (cumulative.gather(-1, chosen) - below).clamp_(min=torch.finfo(below.dtype).tiny)
-    return Drawn(chosen, pi.log_(), logits.gather(-1, chosen))
+    return Drawn(chosen, cumulative.gather(-1, chosen) - below, logits.gather(-1, chosen))
 
 
 def _inverse(cumulative: Tensor, target: Tensor) -> Tensor:
@@ -125,19 +128,20 @@ def race(law: Categorical, noise: Tensor, tau: float | Tensor, arrivals: int, ta
     """
     noise = noise[..., : arrivals + tail]
     drawn = draw(law, noise[:, :, 1:])
-    rates = drawn.log_pi
-    ordered = Ordered.of(drawn.slots)
     log_times = _arrival_times(noise[:, :, 0, :arrivals]).log()
     lead, last = log_times[..., :1], log_times[..., -1:]
-    scores = (lead - log_times) / tau
-    table = Overdue.at(tau, noise)
+    scores, table = (lead - log_times) / tau, Overdue.at(tau, noise)
     if tail:
-        weights = (lead - last) / tau + last + table.log_f(rates[..., arrivals:] + last) - math.log(tail)
-        scores = torch.cat([scores, weights + ordered.copies()[..., arrivals:].to(weights.dtype).log()], -1)
-    scores = torch.where(ordered.repeated(), -torch.inf, scores + (drawn.logits - drawn.logits.detach()) / tau)
+        rates = drawn.pi[..., arrivals:].clamp(min=torch.finfo(noise.dtype).tiny).log()
+        weights = (lead - last) / tau + last + table.log_f(rates + last) - math.log(tail)
+        copies = _copies(drawn.slots, law.classes)[..., arrivals:]
+        scores = torch.cat([scores, weights + copies.to(weights.dtype).log()], -1)
+    repeated = _repeated(drawn.slots, law.classes)
+    scores = torch.add(scores + (drawn.logits - drawn.logits.detach()) / tau, repeated, alpha=NEVER)
     with torch.no_grad():
-        seen = Seen(scores[..., :arrivals], rates[..., :arrivals], last.squeeze(-1), (lead - last).squeeze(-1) / tau)
-        dropped = seen.share_of_rest(table, law.classes)
+        counted = ~repeated[..., :arrivals]
+        seen = Seen(scores[..., :arrivals], drawn.pi[..., :arrivals], counted, last.squeeze(-1))
+        dropped = seen.share_of_rest(table, ((lead - last) / tau).squeeze(-1), law.classes)
     return Race(drawn.slots, scores, dropped)
 
 
@@ -146,36 +150,33 @@ def _arrival_times(uniform: Tensor) -> Tensor:
     return uniform.clamp(FAINTEST, 1 - FAINTEST * 2).log_().neg_().cumsum_(-1)
 
 
-@dataclass(frozen=True)
-class Ordered:
-    """Draws in the order of their classes.
+def _repeated(slots: Tensor, classes: int) -> Tensor:
+    """Which draws (…, C) are not the first of their class."""
+    if classes <= FEW:
+        places = torch.arange(slots.shape[-1], dtype=torch.int32, device=slots.device).expand_as(slots)
+        first = places.new_full((*slots.shape[:-1], classes), slots.shape[-1])
+        return first.scatter_reduce_(-1, slots, places, "amin").gather(-1, slots) != places
+    order, same = _ordered(slots)
+    return torch.empty_like(same).scatter_(-1, order, same)
 
-    Attributes:
-        order: the place of each among the draws, (B, N, C); of one class the first draw comes first.
-        same: whether it is of the class before it.
-    """
 
-    order: Tensor
-    same: Tensor
+def _copies(slots: Tensor, classes: int) -> Tensor:
+    """For the first draw of every class (…, C) how often the class was drawn."""
+    if classes <= FEW:
+        counts = slots.new_zeros(*slots.shape[:-1], classes).scatter_add_(-1, slots, torch.ones_like(slots))
+        return counts.gather(-1, slots)
+    order, same = _ordered(slots)
+    starts = torch.arange(slots.shape[-1], device=slots.device).mul(~same).cummax(-1).values
+    counts = torch.zeros_like(order).scatter_add_(-1, starts, torch.ones_like(starts))
+    return torch.empty_like(counts).scatter_(-1, order, counts)
 
-    @staticmethod
-    def of(slots: Tensor) -> Ordered:
-        """Sort classes (B, N, C)."""
-        ordered, order = slots.sort(dim=-1, stable=True)
-        same = torch.zeros_like(ordered, dtype=torch.bool)
-        torch.eq(ordered[..., 1:], ordered[..., :-1], out=same[..., 1:])
-        return Ordered(order, same)
 
-    def repeated(self) -> Tensor:
-        """Which draws are not the first of their class, (B, N, C)."""
-        return torch.empty_like(self.same).scatter_(-1, self.order, self.same)
-
-    def copies(self) -> Tensor:
-        """For the first draw of a class how often the class was drawn, (B, N, C)."""
-        places = torch.arange(self.order.shape[-1], device=self.order.device).expand_as(self.order)
-        starts = places.masked_fill(self.same, 0).cummax(-1).values
-        counts = torch.zeros_like(self.order).scatter_add_(-1, starts, torch.ones_like(starts))
-        return torch.empty_like(counts).scatter_(-1, self.order, counts)
+def _ordered(slots: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of draws by class, the first of each first, and which are of the class before them: (…, C) each."""
+    ordered, order = slots.sort(dim=-1, stable=True)
+    same = torch.zeros_like(ordered, dtype=torch.bool)
+    torch.eq(ordered[..., 1:], ordered[..., :-1], out=same[..., 1:])
+    return order, same
 
 
 @dataclass(frozen=True)
@@ -183,26 +184,30 @@ class Seen:
     """What the arrivals of a race tell of the classes that have not arrived.
 
     Attributes:
-        scores: of the arrivals, relative to the first, −∞ for repeats, (…, m).
-        log_pi: of the arrivals, (…, m).
+        scores: of the arrivals, that of the first 0, (…, m).
+        pi: of the arrivals, (…, m).
+        counted: which are the first of their class, (…, m).
         log_last: log T_m, (…).
-        log_fall: log of the last arrival's weight relative to the first's, (…).
     """
 
     scores: Tensor
-    log_pi: Tensor
+    pi: Tensor
+    counted: Tensor
     log_last: Tensor
-    log_fall: Tensor
 
-    def share_of_rest(self, table: Overdue, classes: int) -> Tensor:
-        """B/(seen + B), at least the expected share of all classes that have not arrived (…)."""
-        counted = self.scores > -torch.inf
-        known = (self.log_pi.exp() * counted).sum(-1)
-        unseen = classes - counted.sum(-1)
+    def share_of_rest(self, table: Overdue, log_fall: Tensor, classes: int) -> Tensor:
+        """B/(seen + B), at least the expected share of all classes that have not arrived (…).
+
+        Args:
+            table: at the temperature of the scores.
+            log_fall: log of the weight of an arrival at T_m, (…).
+            classes: K.
+        """
+        unseen = classes - self.counted.sum(-1)
         # What rounding may hide of the rest is allowed for: this must not fall below the truth.
-        rest = (1 - known).clamp_(min=0) + torch.finfo(known.dtype).eps
+        rest = (1 - (self.pi * self.counted).sum(-1)).clamp_(min=0) + torch.finfo(self.pi.dtype).eps
         log_x = (rest / unseen.clamp(min=1)).log() + self.log_last
-        bound = (1 + SLACK) * unseen * (self.log_fall + log_x + table.log_f(log_x)).exp()
+        bound = (1 + SLACK) * unseen * (log_fall + log_x + table.log_f(log_x)).exp()
         return bound / (self.scores.exp().sum(-1) + bound)
 
 
@@ -288,6 +293,6 @@ def expected_drop(classes: int, tau: float, arrivals: int) -> float:
     uniform = torch.rand(SEQUENCES, arrivals, dtype=torch.float64, generator=generator)
     log_times = _arrival_times(uniform).log()
     lead, last = log_times[:, :1], log_times[:, -1]
-    log_pi = torch.full_like(log_times, -math.log(classes))
-    seen = Seen((lead - log_times) / tau, log_pi, last, (lead.squeeze(-1) - last) / tau)
-    return seen.share_of_rest(Overdue.at(tau, log_times), classes).mean().item()
+    pi, counted = torch.full_like(log_times, 1 / classes), torch.ones_like(log_times, dtype=torch.bool)
+    seen, log_fall = Seen((lead - log_times) / tau, pi, counted, last), (lead.squeeze(-1) - last) / tau
+    return seen.share_of_rest(Overdue.at(tau, log_times), log_fall, classes).mean().item()

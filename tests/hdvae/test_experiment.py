@@ -282,7 +282,7 @@ def test_reads_are_dense_up_to_256_classes():
     assert not any(normal.races(layer) for layer in normal.layers)
 
 
-@pytest.mark.parametrize("field, value", [("estimator", "gumbel_rao"), ("kl", "concrete")])
+@pytest.mark.parametrize(("field", "value"), [("estimator", "gumbel_rao"), ("kl", "concrete")])
 def test_what_needs_all_classes_needs_dense_reads(field, value):
     large = [{"variables": 2, "classes": 1024}]
     changes = {f"training__{field}": value, "model__layers": large}

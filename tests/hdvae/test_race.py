@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from hdvae.distributions import Categorical
 from hdvae.experiment import LayerConfig, ModelConfig, RaceConfig
 from hdvae.latents import MemoryLayer, RaceLayer
-from hdvae.race import HIGHEST, LOWEST, Overdue, draw, expected_drop, plan, race
+from hdvae.race import HIGHEST, LOWEST, NEVER, Overdue, _copies, _repeated, draw, expected_drop, plan, race
 from hdvae.randomness import NoiseSource
 
 ROWS = 20_000
@@ -62,7 +62,7 @@ def test_draws_follow_the_law_and_know_their_probability(shape):
         assert_law(drawn.slots[:, 0, c], joint[0, 0].exp())
     pairs = drawn.slots[:, 0, 0] * law.classes + drawn.slots[:, 0, 1]
     assert_law(pairs, (joint[0, 0].exp().unsqueeze(1) * joint[0, 0].exp()).flatten())
-    torch.testing.assert_close(drawn.log_pi, joint.gather(-1, drawn.slots))
+    torch.testing.assert_close(drawn.pi, joint.gather(-1, drawn.slots).exp())
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2.0**-24])
@@ -72,7 +72,7 @@ def test_extreme_noise_gives_classes_that_exist(number, scale, shape):
     law = expanded(law_of(shape, scale=scale, dtype=torch.float32), 4)
     drawn = draw(law, torch.full((4, 1, len(shape), 2), number))
     assert ((drawn.slots >= 0) & (drawn.slots < law.classes)).all()
-    assert drawn.log_pi.isfinite().all()
+    assert ((drawn.pi >= 0) & (drawn.pi <= 1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 0.8])
@@ -120,8 +120,7 @@ def test_repeated_arrivals_are_merged():
         for slot, time in first.items():
             expected[slot] = time**-2
         torch.testing.assert_close(whole(found, 4)[row], expected / expected.sum())
-        counted = found.scores[row, 0] > -math.inf
-        assert counted.sum() == len(first)
+        assert (found.scores[row, 0] > NEVER / 2).sum() == len(first)
 
 
 def test_the_first_arrival_is_the_largest_weight_and_more_draws_change_nothing_that_was_seen():
@@ -131,6 +130,19 @@ def test_the_first_arrival_is_the_largest_weight_and_more_draws_change_nothing_t
     assert torch.equal(long.scores.argmax(-1), torch.zeros(100, 1, dtype=torch.int64))
     assert torch.equal(long.slots[..., :16], short.slots)
     torch.testing.assert_close(long.scores[..., :16], short.scores)
+
+
+@pytest.mark.parametrize("classes", [20, 512, 513, 10_000])
+def test_repeats_and_copies_are_found_whichever_way(classes):
+    """By a table of all classes, or by sorting."""
+    slots = torch.randint(0, 20, (30, 2, 16), generator=torch.Generator().manual_seed(classes))
+    repeated, copies = _repeated(slots, classes), _copies(slots, classes)
+    for row, again, often in zip(slots.flatten(0, 1), repeated.flatten(0, 1), copies.flatten(0, 1), strict=True):
+        listed = row.tolist()
+        assert again.tolist() == [slot in listed[:i] for i, slot in enumerate(listed)]
+        assert [often[i] for i in range(16) if not again[i]] == [
+            listed.count(slot) for i, slot in enumerate(listed) if not again[i]
+        ]
 
 
 # --- What comes later ---------------------------------------------------------------------------------
