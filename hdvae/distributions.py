@@ -97,6 +97,10 @@ class Categorical:
         """Normalised log-probabilities, P tensors of (B, N, M)."""
         return [normalised(part, torch.log_softmax) for part in self.logits]
 
+    def logits_at(self, part: int, chosen: Tensor) -> Tensor:
+        """Logits of a part at some of its classes, (B, N, C) → (B, N, C)."""
+        return self.logits[part].gather(-1, chosen)
+
     @property
     def classes(self) -> int:
         """K."""

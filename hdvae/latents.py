@@ -12,6 +12,8 @@ seen, D value size, Q query size for one variable (P · d1).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -21,8 +23,10 @@ from hdvae.distributions import Categorical, Distribution, Draw, Normal
 from hdvae.experiment import LayerConfig, ModelConfig
 from hdvae.race import draw, plan, race
 from hdvae.randomness import NoiseSource
-from hdvae.slots import read_slots
+from hdvae.slots import products_at, read_slots
 
+FEW_KEYS = 256
+"""Keys of a part up to which the gradient of all logits costs less than that of some."""
 LOG_SCALE_BOUND = 8.0
 """|log σ| of normal variables stays below it: a safety bound, far from where training goes."""
 
@@ -67,6 +71,23 @@ class StochasticLayer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Keyed(Categorical):
+    """A categorical law that knows its logits to be products of queries and keys.
+
+    Attributes:
+        queries: of each part, (B, N, Q).
+        keys: of each part, (N, M, Q).
+    """
+
+    queries: Sequence[Tensor]
+    keys: Sequence[Tensor]
+
+    def logits_at(self, part: int, chosen: Tensor) -> Tensor:
+        """See `Categorical.logits_at`; the gradient passes by the logits of all other classes."""
+        return products_at(self.queries[part], self.keys[part], self.logits[part], chosen)
+
+
 class MemoryLayer(nn.Module):
     """N categorical variables, each an address into a memory of K values of its own (eq. 2).
 
@@ -100,7 +121,8 @@ class MemoryLayer(nn.Module):
         """The categorical law of queries (B, N · P · d1)."""
         queries = raw.view(len(raw), self.variables, self.key_parts, -1).unbind(2)
         keys = self.keys_PNMQ.unbind(0)
-        return Categorical([torch.einsum("bnq,nmq->bnm", q, k) for q, k in zip(queries, keys, strict=True)])
+        logits = [torch.einsum("bnq,nmq->bnm", q, k) for q, k in zip(queries, keys, strict=True)]
+        return Keyed(logits, queries, keys) if self.part_classes > FEW_KEYS else Categorical(logits)
 
     def noise(self, source: NoiseSource) -> Tensor:
         """Gumbel noise for every class, (B, N, K)."""

@@ -86,19 +86,19 @@ def draw(law: Categorical, uniform: Tensor) -> Drawn:
         law: of the classes.
         uniform: in [0, 1), (B, N, P, C).
     """
-    each = [_draw_part(logits, uniform[:, :, p]) for p, logits in enumerate(law.logits)]
+    each = [_draw_part(law, p, uniform[:, :, p]) for p in range(len(law.logits))]
     if len(each) == 1:
         return each[0]
     a, b = each
     return Drawn(a.slots * law.logits[1].shape[-1] + b.slots, a.pi * b.pi, a.logits + b.logits)
 
 
-def _draw_part(logits: Tensor, uniform: Tensor) -> Drawn:
-    cumulative = normalised(logits.detach(), torch.softmax).cumsum_(-1)
+def _draw_part(law: Categorical, part: int, uniform: Tensor) -> Drawn:
+    cumulative = normalised(law.logits[part].detach(), torch.softmax).cumsum_(-1)
     chosen = _inverse(cumulative, uniform * cumulative[..., -1:])
     # What lies between two sums is the probability with which a class is drawn, rounding and all.
     below = cumulative.gather(-1, (chosen - 1).clamp_(min=0)).mul_(chosen > 0)
-    return Drawn(chosen, cumulative.gather(-1, chosen) - below, logits.gather(-1, chosen))
+    return Drawn(chosen, cumulative.gather(-1, chosen) - below, law.logits_at(part, chosen))
 
 
 def _inverse(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -23,14 +23,7 @@ class _Gather(torch.autograd.Function):
         (gradient,) = gradients
         for_table = for_weights = None
         if ctx.needs_input_grad[0]:
-            flat = rows.flatten()
-            small = table.shape[0] * table.shape[1] < 2**31  # narrow numbers are sorted in half the time
-            read, order, starts = grouped(flat.int() if small else flat)
-            readers = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
-            weight = weights.flatten().index_select(0, order)
-            reader = readers.index_select(0, order)
-            sums = embedding_bag(reader, gradient.contiguous(), starts, mode="sum", per_sample_weights=weight)
-            for_table = of_rows(read, sums, table.shape)
+            for_table = of_rows(*_row_sums(rows, weights, gradient, table.shape[0] * table.shape[1]), table.shape)
         if ctx.needs_input_grad[2]:
             values = table.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)
             for_weights = torch.bmm(values, gradient.unsqueeze(-1)).squeeze(-1)
@@ -51,6 +44,55 @@ def read_slots(values_NKD: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
         rows = slots + classes * torch.arange(tables, device=slots.device).unsqueeze(-1)
     read: Tensor = _Gather.apply(values_NKD, rows.flatten(0, 1), weights.flatten(0, 1))  # type: ignore[no-untyped-call]
     return read.view(slots.shape[0], slots.shape[1], values_NKD.shape[-1])
+
+
+class _Products(torch.autograd.Function):
+    """Entries of the products of queries and keys, with the gradient of those entries alone."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, products: Tensor, chosen: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, keys, chosen)
+        return products.gather(-1, chosen)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        queries, keys, chosen = ctx.saved_tensors
+        variables, classes, _ = keys.shape
+        first = classes * torch.arange(variables, device=keys.device).unsqueeze(-1)
+        rows, weights = (chosen + first).flatten(0, 1), gradients[0].flatten(0, 1)
+        for_queries = embedding_bag(rows, keys.flatten(0, 1), mode="sum", per_sample_weights=weights)
+        read, sums = _row_sums(rows, weights, queries.flatten(0, 1), variables * classes)
+        for_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
+        for_keys.flatten(0, 1).index_copy_(0, read, sums)
+        return for_queries.view_as(queries), for_keys, None, None
+
+
+def products_at(queries: Tensor, keys: Tensor, products: Tensor, chosen: Tensor) -> Tensor:
+    """`products` (B, N, M) of queries (B, N, Q) and keys (N, M, Q) at some keys (B, N, C): (B, N, C).
+
+    The value is that of `gather`; the gradient goes to queries and keys directly, without one of all products.
+    """
+    found: Tensor = _Products.apply(queries, keys, products.detach(), chosen)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _row_sums(rows: Tensor, weights: Tensor, gradient: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Sums over all entries of a row of weight times the gradient of what it was read for.
+
+    Args:
+        rows: of `count` rows, the one of each entry, (R, C).
+        weights: (R, C).
+        gradient: of each of R reads, (R, D).
+        count: how many rows there are.
+
+    Returns:
+        The rows, increasing (U,), and their sums (U, D).
+    """
+    flat = rows.flatten()
+    read, order, starts = grouped(flat.int() if count < 2**31 else flat)  # narrow numbers are sorted in half the time
+    readers = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1]).index_select(0, order)
+    weight = weights.flatten().index_select(0, order)
+    return read, embedding_bag(readers, gradient.contiguous(), starts, mode="sum", per_sample_weights=weight)
 
 
 def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from oracle import CPU, assert_law, source
 from scipy.integrate import quad
 
+from hdvae import latents
 from hdvae.distributions import Categorical
 from hdvae.experiment import LayerConfig, ModelConfig, RaceConfig
 from hdvae.latents import MemoryLayer, RaceLayer
@@ -363,6 +364,23 @@ def test_gradients_of_a_layer_are_those_of_its_weights_over_all_classes(shared):
     torch.testing.assert_close(raced.values_NKD.grad.to_dense(), plain.values_NKD.grad)
     torch.testing.assert_close(raced.keys_PNMQ.grad, plain.keys_PNMQ.grad)
     torch.testing.assert_close(raw.grad, other.grad)
+
+
+def test_gradients_of_large_memories_are_those_of_all_logits(monkeypatch):
+    """Keys and queries have the same gradient whether it passes through all logits or by them."""
+    raced, _ = layers(16)
+    raw = torch.randn(10, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for few in (256, 2):
+        monkeypatch.setattr(latents, "FEW_KEYS", few)
+        leaf = raw.clone().requires_grad_()
+        law = raced.distribution(leaf)
+        assert isinstance(law, latents.Keyed) == (few == 2)
+        drawn = raced.relax(law, raced.noise(source(10)), 0.7)
+        wanted = (leaf, raced.keys_PNMQ)
+        gradients.append(torch.autograd.grad(drawn.read.exp().sum() + law.entropy().sum(), wanted))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def plain_scores(law, drawn, tau):

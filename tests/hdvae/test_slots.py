@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from hdvae.slots import grouped, of_rows, read_slots, rows_of, rows_once
+from hdvae.slots import grouped, of_rows, products_at, read_slots, rows_of, rows_once
 
 
 def some(tables, classes=50, draws=6, seed=0):
@@ -69,3 +69,20 @@ def test_sparse_tensor_of_rows():
     dense[0, 1], dense[1, 1] = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
     assert torch.equal(tensor.to_dense(), dense)
     assert rows_of(tensor).tolist() == [1, 5]
+
+
+def test_products_and_their_gradients_are_those_of_gather():
+    """With keys that are chosen often, and keys that are not chosen at all."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(5, 2, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    keys = torch.randn(2, 7, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    chosen = torch.randint(0, 6, (5, 2, 9), generator=generator)
+    products = torch.einsum("bnq,nmq->bnm", queries, keys)
+    got, wanted = products_at(queries, keys, products, chosen), products.gather(-1, chosen)
+    assert torch.equal(got, wanted)
+    weights = torch.randn(5, 2, 9, dtype=torch.float64, generator=generator)
+    mine = torch.autograd.grad((weights * got.exp()).sum(), (queries, keys))
+    theirs = torch.autograd.grad((weights * wanted.exp()).sum(), (queries, keys))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    assert (mine[1][:, 6] == 0).all()
