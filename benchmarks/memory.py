@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -98,7 +97,7 @@ def model_step(classes: int, latent_reads: str) -> Step:
 
 
 def fastest(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Seconds of each step: the median of the fastest third of the rounds, in which all take turns."""
+    """Seconds of each step: the fastest of the rounds, in which all take turns; what is slower is others' work."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name, step in steps.items():
@@ -106,7 +105,7 @@ def fastest(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
             step()
             if i:  # the first round makes the optimiser's state
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(sorted(each)[: max(1, len(each) // 3)]) for name, each in times.items()}
+    return {name: min(each) for name, each in times.items()}
 
 
 def peak() -> float:
