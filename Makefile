@@ -18,7 +18,7 @@ objectives: setup
 	  --metric lipschitz_bound_reads --metric relaxed_elbo_reads --metric kl --format md --out docs/results/objectives.md
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ $(READY): requirements.lock pyproject.toml
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet torch==2.13.0 hatchling editables
-	build/lock/bin/python -m pip install --quiet '.[dev]'
+	build/lock/bin/python -m pip install --quiet '.[cluster,dev]'
 	(echo '# Made by `make lock`; installed by `make setup`.'; \
 	 build/lock/bin/python -m pip freeze --exclude hdvae | sed 's/+[a-z0-9.]*$$//') > requirements.lock
 	rm -rf build/lock

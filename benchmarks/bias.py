@@ -37,6 +37,13 @@ class Silent:
         """Training starts anew."""
         return None
 
+    def stops(self) -> bool:
+        """Nothing ends it."""
+        return False
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Nothing is kept."""
+
     def report(
         self,
         step: int,

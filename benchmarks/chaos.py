@@ -1,8 +1,10 @@
 """Kill what a study runs on, at random moments, and see that nothing is lost: `python -m benchmarks.chaos`.
 
-A small real study on PostgreSQL and a real MLflow server. Victims are the driver (with its Ray), the process of a run,
-the MLflow server and PostgreSQL; each is ended by SIGKILL, the servers are started again, and the driver by the same
-command. At the end every study has to be what one is that nobody disturbed.
+Small real studies on a real Ray cluster of several node processes, PostgreSQL and a real MLflow server; the runs of
+every other study are trained by two workers on two nodes. Victims are the driver, the process of a run, one of its
+workers, a node, the cluster's head together with the driver, the MLflow server and PostgreSQL. Each is ended by
+SIGKILL; nodes and servers are started again, and the driver by the same command. At the end every study has to be what
+one is that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import report
+from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, free_port, running
 from hdvae_platform.checkpointing import Journal, read_checkpoint
 from hdvae_platform.fencing import standing
@@ -33,10 +36,18 @@ from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
 
-STEPS, EVERY = 1500, 50
-VICTIMS = ("driver", "run", "MLflow server", "PostgreSQL")
+EVERY = 50
+STEPS = {1: 1500, 2: 1000}
+"""By the workers of a run: enough to be killed in."""
+PAUSE = {1: (2.0, 9.0), 2: (4.0, 25.0)}
+"""Seconds between two kills, by the workers of a run: those of several take longer to start."""
+RUN, WORKER, DRIVER, NODE, HEAD = "run", "worker", "driver", "node", "head and driver"
+MLFLOW, POSTGRES = "MLflow server", "PostgreSQL"
+VICTIMS = {1: (RUN, DRIVER, NODE, HEAD, MLFLOW, POSTGRES), 2: (RUN, WORKER, DRIVER, NODE, HEAD, MLFLOW, POSTGRES)}
+PROCESS = {RUN: "ray::ImplicitFunc", WORKER: "ray::RayTrainWorker"}
+"""What Ray calls them."""
 ARMS = ("normal", "categorical")
-LIMIT = 600
+LIMIT = 900
 """Seconds that one study may take."""
 STUDY = """
 name: {name}
@@ -44,11 +55,12 @@ claim: Nothing is lost.
 experiment:
   data: {{path: {images}}}
   model: {{blocks: dense, width: 8, depth: 1, layers: [{{variables: 2, classes: 4}}, {{variables: 1, classes: 4}}]}}
-  training: {{steps: {steps}, batch_size: 16, temperature: 0.5}}
+  training: {{steps: {steps}, batch_size: 32, temperature: 0.5}}
   evaluation: {{every: {every}, images: 16, draws: 1, samples: 5, tau: [0.1]}}
 space:
   model.latent: {{choices: [normal, categorical]}}
 seeds: [0]
+resources: {{workers: {workers}}}
 """
 
 
@@ -58,6 +70,7 @@ class Stand:
 
     Attributes:
         folder: of everything.
+        nodes: the Ray cluster.
         postgres: the database server.
         database: URL of the study database.
         store: URL of MLflow's.
@@ -66,6 +79,7 @@ class Stand:
     """
 
     folder: Path
+    nodes: Nodes
     postgres: Postgres
     database: str
     store: str
@@ -77,6 +91,8 @@ class Stand:
         """Of a driver."""
         return {
             **os.environ,
+            **self.nodes.environment,
+            "RAY_ADDRESS": self.nodes.address,
             "HDVAE_HOME": str(self.folder / "home"),
             "HDVAE_STUDY_DB": self.database,
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.port}",
@@ -92,7 +108,7 @@ class Stand:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 240  # on a busy machine
         while time.monotonic() < limit:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -115,12 +131,12 @@ class Stand:
 
 
 @contextmanager
-def stand() -> Iterator[Stand]:
-    """All servers for some time."""
+def stand(nodes: Nodes) -> Iterator[Stand]:
+    """A cluster and all servers for some time."""
     folder = Path(tempfile.mkdtemp(prefix="hdvae-chaos-"))
     with running() as postgres:
         study, mlflow = (postgres.database(f"{kind}-{uuid.uuid4().hex[:8]}") for kind in ("study", "mlflow"))
-        made = Stand(folder, postgres, study, mlflow)
+        made = Stand(folder, nodes, postgres, study, mlflow)
         made.start_server()
         try:
             yield made
@@ -129,7 +145,7 @@ def stand() -> Iterator[Stand]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_study(folder: Path, name: str) -> Path:
+def write_study(folder: Path, name: str, workers: int) -> Path:
     """The study file, and its images beside it."""
     images = folder / "images.npz"
     if not images.exists():
@@ -140,22 +156,9 @@ def write_study(folder: Path, name: str) -> Path:
         }
         np.savez(images, **splits)  # type: ignore[arg-type]
     file = folder / f"{name}.yaml"
-    file.write_text(STUDY.format(name=name, images=images, steps=STEPS, every=EVERY))
+    settings = {"images": images, "steps": STEPS[workers], "every": EVERY, "workers": workers}
+    file.write_text(STUDY.format(name=name, **settings))
     return file
-
-
-def processes_of_runs(driver: int) -> list[int]:
-    """Process ids of the Ray workers that train below a driver."""
-    lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
-    parents = {int(pid): int(parent) for pid, parent, _ in rows}
-
-    def below(pid: int) -> bool:
-        while pid in parents and pid != driver:
-            pid = parents[pid]
-        return pid == driver
-
-    return [int(pid) for pid, _, command in rows if command.startswith("ray::ImplicitFunc") and below(int(pid))]
 
 
 @dataclass
@@ -175,18 +178,19 @@ class Story:
     violations: list[str] = field(default_factory=list)
 
 
-def torment(place: Stand, file: Path, kills: int, chance: random.Random) -> Story:
+def torment(place: Stand, name: str, workers: int, kills: int, chance: random.Random) -> Story:
     """Run a study to its end with so many kills on the way."""
+    file = write_study(place.folder, name, workers)
     story, start = Story(), time.monotonic()
     driver: subprocess.Popen[str] | None = None
     while time.monotonic() - start < LIMIT:
         if driver is None:
             driver, story.launches = place.drive(file), story.launches + 1
         try:
-            code = driver.wait(chance.uniform(2, 9) if len(story.kills) < kills else 5)
+            code = driver.wait(chance.uniform(*PAUSE[workers]) if len(story.kills) < kills else 5)
         except subprocess.TimeoutExpired:
             if len(story.kills) < kills:
-                story.kills.append(kill(place, driver, chance))
+                story.kills.append(kill(place, driver, chance.choice(VICTIMS[workers]), chance))
             continue
         driver = None
         if code == 0:
@@ -200,24 +204,30 @@ def torment(place: Stand, file: Path, kills: int, chance: random.Random) -> Stor
     return story
 
 
-def kill(place: Stand, driver: subprocess.Popen[str], chance: random.Random) -> str:
-    """End a random victim; servers are started again at once. Returns who it was."""
-    victim = chance.choice(VICTIMS)
-    if victim == "run":
-        training = processes_of_runs(driver.pid)
-        if training:
+def kill(place: Stand, driver: subprocess.Popen[str], victim: str, chance: random.Random) -> str:
+    """End a victim; nodes and servers are started again soon after. Returns who it was."""
+    if victim in PROCESS:
+        found = place.nodes.processes(PROCESS[victim])
+        if found:
             with suppress(ProcessLookupError):
-                os.kill(chance.choice(training), 9)
+                os.kill(chance.choice(found), 9)
             return victim
-        victim = "driver"  # Ray is still starting
-    if victim == "driver":
+        victim = DRIVER  # nothing trains at the moment
+    if victim in (DRIVER, HEAD):
         driver.kill()
         driver.wait()
-    elif victim == "MLflow server":
+    if victim == HEAD:
+        place.nodes.restart()
+    elif victim == NODE:
+        index = chance.randrange(len(place.nodes.nodes))
+        place.nodes.kill(index)
+        time.sleep(chance.uniform(0, 3))
+        place.nodes.replace(index)
+    elif victim == MLFLOW:
         place.kill_server()
         time.sleep(chance.uniform(0, 3))
         place.start_server()
-    else:
+    elif victim == POSTGRES:
         place.postgres.kill()
         time.sleep(chance.uniform(0, 3))
         place.postgres.start()
@@ -242,10 +252,24 @@ def results(storage: Storage, name: str) -> Result:
     return out
 
 
+def repeated(storage: Storage, name: str) -> list[str]:
+    """Attempts that began further back than one interval before the last report of those before."""
+    found: list[str] = []
+    for trial in range(len(ARMS)):
+        folder = f"{name}/trial-{trial:04d}/seed-0"
+        for record in storage.list(f"{folder}/attempts"):
+            stood = json.loads(storage.read(f"{folder}/attempts/{record}"))
+            reported, kept = (max((int(n[:9]) for n in stood[kind]), default=0) for kind in ("journal", "checkpoints"))
+            if reported - kept > EVERY:
+                found.append(f"{ARMS[trial]}: {reported} steps were reported, and it went on from {kept}")
+    return found
+
+
 def violations(place: Stand, name: str, expected: Result) -> list[str]:
     """Everything about a finished study that differs from one that was left alone."""
     found: list[str] = []
     places = Places.under(place.folder / "home")
+    found += repeated(Storage(places.storage), name)
     for arm, (tensors, points) in results(Storage(places.storage), name).items():
         if tensors != expected[arm][0]:
             found.append(f"{arm}: the final weights differ")
@@ -292,27 +316,33 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5, help="of each study")
     parser.add_argument("--seed", type=int, default=0, help="replays a schedule")
     options = parser.parse_args()
-    stories: list[Story] = []
-    with stand() as place:
-        calm = torment(place, write_study(place.folder, "calm"), 0, random.Random(0))
+    with cluster((1, 1)) as nodes, stand(nodes) as place:
         places = Places.under(place.folder / "home")
-        expected = results(Storage(places.storage), "calm")
-        print(f"left alone: {calm.seconds:.0f} s")
-        print("| study | kills | launches | seconds | violations |\n|---|---|---:|---:|---|")
-        for number in range(options.studies):
-            name = f"chaos-{number}"
-            story = torment(
-                place, write_study(place.folder, name), options.kills, random.Random(f"{options.seed}/{number}")
-            )
-            story.violations += violations(place, name, expected)
-            stories.append(story)
-            cells = [name, ", ".join(story.kills), str(story.launches), f"{story.seconds:.0f}"]
-            print(f"| {' | '.join(cells)} | {'; '.join(story.violations) or 'none'} |", flush=True)
+        expected = {}
+        for workers in STEPS:
+            calm = torment(place, f"calm-{workers}", workers, 0, random.Random(0))
+            expected[workers] = results(Storage(places.storage), f"calm-{workers}")
+            print(f"left alone, {workers} to a run: {calm.seconds:.0f} s", flush=True)
+        print("| study | workers | kills | launches | seconds | violations |\n|---|---:|---|---:|---:|---|")
+        stories = [
+            story(place, number, expected, options.kills, random.Random(f"{options.seed}/{number}"))
+            for number in range(options.studies)
+        ]
         if any(story.violations for story in stories):
             shutil.copy(place.folder / "driver.log", "chaos-driver.log")
     kills = sum(len(story.kills) for story in stories)
     wrong = sum(len(story.violations) for story in stories)
     report("chaos", {"kills": {"value": kills, "limit": 30}, "violations": {"value": wrong, "limit": 0}})
+
+
+def story(place: Stand, number: int, expected: Mapping[int, Result], kills: int, chance: random.Random) -> Story:
+    """Torment one study, and print what happened."""
+    name, workers = f"chaos-{number}", 1 + number % 2
+    told = torment(place, name, workers, kills, chance)
+    told.violations += violations(place, name, expected[workers])
+    cells = [name, str(workers), ", ".join(told.kills), str(told.launches), f"{told.seconds:.0f}"]
+    print(f"| {' | '.join(cells)} | {'; '.join(told.violations) or 'none'} |", flush=True)
+    return told
 
 
 if __name__ == "__main__":

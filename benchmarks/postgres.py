@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 START = 30
 """Seconds that the server may take to answer."""
@@ -86,6 +87,16 @@ class Postgres:
         with self.connect() as db:
             db.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
+
+    def user(self, name: str, password: str) -> str:
+        """The SQLAlchemy URL, as this new user who needs a password, of a new database of its own."""
+        with self.connect() as db:
+            db.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(password)))
+            db.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name)))
+            rules = self._data / "db/pg_hba.conf"
+            rules.write_text(f'host all "{name}" 127.0.0.1/32 scram-sha-256\n{rules.read_text()}')
+            db.execute("SELECT pg_reload_conf()")
+        return f"postgresql+psycopg://{name}:{password}@127.0.0.1:{self.port}/{name}"
 
     def kill(self) -> None:
         """SIGKILL, as a machine that goes down; its children end when they notice."""

@@ -44,6 +44,21 @@ class BoundViolated(ArithmeticError):
         return f"{self.quantity} is {self.value:.6g} nats, above its certified bound {self.bound:.6g}: a bug by proof"
 
 
+class Interrupted(Exception):
+    """Training was asked to end, and did: what it had done is kept, and it can go on from there.
+
+    Args:
+        step: steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"asked to end after step {self.step}"
+
+
 class PeerLost(RuntimeError):
     """Another worker of this run does not answer: it failed or was killed, which is told elsewhere."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hdvae.bounds import Bound, certified_bound, distances, hardened, local_bound
 from hdvae.config import parse
 from hdvae.data import Dataset
-from hdvae.errors import InputError, NonFinite
+from hdvae.errors import InputError, Interrupted, NonFinite
 from hdvae.estimators import conditional_noise, gumbel_rao, reinmax, straight_through
 from hdvae.evaluation import Evaluation, choose_images, evaluate, tiled
 from hdvae.experiment import Experiment, TrainingConfig
@@ -43,7 +43,7 @@ class Snapshot:
 
 
 class Session(Protocol):
-    """What the loop needs of the place where it runs. `latest` and `report` are for the first worker alone."""
+    """What the loop needs of the place where it runs. All but `stops` are for the first worker alone."""
 
     @property
     def workers(self) -> Workers:
@@ -63,6 +63,45 @@ class Session(Protocol):
     ) -> None:
         """Take the metrics of a step, the values of each validation image, and a snapshot of the state after it."""
         ...
+
+    def stops(self) -> bool:
+        """Whether this worker has heard that training is to end now; asked before every step."""
+        ...
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Take a snapshot out of turn, after which training ends."""
+        ...
+
+
+class Means:
+    """Means of the quantities of the steps since the last report, kept on the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = {}
+        self.count = 0
+
+    def add(self, quantities: Mapping[str, Tensor | float]) -> None:
+        """Add one step."""
+        for name, value in quantities.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and start anew."""
+        means = {name: float(total) / self.count for name, total in self._sums.items()}
+        self._sums, self.count = {}, 0
+        return means
+
+    def snapshot(self) -> Snapshot:
+        """The sums, which hold their last bit."""
+        tensors = {name: total for name, total in self._sums.items() if isinstance(total, Tensor)}
+        numbers = {name: total for name, total in self._sums.items() if name not in tensors}
+        return Snapshot(tensors, {"count": self.count, "sums": numbers})
+
+    def restore(self, snapshot: Snapshot, device: torch.device) -> None:
+        """Go on from a snapshot."""
+        tensors = {name: total.to(device, copy=True) for name, total in snapshot.tensors.items()}
+        self._sums, self.count = {**snapshot.values["sums"], **tensors}, snapshot.values["count"]
 
 
 @dataclass
@@ -96,6 +135,7 @@ class TrainState:
         temperature: with `temperature: learned`, what is learned.
         best: with early stopping (`training.patience`), the best weights so far.
         step: optimisation steps done.
+        means: of what was measured in the steps that are not reported yet.
     """
 
     experiment: Experiment
@@ -107,6 +147,7 @@ class TrainState:
     temperature: LearnedTemperature | None = None
     best: Best | None = None
     step: int = 0
+    means: Means = field(default_factory=Means)
 
     @staticmethod
     def fresh(experiment: Experiment, image: tuple[int, int], seed: int, device: torch.device) -> TrainState:
@@ -146,6 +187,12 @@ class TrainState:
             return True
         return self.best is not None and config.patience is not None and self.best.worse >= config.patience
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a report is to be made of the last step."""
+        unreported = self.means.count > 0
+        return unreported and (self.step % self.experiment.evaluation.every == 0 or self.is_over)
+
     def judge(self, elbo: float) -> None:
         """Take note of an evaluation, for early stopping."""
         if self.experiment.training.patience is None:
@@ -183,6 +230,10 @@ class TrainState:
         if self.best is not None:
             tensors |= _prefixed("best", self.best.weights)
             values["best"] = {"elbo": self.best.elbo, "step": self.best.step, "worse": self.best.worse}
+        if self.means.count:
+            means = self.means.snapshot()
+            tensors |= _prefixed("means", means.tensors)
+            values["means"] = means.values
         return Snapshot(tensors, values)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -204,6 +255,9 @@ class TrainState:
             self.average.load_state_dict(_below("average", snapshot.tensors))
         if "best" in snapshot.values:
             self.best = Best(weights=_below("best", snapshot.tensors), **snapshot.values["best"])
+        if "means" in snapshot.values:
+            means = Snapshot(_below("means", snapshot.tensors), snapshot.values["means"])
+            self.means.restore(means, next(self.model.parameters()).device)
         self.step = snapshot.values["step"]
 
 
@@ -433,26 +487,6 @@ def _set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig
     return rate
 
 
-class Means:
-    """Means of the quantities of the steps since the last report, kept on the device."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor | float] = {}
-        self._count = 0
-
-    def add(self, quantities: Mapping[str, Tensor | float]) -> None:
-        """Add one step."""
-        for name, value in quantities.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-
-    def take(self) -> dict[str, float]:
-        """The means, and start anew."""
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
-
-
 def check_batch(experiment: Experiment, dataset: Dataset, workers: Workers = ALONE) -> None:
     """What the configuration alone cannot show: the batch against the data and the workers.
 
@@ -469,11 +503,12 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     """Train an experiment to its last step, from the session's latest snapshot where there is one.
 
     Reports and snapshots come every `evaluation.every` steps and at the end, so a resumed run repeats at most
-    that many steps, and repeats them exactly.
+    that many steps, and repeats them exactly. A run that is asked to end keeps every step.
 
     Raises:
         InputError: the data do not fit the experiment, or the workers.
         NonFinite: a quantity of the loss stopped being finite.
+        Interrupted: one of the workers was asked to end; all of them do after the same step.
     """
     config, workers = experiment.training, session.workers
     check_batch(experiment, dataset, workers)
@@ -484,16 +519,20 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     latest = workers.from_first(session.latest)  # read once, lest they start from different ones
     if latest is not None:
         state.restore(latest)
-    means, share = Means(), workers.share(config.batch_size)
+    share = workers.share(config.batch_size)
     dtype = next(state.model.parameters()).dtype
-    while not state.is_over:
-        chosen = batch_indices(seed, state.step, config.batch_size, len(images))[share]
-        means.add(train_step(state, images[torch.from_numpy(chosen).to(device)].to(dtype), workers))
-        if state.step % experiment.evaluation.every == 0 or state.step == config.steps:
+    while state.is_due or not state.is_over:
+        if workers.any(session.stops()):
+            _end(state, session)
+        elif state.is_due:
             judged = _judge(state, held_out, workers)
-            metrics = nested("train", means.take() | _slots(state, workers)) | nested("valid", judged.metrics)
+            metrics = nested("train", state.means.take() | _slots(state, workers)) | nested("valid", judged.metrics)
             if workers.is_first:
                 session.report(state.step, metrics, {"image": kept, **judged.per_image}, state.snapshot)
+        else:
+            chosen = batch_indices(seed, state.step, config.batch_size, len(images))[share]
+            batch = images[torch.from_numpy(chosen).to(device)].to(dtype)
+            state.means.add(train_step(state, batch, workers))
     return state
 
 
@@ -504,6 +543,14 @@ def _slots(state: TrainState, workers: Workers) -> dict[str, float]:
     if config.revive and not state.is_over and step >= config.dead_after:
         revive(state.model, state.optimizer, state.usage.dead(step, config.dead_after), state.seed, step)
     return state.usage.counts(step, config.dead_after)
+
+
+def _end(state: TrainState, session: Session) -> NoReturn:
+    """End where a report is not due, or before it is made; what is reported is saved already."""
+    state.usage.merge(session.workers)
+    if state.means.count and session.workers.is_first:
+        session.save(state.step, state.snapshot())
+    raise Interrupted(state.step)
 
 
 def _judge(state: TrainState, images: Tensor, workers: Workers) -> Evaluation:

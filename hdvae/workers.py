@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Workers:
     """This process among those of a run. More than one need `torch.distributed`'s process group.
 
-    `mean`, `largest`, `average_gradients`, `gather` and `from_first` are for all workers to call, in the same order.
-    They raise `PeerLost` when one of them does not answer.
+    `mean`, `largest`, `average_gradients`, `any`, `gather` and `from_first` are for all workers to call, in the same
+    order. They raise `PeerLost` when one of them does not answer.
 
     Attributes:
         rank: of this one, 0 … size − 1; the first one speaks for all of them.
@@ -119,6 +119,16 @@ class Workers:
         with _answering():
             dist.all_gather(parts, tensor.contiguous())
         return parts
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on any of the workers; the same answer on all."""
+        if self.size == 1:
+            return mine
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        found = torch.tensor(float(mine), device=device)
+        with _answering():
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
 
     def gather(self, act: Callable[[], T]) -> list[T]:
         """Let every worker do its part; what each of them got, in the order of ranks, on all of them.

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -27,7 +28,19 @@ from hdvae_platform.fencing import Attempt, standing, written_by
 from hdvae_platform.storage import Storage
 
 KEEP = 2
-"""Checkpoints kept: the newest, and the one before in case the newest cannot be read."""
+"""Checkpoints kept beside the best: the newest, and the one before in case the newest cannot be read."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """By what the checkpoints of a run are compared: a metric of its reports, and which way is better."""
+
+    metric: str = "valid/elbo"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+ELBO = Goal()
+"""Where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,11 @@ class Journal:
     Args:
         storage: of the run.
         run: its folder.
+        clock: seconds since 1970; replaced where training is simulated.
     """
 
-    def __init__(self, storage: Storage, run: str) -> None:
-        self._storage, self._run = storage, run
+    def __init__(self, storage: Storage, run: str, clock: Callable[[], float] = time.time) -> None:
+        self._storage, self._run, self._clock = storage, run, clock
         self._names: dict[int, str] = {}
 
     def append(self, step: int, metrics: Mapping[str, float], attempt: Attempt) -> None:
@@ -58,7 +72,7 @@ class Journal:
             Fenced: a newer attempt has begun.
         """
         if step not in self.steps():
-            entry = {"step": step, "time": time.time_ns() // 1_000_000, "metrics": dict(metrics)}
+            entry = {"step": step, "time": int(1000 * self._clock()), "metrics": dict(metrics)}
             attempt.write("journal", f"{step:09d}", ".json", json.dumps(entry).encode())
 
     def steps(self) -> list[int]:
@@ -66,11 +80,23 @@ class Journal:
         self._names = {_step(name): name for name in standing(self._storage, self._run, "journal")}
         return list(self._names)
 
+    def steps_by(self, attempt: int) -> list[int]:
+        """The steps that an attempt was the first to report, increasing."""
+        return [step for step in self.steps() if written_by(self._names[step]) == attempt]
+
     def entry(self, step: int) -> Entry:
         """The report of a recorded step."""
         if step not in self._names:
             self.steps()
         return Entry(**json.loads(self._storage.read(f"{self._run}/journal/{self._names[step]}")))
+
+    def best(self, goal: Goal, among: Iterable[int]) -> int | None:
+        """Which of some steps has the best value, the earliest of equals; None if no report of them has one."""
+        reported = sorted(set(among) & set(self.steps()))
+        values = {step: self.entry(step).metrics.get(goal.metric, math.nan) for step in reported}
+        finite = [step for step in reported if math.isfinite(values[step])]
+        sign = 1 if goal.direction == "maximize" else -1
+        return max(finite, key=lambda step: sign * values[step], default=None)
 
 
 class Damaged(Exception):
@@ -83,8 +109,14 @@ class Checkpoints:
     def __init__(self, storage: Storage, run: str) -> None:
         self._storage, self._run = storage, run
 
-    def save(self, step: int, snapshot: Snapshot, attempt: Attempt) -> None:
-        """Store a snapshot, then drop the older ones.
+    def save(self, step: int, snapshot: Snapshot, attempt: Attempt, best: int | None = None) -> None:
+        """Store a snapshot, then drop the older ones but for the newest and the best.
+
+        Args:
+            step: of the snapshot.
+            snapshot: the state.
+            attempt: at the run.
+            best: the step of the best checkpoint, if there is one.
 
         Raises:
             Fenced: a newer attempt has begun.
@@ -101,11 +133,12 @@ class Checkpoints:
         attempt.write("checkpoints", f"{step:09d}", ".safetensors", data)
         attempt.write("checkpoints", f"{step:09d}", ".json", json.dumps(manifest, indent=1).encode())
         attempt.check()
-        self._drop_older(step, attempt)
+        self._drop_older(step, attempt, best)
 
-    def _drop_older(self, step: int, attempt: Attempt) -> None:
-        """Drop all up to a step but the newest ones, and what an attempt that was shut out still wrote."""
-        kept = {name.removesuffix(".json") for name in list(self._names().values())[-KEEP:]}
+    def _drop_older(self, step: int, attempt: Attempt, best: int | None) -> None:
+        """Drop all up to a step but the newest ones and the best, and what an attempt that was shut out still wrote."""
+        names = self._names()
+        kept = {names[at].removesuffix(".json") for at in names if at == best or at in list(names)[-KEEP:]}
         for name in self._storage.list(f"{self._run}/checkpoints"):
             older = _step(name) <= step and written_by(name) <= attempt.number
             if older and name.partition(".")[0] not in kept:
@@ -172,3 +205,8 @@ def _step(name: str) -> int:
 def run_folder(study: str, trial: int, seed: int) -> str:
     """The folder of one run below the storage root; without time stamps, so that a restart finds it."""
     return f"{study}/trial-{trial:04d}/seed-{seed}"
+
+
+def study_of(folder: str) -> str:
+    """The study that a run's folder belongs to."""
+    return folder.partition("/")[0]

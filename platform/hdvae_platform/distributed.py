@@ -6,21 +6,32 @@ own reports are collected every other second, and by all workers at once.
 
 from __future__ import annotations
 
+import os
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
+import psutil
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
 
-from hdvae.errors import BoundViolated, InputError, NonFinite, PeerLost
+from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
 from hdvae.workers import Workers
 from hdvae_platform import worker
-from hdvae_platform.fencing import Fenced
+from hdvae_platform.fencing import Attempt, Fenced
+from hdvae_platform.notices import Notice
+from hdvae_platform.preemption import leaving
 from hdvae_platform.storage import StorageAway
+
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each run; the workers look themselves
 
 PATIENCE = 0.5
 """Seconds to wait for word before seeing whether the workers are still there."""
@@ -34,26 +45,74 @@ class WorkersLost(Exception):
     """Workers were killed, or do not answer: the run may go on from its last checkpoint."""
 
 
-def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> None:
+class _Torch(TorchConfig):
+    """Ray Train's, for workers that find each other by the addresses by which Ray found them."""
+
+    @property
+    def backend_cls(self) -> type[_Meeting]:
+        """What sets the workers up."""
+        return _Meeting
+
+
+class _Meeting(_TorchBackend):
+    """Gloo listens where the machine's own name leads to: that is often the loopback, where no other machine calls."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Told before the workers meet."""
+        worker_group.execute(_listen_where_ray_does)
+        super().on_start(worker_group, backend_config)
+
+
+def _listen_where_ray_does() -> None:
+    own = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in [address.address for address in addresses]:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train's, without two processes for each run that are of no use here.
+
+    One serves data sets that Ray holds. The other gives back what killed workers reserved, but needs Ray's dashboard
+    for that, and outlives the study where there is none: the driver does it (`cluster.release`).
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+
+ENDS: dict[str, type[Exception]] = {
+    "fenced": Fenced,
+    "away": StorageAway,
+    "fault": WorkerFailed,
+    "interrupted": Interrupted,
+}
+"""What a worker may tell of its end, and how it is raised here."""
+
+
+def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify, is_leaving: Callable[[], bool]) -> None:
     """Train one run with `spec.workers` processes to its end.
 
     Args:
         spec: of the run.
         scratch: a folder for Train's own records, of which nothing is read back.
         notify: is called here with what the first worker notifies.
+        is_leaving: whether this process, which waits for the workers, is to end soon.
 
     Raises:
         WorkerFailed: training failed in a worker.
         WorkersLost: a worker was killed.
         Fenced: a newer attempt has begun.
         StorageAway: the storage has been full or away for too long.
+        Interrupted: the run was asked to end, or one of its processes is leaving.
     """
     queue = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _train,
         train_loop_config={"spec": spec.plain(), "queue": queue},
         # NCCL wants a GPU for each worker; of parts of one, Gloo copies
-        torch_config=TorchConfig(backend="nccl" if spec.gpus >= 1 else "gloo"),
+        torch_config=_Torch(backend="nccl" if spec.gpus >= 1 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.gpus > 0,
@@ -61,18 +120,25 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify) -> N
         ),
         # A study retries lost runs itself, and counts its attempts
         run_config=RunConfig(
-            name=spec.folder.replace("/", "-"), storage_path=scratch, failure_config=FailureConfig(max_failures=0)
+            name=spec.folder.replace("/", "-"),
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=0),
         ),
     )
-    _forward(_background(trainer.fit), queue, notify)
+    training = _background(trainer.fit)
+    with Notice(is_leaving) as notice:
+        _forward(training, queue, notify, notice, spec.request())
 
 
-def _forward(training: Future[Any], queue: Queue, notify: worker.Notify) -> None:
-    """Pass on what the workers say until training is over."""
-    fault: str | None = None
-    fence: str | None = None
-    away: str | None = None
+def _forward(training: Future[Any], queue: Queue, notify: worker.Notify, notice: Notice, attempt: Attempt) -> None:
+    """Pass on what the workers say until training is over, and to them that it is to end."""
+    told: dict[str, Any] = {}
+    asked = False
     while True:
+        if notice.given() and not asked:
+            with suppress(StorageAway):  # then it is tried again
+                attempt.ask_to_end()
+                asked = True
         over = training.done()  # seen before the queue is: what was said before the end is in it
         try:
             message = queue.get(timeout=PATIENCE)
@@ -80,20 +146,16 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify) -> None
             if over:
                 break
             continue
-        fault, fence = fault or message.get("fault"), fence or message.get("fenced")
-        away = away or message.get("away")
-        if fault is None and fence is None and away is None:
+        told = {end: message[end] for end in ENDS if end in message} | told  # what is told first stands
+        if not told:
             notify(message)
     try:
         training.result()
     except WorkerGroupError:
-        if fence is not None:
-            raise Fenced(fence) from None
-        if away is not None:
-            raise StorageAway(away) from None
-        if fault is None:
+        if not told:
             raise WorkersLost from None
-        raise WorkerFailed(fault) from None
+    for end, text in told.items():
+        raise ENDS[end](text)
 
 
 def _background(act: Callable[[], Any]) -> Future[Any]:
@@ -113,8 +175,13 @@ def _background(act: Callable[[], Any]) -> Future[Any]:
 def _train(config: dict[str, Any]) -> None:
     """One worker's part. A failure of its own is told in its own words; a lost peer's is that one's to tell."""
     queue: Queue = config["queue"]
+    workers = Workers.here()
     try:
-        worker.run(worker.RunSpec(**config["spec"]), queue.put, Workers.here())
+        with leaving() as is_leaving:
+            worker.run(worker.RunSpec(**config["spec"]), queue.put, workers, is_leaving)
+    except Interrupted as interruption:
+        if workers.is_first:
+            queue.put({"interrupted": interruption.step})
     except PeerLost:
         raise
     except Fenced as fence:

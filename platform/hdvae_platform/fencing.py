@@ -63,6 +63,23 @@ class Attempt:
         if newest > self.number:
             raise Fenced(f"{self.run}: attempt {newest} has taken over from attempt {self.number}")
 
+    def ask_to_end(self) -> None:
+        """Let whoever works at this attempt know that it is to end soon, and to keep what it has done.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        self.check()
+        self.storage.write(self._request, b"")
+
+    def asked_to_end(self) -> bool:
+        """Whether it is."""
+        return self.storage.exists(self._request)
+
+    @property
+    def _request(self) -> str:
+        return f"{self.run}/requests/{self.number:04d}-end"
+
     def write(self, folder: str, stem: str, suffix: str, data: bytes) -> None:
         """Write a file under a name of this attempt's own.
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -25,8 +26,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
-import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
@@ -36,8 +37,9 @@ from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.training import check_batch
 from hdvae.workers import Workers
-from hdvae_platform import provenance
-from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform import preflight, provenance, shared_data
+from hdvae_platform.checkpointing import Goal, Journal, run_folder
+from hdvae_platform.cluster import LOCAL, check_address, connected, machines, release
 from hdvae_platform.fencing import Attempt, Fenced
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
@@ -53,6 +55,10 @@ from hdvae_platform.worker import RunSpec, load_data
 Echo = Callable[[str], None]
 WAITING = {"CPU": 0, "memory": 1}
 """What the process takes that waits for the workers of a run: nothing, but Tune does not start it for that."""
+TIDY = 1.0
+"""Seconds between two looks at what killed workers left behind."""
+GRACE = 20.0
+"""Seconds for runs to end the step under way and keep what they did, when the study stops. Clusters often give 30."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -65,7 +71,10 @@ class Driver:
     Attributes:
         stop: set, here or by the heartbeat, when no more is to be done: asked for, interrupted, or because of `fault`.
         fault: a fault of the driver's own, raised once Tune has let go.
-        concurrent: how many runs may go at a time.
+        elsewhere: whether runs may be on other machines than this one.
+        room: how many runs the machines have room for, as they are now.
+        interrupted: whether a signal came.
+        hurried: whether one came when the study was stopping already: runs are not waited for any more.
     """
 
     def __init__(
@@ -76,19 +85,23 @@ class Driver:
         tracking: StudyTracking,
         stop: threading.Event,
         echo: Echo,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage, places.patience, echo)
         self.fault: Exception | None = None
-        self.concurrent = study.resources.concurrent
+        self.elsewhere = False
+        self.room: Callable[[], int] = lambda: study.resources.concurrent
         ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
         steps = study.experiment.training.steps
-        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo)
+        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
+        self.interrupted = self.hurried = False
         self._live: dict[str, Assignment] = {}
+        self._limit: float | None = None
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
         """The spec of the next run, or None if none is to be started now."""
-        while not self.stop.is_set() and len(self._live) < self.concurrent:
+        while not self.stop.is_set() and len(self._live) < self.room():
             assignment = self.search.next()
             if assignment is None:
                 return None
@@ -100,17 +113,31 @@ class Driver:
                 continue
             self._attempt(assignment).begin()
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
-            self.tracking.begin(assignment, experiment)
+            self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
             self._live[trial_id] = assignment
-            steps = Checkpoints(self.storage, self._folder(assignment)).steps()
             self.progress.expect(self.search.total_runs())
-            self.progress.began(_name(assignment), steps[-1] if steps else 0)
+            self.progress.began(_name(assignment), 0)
             return self._spec(assignment, experiment).plain()
         return None
 
     def is_over(self) -> bool:
         """Whether no further run will be started; one that runs may yet have to be started again."""
         return self.stop.is_set() or not (self._live or self.search.has_work())
+
+    def ends_all(self) -> bool:
+        """Whether Tune is to end what still runs. When the study stops, runs have some time to do so themselves."""
+        if not self.stop.is_set():
+            return False
+        if self._limit is None:
+            self._limit = time.monotonic() + GRACE
+            self._ask_to_end()
+        return self.hurried or not self._live or time.monotonic() > self._limit
+
+    def _ask_to_end(self) -> None:
+        requests = Storage(self.places.storage)
+        for assignment in self._live.values():
+            with contextlib.suppress(StorageAway, Fenced):  # nothing can be kept then, or it is another driver's
+                Attempt(requests, self._folder(assignment), assignment.attempt).ask_to_end()
 
     def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a run that has reported is stopped for it; asked before `reported`, which is called all the same."""
@@ -124,8 +151,13 @@ class Driver:
         """A run sent word."""
         assignment = self._live[trial_id]
         if "warning" in result:
+            if result.get("lasting"):
+                self.search.note(assignment.trial, assignment.seed, result["warning"])
             self.progress.say(f"{_name(assignment)}: {result['warning']}")
+        if result.get("resumed"):
+            self.progress.began(_name(assignment), result["step"])
         if "metrics" in result:
+            self.search.progressed(assignment.trial, assignment.seed)
             self.tracking.forward(assignment)
             self.progress.moved(_name(assignment), result["step"], result["metrics"].get(self.study.search.metric))
 
@@ -134,12 +166,13 @@ class Driver:
         assignment = self._live.get(trial_id)
         if assignment is None:
             return
+        self.search.note(assignment.trial, assignment.seed, "its process was killed")
         if self.search.retry(assignment.trial, assignment.seed):
             self.tracking.end(assignment, "WAITING")
             self.progress.interrupted(_name(assignment))
             self.progress.say(f"{_name(assignment)}: its process was killed; it is started again")
         else:
-            self._failed(assignment, f"its process was killed {ATTEMPTS} times")
+            self._failed(assignment, f"its process was killed {ATTEMPTS} times, without a report in between")
         del self._live[trial_id]
 
     def ended(self, trial_id: str, result: dict[str, Any] | None) -> None:
@@ -160,6 +193,8 @@ class Driver:
             self._failed(assignment, str(fault))
         elif (result or {}).get("completed"):
             self._completed(assignment)
+        elif (result or {}).get("interrupted") and not self.stop.is_set():
+            self._moved(assignment, (result or {})["step"])
         else:
             self._interrupted(assignment)
         del self._live[trial_id]
@@ -220,6 +255,8 @@ class Driver:
             gpus=self.study.resources.gpus_per_worker,
             data_checksum=self.tracking.data_checksum,
             workers=self.study.resources.workers,
+            elsewhere=self.elsewhere,
+            goal=Goal(self.study.search.metric, self.study.search.direction),
         )
 
     def _failed(self, assignment: Assignment, fault: str) -> None:
@@ -234,6 +271,13 @@ class Driver:
         self.tracking.end(assignment, "PRUNED")
         self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
+
+    def _moved(self, assignment: Assignment, step: int) -> None:
+        """A run's process is leaving: it goes on in another, on a machine that stays."""
+        self.search.reissue(assignment.trial, assignment.seed)
+        self.tracking.end(assignment, "WAITING")
+        self.progress.interrupted(_name(assignment))
+        self.progress.say(f"{_name(assignment)}: its process was told to end, at step {step}; it is started again")
 
     def _interrupted(self, assignment: Assignment) -> None:
         run = self.search.interrupt(assignment.trial, assignment.seed)
@@ -276,7 +320,7 @@ class _OfDriver:
         return {}
 
 
-class _Searcher(_OfDriver, Searcher):
+class StudySearcher(_OfDriver, Searcher):
     """Tune's view of the driver as a source of runs."""
 
     def __init__(self, driver: Driver) -> None:
@@ -284,6 +328,7 @@ class _Searcher(_OfDriver, Searcher):
         self._driver = driver
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The spec of the next run; None if none is to be started now, `FINISHED` if none will be."""
         config: dict[str, Any] | None = self._driver.guard(lambda: self._driver.next_config(trial_id))
         if config is None and self._driver.is_over():
             return str(Searcher.FINISHED)
@@ -293,63 +338,88 @@ class _Searcher(_OfDriver, Searcher):
         """The callback, which knows the error, tells the driver."""
 
 
-class _Callback(_OfDriver, Callback):
+class StudyCallback(_OfDriver, Callback):
     """Tune's reports, passed on to the driver."""
 
     def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+        self._driver, self._tidied = driver, 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune comes by here all the time, also when nothing happens."""
+        if self._driver.study.resources.workers > 1 and time.monotonic() - self._tidied > TIDY:
+            self._driver.guard(release)
+            self._tidied = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """A run sent word."""
         self._driver.guard(lambda: self._driver.reported(trial.trial_id, result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A run ended, or was stopped."""
         self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A fault that the run did not report is the end of its process. Tune's own record of it cannot be read yet."""
-        if "fault" in (trial.last_result or {}):
+        """An end that the run did not report is that of its process. Tune's own record of it cannot be read yet."""
+        if not {"fault", "interrupted"}.isdisjoint(trial.last_result or {}):
             self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
         else:
             self._driver.guard(lambda: self._driver.died(trial.trial_id))
 
 
-class _Stopper(_OfDriver, Stopper):
-    """Ends a run that is pruned, and all runs once the driver is asked to stop."""
+class StudyStopper(_OfDriver, Stopper):
+    """Ends a run that is pruned, and all runs when the driver says so."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a run is stopped for what it reported."""
         return bool(self._driver.guard(lambda: self._driver.prunes(trial_id, result)))
 
     def stop_all(self) -> bool:
-        return self._driver.stop.is_set()
+        """Whether all runs are stopped."""
+        return bool(self._driver.guard(self._driver.ends_all))
 
 
-def run_study(
-    study: Study, places: Places, echo: Echo, *, retry_failed: bool = False, accept_code_change: bool = False
-) -> list[Run]:
+@dataclass(frozen=True)
+class Launch:
+    """How a study is to be run this time.
+
+    Attributes:
+        address: of the Ray that it runs on, as `cluster.connected` takes it.
+        insecure: whether a Ray that is open to everybody will do.
+        retry_failed: whether runs that failed are started again, from their checkpoints.
+        accept_code_change: whether to go on if the study was run with other code before.
+    """
+
+    address: str = LOCAL
+    insecure: bool = False
+    retry_failed: bool = False
+    accept_code_change: bool = False
+
+
+def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> list[Run]:
     """Run a study to its end, or until it is asked to stop.
 
     Args:
         study: a checked study.
         places: where everything lives.
         echo: prints a line.
-        retry_failed: whether runs that failed are started again, from their checkpoints.
-        accept_code_change: whether to go on if the study was run with other code before.
+        launch: where and how.
 
     Returns:
         The runs as they stand at the end.
 
     Raises:
-        InputError: the data are not there, the name is taken by another definition, the code is another, or another
-            driver holds it, or took it from this one.
+        InputError: the data or the cluster are not there, the name is taken by another definition, the code is another,
+            or another driver holds it, or took it from this one.
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
+    check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.workers))
     records = Records(connect(places.database))
-    _define(study, records, dataset.checksum, accept_code_change)
+    _define(study, records, dataset.checksum, launch.accept_code_change)
     driver_name = f"{socket.gethostname()} (process {os.getpid()})"
     records.take(study.name, driver_name, _dead(records.study(study.name)))
     with ExitStack() as stack:
@@ -357,7 +427,7 @@ def run_study(
         records.replan(study.name, study.plan())
         records.recode(study.name, provenance.code())
         stop = stack.enter_context(_beating(records, study.name, driver_name))
-        return _drive(study, places, records, dataset.checksum, stop, echo, retry_failed)
+        return _drive(study, places, records, dataset.checksum, stop, echo, launch)
 
 
 def _dead(record: StudyRecord | None) -> str | None:
@@ -439,21 +509,25 @@ def _drive(
     checksum: str,
     stop: threading.Event,
     echo: Echo,
-    retry_failed: bool,
+    launch: Launch,
 ) -> list[Run]:
-    search = Search(study, places.database, records, retry_failed=retry_failed)
+    search = Search(study, places.database, records, retry_failed=launch.retry_failed)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
-        stack.enter_context(_interruptible(stop))
+        stack.enter_context(_interruptible(driver))
         stack.callback(_finish_tracking, tracker, echo)
         stack.callback(driver.end_study)
         stack.callback(driver.interrupt_all)
         driver.catch_up()
         if search.has_work():
-            _tune(driver)
+            driver.storage.check()
+        if search.has_work() and not stop.is_set():
+            _tune(driver, launch)
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
+    if driver.interrupted and (search.has_work() or any(run.unfinished for run in search.runs())):
+        raise KeyboardInterrupt
     return search.runs()
 
 
@@ -462,31 +536,31 @@ def _finish_tracking(tracker: Tracker, echo: Echo) -> None:
         echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
 
 
-def _tune(driver: Driver) -> None:
+def _tune(driver: Driver, launch: Launch) -> None:
     """Let Tune place the runs.
 
     Raises:
-        InputError: a run needs more than the cluster has.
-        KeyboardInterrupt: by SIGINT or SIGTERM.
+        InputError: the cluster cannot be joined, or a run needs more than it has.
     """
     name, resources = driver.study.name, driver.study.resources
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-tune-", ignore_cleanup_errors=True))
         # What Ray prints, of a killed process say, would stand between the lines of the study.
         stack.enter_context(redirect_stdout(stack.enter_context((driver.places.home / "ray.log").open("a"))))
-        stack.callback(_stop_on_signals, driver.stop)  # and again: Ray takes all handlers away when it ends
-        stack.callback(ray.shutdown)
+        stack.callback(_stop_on_signals, driver)  # and again: Ray takes all handlers away when it ends
+        stack.enter_context(connected(launch.address, insecure=launch.insecure))
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
-        _stop_on_signals(driver.stop)  # again: Ray puts handlers of its own in place
-        driver.concurrent = resources.fitting([node["Resources"] for node in ray.nodes() if node["Alive"]])
-        driver.progress.say(f"starting, {_count(driver.concurrent)} at a time")
+        _stop_on_signals(driver)  # again: Ray puts handlers of its own in place
+        if launch.address != LOCAL:
+            _prepare(driver)
+        driver.room = lambda: resources.room(machines())
+        driver.progress.say(f"starting, {_count(resources.fitting(machines()))} at a time")
         alone = resources.workers == 1
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources.per_worker() if alone else WAITING),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(driver),
+                search_alg=StudySearcher(driver),
                 num_samples=-1,
                 reuse_actors=alone,  # when a run is stopped, its workers end with the process that waits for them
                 trial_name_creator=lambda trial: f"{name}-{trial.trial_id}",
@@ -495,8 +569,8 @@ def _tune(driver: Driver) -> None:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=scratch,
-                callbacks=[_Callback(driver)],
-                stop=_Stopper(driver),
+                callbacks=[StudyCallback(driver)],
+                stop=StudyStopper(driver),
                 verbose=0,
             ),
         )
@@ -505,11 +579,23 @@ def _tune(driver: Driver) -> None:
         raise driver.fault
 
 
+def _prepare(driver: Driver) -> None:
+    """Give the images to the machines of a cluster, and see that all of them can work.
+
+    Raises:
+        InputError: one cannot.
+    """
+    study, tracking = driver.study, driver.tracking
+    shared_data.publish(driver.storage, study.name, load_data(study.experiment, driver.places.home))
+    driver.elsewhere = True
+    preflight.check(driver.storage, study.name, tracking.data_checksum, gpus=study.resources.gpus_per_worker > 0)
+
+
 @contextmanager
-def _interruptible(stop: threading.Event) -> Iterator[None]:
+def _interruptible(driver: Driver) -> Iterator[None]:
     """SIGINT and SIGTERM stop the study, inside; then the handlers are those of before."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    _stop_on_signals(stop)
+    _stop_on_signals(driver)
     try:
         yield
     finally:
@@ -517,16 +603,16 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
-    """Let the first signal stop the study, and the others leave it to finish its records.
+def _stop_on_signals(driver: Driver) -> None:
+    """Let the first signal stop the study, and the next end the wait for its runs; its records are finished always.
 
-    The event is set before the exception is raised, since Python swallows one that is raised in some callbacks.
+    Nothing is raised: Python would swallow it in some callbacks, and Ray is left in one piece.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            raise KeyboardInterrupt
+        driver.hurried = driver.stop.is_set()
+        driver.interrupted = True
+        driver.stop.set()
 
     for number in _SIGNALS:
         signal.signal(number, interrupt)

@@ -44,7 +44,8 @@ def _load(address: str) -> Snapshot:
     one = re.fullmatch(r"(.*)/checkpoints/([\d-]+)\.safetensors", address)
     if one is not None:
         return read_checkpoint(Storage(one[1]), f"checkpoints/{one[2]}")
-    checkpoints = Checkpoints(Storage(address.removesuffix("/checkpoints")), ".")
+    root, _, folder = address.removesuffix("/checkpoints").rpartition("/")
+    checkpoints = Checkpoints(Storage(root or "."), folder)
     snapshot, faults = checkpoints.latest()
     if snapshot is None:
         raise InputError(f"run {address}: " + (faults[0] if faults else "no checkpoint there"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Places:
         home: the local folder.
         database: SQLAlchemy URL of the study database (`HDVAE_STUDY_DB`).
         tracking: MLflow's tracking address (`MLFLOW_TRACKING_URI`).
-        artifacts: where MLflow keeps artifacts when the tracking address is the local database, else None.
+        artifacts: where MLflow keeps artifacts if its address is a database; None for a server, which knows itself.
         storage: root of checkpoints and journals, a path or a URL such as `s3://…` (`HDVAE_STORAGE`).
         patience: seconds to wait for a storage that is full or away (`HDVAE_PATIENCE`).
     """
@@ -37,22 +38,33 @@ class Places:
         """The places of a home folder and the environment; makes the folder.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be made, a variable is no number, what the storage takes is not installed, or
+                its address holds a secret.
         """
         home = home.absolute()
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise InputError(f"--home {home}: cannot be made: {fault.strerror}") from None
-        tracking = os.environ.get("MLFLOW_TRACKING_URI")
+        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db"
+        storage = _storage(os.environ.get("HDVAE_STORAGE") or str(home / "studies"))
         return Places(
             home=home,
             database=os.environ.get("HDVAE_STUDY_DB") or f"sqlite:///{home}/optuna.db",
-            tracking=tracking or f"sqlite:///{home}/mlflow.db",
-            artifacts=None if tracking else (home / "artifacts").as_uri(),
-            storage=_absolute(os.environ.get("HDVAE_STORAGE") or str(home / "studies")),
+            tracking=tracking,
+            artifacts=None if tracking.startswith("http") else _artifacts(home, storage),
+            storage=storage,
             patience=_seconds("HDVAE_PATIENCE", PATIENCE),
         )
+
+
+def _artifacts(home: Path, storage: str) -> str:
+    """Beside the checkpoints if those are on S3, else in the home folder."""
+    if not storage.startswith("s3://"):
+        return (home / "artifacts").as_uri()
+    if importlib.util.find_spec("boto3") is None:
+        raise InputError("HDVAE_STORAGE is on S3, where MLflow wants boto3: pip install 'hdvae[s3]'")
+    return f"{storage.rstrip('/')}/artifacts"
 
 
 def _seconds(variable: str, usual: float) -> float:
@@ -66,15 +78,28 @@ def _seconds(variable: str, usual: float) -> float:
     return seconds
 
 
-def _absolute(address: str) -> str:
-    """A path that means the same in every process; a URL is left as it is."""
-    return address if "://" in address else str(Path(address).absolute())
+def _storage(address: str) -> str:
+    """A path that means the same in every process; a URL is left as it is.
+
+    Addresses of checkpoints are written into MLflow and shown: they may hold no secrets.
+    """
+    if "://" not in address:
+        return str(Path(address).absolute())
+    if redacted(address) != address:
+        raise InputError(
+            f"HDVAE_STORAGE {redacted(address)} holds a key or password: give them in AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY (for another store, in its own variables), or use the machine's role"
+        )
+    return address
 
 
 def redacted(address: str) -> str:
-    """An address without the user and the password that it may hold.
+    """An address, or a text with addresses, without the users and passwords in it.
 
     >>> redacted("postgresql+psycopg://me:secret@host/db")
     'postgresql+psycopg://…@host/db'
+    >>> redacted("no answer from postgresql://host/db?user=me&password=secret now")
+    'no answer from postgresql://host/db?user=me&password=… now'
     """
-    return re.sub(r"//[^@/]*@", "//…@", address)
+    hidden = re.sub(r"//[^\s:/@]*(:\S*)?@", "//…@", address)
+    return re.sub(r"(password|secret|token)=[^&\s]+", r"\1=…", hidden)

@@ -145,7 +145,7 @@ def connect(url: str) -> sa.Engine:
         _schema.create_all(engine)
         _check_columns(engine, url)
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
-        reason = str(fault).splitlines()[0]
+        reason = redacted(str(fault).splitlines()[0])
         raise InputError(f"study database {redacted(url)}: {reason}; check HDVAE_STUDY_DB") from None
     return engine
 
@@ -160,6 +160,14 @@ def _check_columns(engine: sa.Engine, url: str) -> None:
                 f"study database {redacted(url)}: table {table.name} has no column {sorted(missing)[0]}: another "
                 "version of hdvae made it; use that version, or another --home or HDVAE_STUDY_DB"
             )
+
+
+def clock(engine: sa.Engine) -> float | None:
+    """Seconds since 1970 by the database server's clock; None if it has none but this machine's."""
+    if engine.dialect.name != "postgresql":
+        return None
+    with engine.connect() as db:
+        return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
 class Records:

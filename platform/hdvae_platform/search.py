@@ -21,10 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hdvae.randomness import derive
 from hdvae_platform.records import Kind, Records, Run
+from hdvae_platform.run_table import RunTable
 from hdvae_platform.study import Dimension, Study
 
 ATTEMPTS = 3
-"""How often a run's process may die in one launch until that counts as the run's failure."""
+"""How often a run's process may die between two of its reports until that counts as the run's failure."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
 """User attribute of a trial that is not one of the study's."""
 _INSTEAD_OF = "hdvae: instead of trial"
@@ -72,15 +73,18 @@ class Search:
         known = records.study(study.name)
         assert known is not None
         self._begun = known.created
+        self._storage = optuna.storages.get_storage(url)
         self._optuna = optuna.create_study(
             study_name=study.name,
-            storage=optuna.storages.RDBStorage(url),
+            storage=self._storage,
             direction=study.search.direction,
             pruner=_pruner(study),
             load_if_exists=True,
         )
+        self._id = self._storage.get_study_id_from_name(study.name)
         # What is said to run was left so by an earlier launch.
-        self._runs = {(run.trial, run.seed): _waiting(run) for run in records.runs(study.name)}
+        left = [_waiting(run) for run in records.runs(study.name)]
+        self._runs = RunTable(study.seeds, study.search.pruner is not None, left)
         self._drop_half_suggested()
         trials = self._optuna.get_trials(deepcopy=False)
         self._optuna.sampler = _sampler(study, len(trials))
@@ -96,8 +100,8 @@ class Search:
         self._started = sum(trial.state != TrialState.WAITING for trial in trials)
         for trial in trials:
             self._take_up(trial)
-        left = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
-        self._pending.extend((run.trial, run.seed) for run in sorted(left, key=lambda run: run.attempts == 0))
+        confirming = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
+        self._pending.extend((run.trial, run.seed) for run in sorted(confirming, key=lambda run: run.attempts == 0))
 
     def next(self) -> Assignment | None:
         """The next run, marked as running; None if there is nothing left to issue."""
@@ -110,7 +114,7 @@ class Search:
             return None
         number, seed = self._pending.popleft()
         run = self._runs[number, seed]
-        self._set(run, state="RUNNING", attempts=run.attempts + 1, error=None)
+        self._set(run, state="RUNNING", attempts=run.attempts + 1)
         return self.assignment(self._runs[number, seed])
 
     def _open_trial(self) -> None:
@@ -133,7 +137,7 @@ class Search:
 
     def _confirmations_to_open(self) -> list[tuple[int, int]]:
         """Once nothing of the search is left to do."""
-        if any(run.kind == "search" and run.unfinished for run in self._runs.values()):
+        if self._runs.searching:
             return []
         wanted = confirmations(self._study, _trials(self._study, self._optuna))
         return [key for key in wanted if key not in self._runs]
@@ -152,23 +156,25 @@ class Search:
         The pruner judges the run of the first seed, and once only: not at the last step, when the work is done, nor
         when it is run again in a trial that Optuna knows to have ended.
         """
-        run, frozen = self._runs[trial, seed], self._optuna.get_trials(deepcopy=False)[trial]
-        judged = self._study.search.pruner is not None and seed == self._study.seeds[0]
-        open_ = run.state == "RUNNING" and frozen.state == TrialState.RUNNING and step not in frozen.intermediate_values
-        if not (judged and open_) or value is None or not math.isfinite(value):
+        run = self._runs[trial, seed]
+        judged = self._study.search.pruner is not None and seed == self._study.seeds[0] and run.state == "RUNNING"
+        if not judged or value is None or not math.isfinite(value):
+            return False
+        frozen = self._told(trial)
+        if frozen.state != TrialState.RUNNING or step in frozen.intermediate_values:
             return False
         asked = optuna.Trial(self._optuna, frozen._trial_id)
         asked.report(value, step)
         if step >= self._study.experiment_at(self._params[trial]).training.steps or not asked.should_prune():
             return False
-        self._set(run, state="PRUNED", value=value)
+        self._set(run, state="PRUNED", value=value, error=None)
         self._ended(run)
         return True
 
     def finish(self, trial: int, seed: int, value: float) -> Run:
         """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
         if math.isfinite(value):
-            self._set(self._runs[trial, seed], state="COMPLETE", value=value)
+            self._set(self._runs[trial, seed], state="COMPLETE", value=value, error=None)
         else:
             error = f"{self._study.search.metric} is {value}"
             self._set(self._runs[trial, seed], state="FAIL", error=error)
@@ -191,9 +197,21 @@ class Search:
         self._deaths[trial, seed] += 1
         if self._deaths[trial, seed] >= ATTEMPTS:
             return False
+        self.reissue(trial, seed)
+        return True
+
+    def note(self, trial: int, seed: int, error: str) -> None:
+        """Something went wrong with a run that goes on: known until it is complete."""
+        self._set(self._runs[trial, seed], error=error)
+
+    def reissue(self, trial: int, seed: int) -> None:
+        """A run was cut off for reasons that are not its own: issue it again."""
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
-        return True
+
+    def progressed(self, trial: int, seed: int) -> None:
+        """A run got further than ever: what killed its process before does not count any more."""
+        del self._deaths[trial, seed]
 
     def check(self) -> None:
         """See that this driver still holds the study.
@@ -205,7 +223,7 @@ class Search:
 
     def runs(self) -> list[Run]:
         """The runs as they stand."""
-        return [self._runs[key] for key in sorted(self._runs)]
+        return self._runs.all()
 
     def run(self, trial: int, seed: int) -> Run:
         """A run as it stands."""
@@ -213,19 +231,16 @@ class Search:
 
     def total_runs(self) -> int:
         """How many runs there will be in all, as far as is known."""
-        seeds, known = len(self._study.seeds), list(self._runs.values())
         trials = max(0 if self._searched() else self._study.parameter_sets() or 0, self._started)
-        spared = sum(seeds - len(self._runs_of(run.trial)) for run in known if self._ends_trial(run))
-        searching = sum(run.kind == "search" for run in known)
-        confirming = max(self._study.confirmations(trials), len(known) - searching)
-        return max(trials * seeds - spared, searching) + confirming
+        searching = max(trials * len(self._study.seeds) - self._runs.spared, self._runs.count("search"))
+        return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
 
     def _drop_half_suggested(self) -> None:
         """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
 
         Runs are recorded once a trial has all its parameters, and a queued trial was born with them.
         """
-        begun = {trial for trial, _ in self._runs}
+        begun = {run.trial for run in self.runs()}
         for trial in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in begun and "fixed_params" not in trial.system_attrs:
                 optuna.Trial(self._optuna, trial._trial_id).set_user_attr(_DROPPED, True)
@@ -251,11 +266,11 @@ class Search:
             self._tell_if_done(trial.number)
 
     def _unfinished(self, number: int) -> bool:
-        return any(run.unfinished for run in self._runs_of(number))
+        return any(run.unfinished for run in self._runs.of(number))
 
-    def _runs_of(self, number: int) -> list[Run]:
-        """The runs by which a trial is judged."""
-        return [run for run in self._runs.values() if run.trial == number and run.kind == "search"]
+    def _told(self, number: int) -> FrozenTrial:
+        """What Optuna was told of a trial; a list of all trials takes longer the more there are."""
+        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
     def _ended(self, run: Run) -> None:
         """See what follows for the trial; nothing from a confirmation."""
@@ -266,7 +281,7 @@ class Search:
 
     def _add(self, run: Run) -> None:
         self._records.add_run(self._study.name, run.trial, run.seed, run.kind)
-        self._runs[run.trial, run.seed] = run
+        self._runs.put(run)
 
     def _open(self, trial: int) -> None:
         """Make sure that the trial has its runs; queue those that wait."""
@@ -279,31 +294,31 @@ class Search:
     def _seeds_of(self, trial: int) -> Sequence[int]:
         """With a pruner, the other seeds wait for what becomes of the first."""
         seeds = self._study.seeds
-        first = self._runs.get((trial, seeds[0]))
-        free = self._study.search.pruner is None or (first is not None and first.state == "COMPLETE")
+        first = (trial, seeds[0])
+        free = self._study.search.pruner is None or (first in self._runs and self._runs[first].state == "COMPLETE")
         return seeds if free else seeds[:1]
-
-    def _ends_trial(self, run: Run) -> bool:
-        """Whether for this run's end the other seeds of its trial are not started."""
-        first = self._study.search.pruner is not None and run.seed == self._study.seeds[0]
-        return first and run.state in ("PRUNED", "FAIL")
 
     def _tell_if_done(self, number: int) -> None:
         if self._unfinished(number):
             return
-        runs = self._runs_of(number)
+        runs = self._runs.of(number)
         ends = {run.state for run in runs}
         state = next((TrialState[end] for end in ("FAIL", "PRUNED") if end in ends), TrialState.COMPLETE)
         value = statistics.fmean(run.value for run in runs if run.value is not None) if ends == {"COMPLETE"} else None
-        trials = self._optuna.get_trials(deepcopy=False)
-        if trials[number].state != TrialState.FAIL:
+        told = self._told(number)
+        if told.state != TrialState.FAIL:
             self._optuna.tell(number, values=value, state=state, skip_if_finished=True)
-        elif value is not None and not any(trial.user_attrs.get(_INSTEAD_OF) == number for trial in trials):
-            self._optuna.add_trial(_instead_of(trials[number], value))
+        elif value is not None and not self._is_mended(number):
+            self._optuna.add_trial(_instead_of(told, value))
+
+    def _is_mended(self, number: int) -> bool:
+        """Whether another trial stands for one that failed."""
+        trials = self._optuna.get_trials(deepcopy=False)
+        return any(trial.user_attrs.get(_INSTEAD_OF) == number for trial in trials)
 
     def _set(self, run: Run, **values: Any) -> None:
         self._records.set_run(self._study.name, run.trial, run.seed, **values)
-        self._runs[run.trial, run.seed] = Run(**{**vars(run), **values})
+        self._runs.put(replace(run, **values))
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """The sampler's values, dimension by dimension: conditions look at earlier ones."""

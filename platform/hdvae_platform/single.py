@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 
 from hdvae.blocks import trunk
+from hdvae.errors import Interrupted
 from hdvae.experiment import Experiment
 from hdvae.model import HDVAE
 from hdvae_platform import provenance
@@ -49,6 +54,7 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
     """
     dataset = load_data(experiment, places.home)
     storage = Storage(places.storage, places.patience, echo)
+    storage.check()
     folder = f"{name}/train-{experiment.fingerprint}-{dataset.checksum[:8]}/seed-{seed}"
     upload = RunUpload(
         name=f"{name} seed {seed}",
@@ -82,9 +88,13 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
     state: State = "FAIL"
     tracker.send(upload.open)
     try:
-        run(spec, notify)
+        with _told_to_end() as told:
+            run(spec, notify, leaving=told)
         state = "COMPLETE"
         progress.ended(upload.name, "done")
+    except Interrupted:
+        state = "WAITING"
+        raise KeyboardInterrupt from None
     except (KeyboardInterrupt, StorageAway):
         state = "WAITING"
         raise
@@ -92,6 +102,24 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
         tracker.send(lambda client: upload.close(client, state))
         if not tracker.close(PATIENCE):
             progress.say("MLflow does not have everything yet: the same command again sends the rest")
+
+
+@contextmanager
+def _told_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM came, inside; a second one is raised as KeyboardInterrupt at once."""
+    told = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def describe(experiment: Experiment, image: tuple[int, int]) -> tuple[list[list[str]], dict[str, int]]:

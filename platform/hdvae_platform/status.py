@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hdvae_platform.checkpointing import Checkpoints, run_folder
+from hdvae_platform.checkpointing import Checkpoints, Goal, Journal, run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, StudyRecord, connect
 from hdvae_platform.search import Trial, confirmations, known_trials
@@ -95,17 +96,32 @@ def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int
 
 def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
     """A run without a driver cannot be running: it waits to be continued."""
-    checkpoints = Checkpoints(storage, run_folder(study.name, run.trial, run.seed))
-    steps = checkpoints.steps() if run.attempts else []
+    folder = run_folder(study.name, run.trial, run.seed)
+    checkpoints, journal = Checkpoints(storage, folder), Journal(storage, folder)
+    steps, reported = (checkpoints.steps(), journal.steps()) if run.attempts else ([], [])
+    best = journal.best(Goal(study.search.metric, study.search.direction), steps) if steps else None
+    running = run.state == "RUNNING" and driven
     return {
         "number": run.trial,
         "state": "WAITING" if run.state == "RUNNING" and not driven else run.state,
         "params": params,
         "seed": run.seed,
         "kind": run.kind,
-        "step": steps[-1] if steps else 0,
+        "step": max(steps[-1:] + reported[-1:], default=0),
         "attempts": run.attempts,
         "error": run.error,
         "checkpoint": checkpoints.address(steps[-1]) if steps else None,
+        "best_checkpoint": None if best is None else checkpoints.address(best),
+        "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
         "run_id": run.run_id,
     }
+
+
+def _seconds_left(journal: Journal, run: Run, steps: int) -> float | None:
+    """Until the last step, at the pace of this attempt's reports; None before it has made two of its own."""
+    own = journal.steps_by(run.attempts)
+    if len(own) < 2:
+        return None
+    first, last = journal.entry(own[0]), journal.entry(own[-1])
+    pace = (last.time - first.time) / 1000 / (last.step - first.step)
+    return max(0.0, (steps - last.step) * pace - (time.time() - last.time / 1000))

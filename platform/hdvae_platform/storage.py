@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,8 @@ PERMANENT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirector
 """Answers of a storage that is there: to try again would not change them."""
 PAUSE = 1.0
 """Seconds between two tries."""
+_REFUSED = re.compile("NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH")
+"""In what S3 says of a bucket that is not there, or not ours."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -44,7 +47,8 @@ class Storage:
     """A folder on a file system.
 
     Args:
-        root: a local path, or a URL that pyarrow knows (`s3://bucket/prefix`).
+        root: a local path, or a URL that pyarrow knows (`s3://bucket/prefix`). Where the server is and who asks comes
+            from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …): addresses are shown and kept.
         patience: seconds for which what fails is tried again.
         say: is told when the storage is away, and when it is back.
 
@@ -53,6 +57,11 @@ class Storage:
 
     def __init__(self, root: str, patience: float = 0.0, say: Callable[[str], None] = lambda line: None) -> None:
         self.root, self._patience, self._say = root, patience, say
+        if "://" in root and re.search("[@?]", root):
+            raise InputError(
+                f"storage {root.partition('://')[0]}://…: give no password or endpoint in the address, but in "
+                "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+            )
         try:
             if "://" in root:
                 self._files, self._path = fs.FileSystem.from_uri(root)
@@ -74,7 +83,7 @@ class Storage:
             except PERMANENT:
                 raise
             except OSError as fault:
-                line = f"storage {self.root}: {fault.strerror or fault}"
+                line = f"storage {self.root}: {_reason(fault)}"
                 if time.monotonic() >= limit:
                     raise StorageAway(line) from fault
                 if not away:
@@ -86,12 +95,26 @@ class Storage:
                     self._say(f"storage {self.root} answers again")
                 return result
 
+    def check(self) -> None:
+        """See that the storage takes files from us. One that is away or full is left to those who wait for it.
+
+        Raises:
+            InputError: it does not, and says so.
+        """
+        probe = f".probe-{uuid.uuid4().hex[:8]}"
+        try:
+            self._write(probe, b"")
+            self._files.delete_file(self._at(probe))
+        except OSError as fault:
+            if isinstance(fault, PERMANENT) or _REFUSED.search(str(fault)):
+                raise InputError(f"storage {self.root} takes no files: {_reason(fault)}; check HDVAE_STORAGE") from None
+
     def address(self, name: str) -> str:
         """What a person can use to find a file."""
         return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file. On local disk atomically, as on storage that has no partial files."""
+        """Write a whole file: on local disk by a rename, and an S3 object is there when its last byte is."""
         self._patiently(lambda: self._write(name, data))
 
     def _write(self, name: str, data: bytes) -> None:
@@ -126,3 +149,7 @@ class Storage:
         """Delete a file; it is no error if another has done so."""
         with contextlib.suppress(FileNotFoundError):
             self._patiently(lambda: self._files.delete_file(self._at(name)))
+
+
+def _reason(fault: OSError) -> str:
+    return fault.strerror or str(fault).splitlines()[0]

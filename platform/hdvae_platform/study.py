@@ -95,22 +95,30 @@ class ResourcesConfig(Config):
         """What each worker needs, by Ray's name of it."""
         return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
 
+    def room(self, machines: Sequence[Mapping[str, float]]) -> int:
+        """How many runs machines with these resources have room for, `concurrent` at most."""
+        rooms = [
+            min(int(one.get(kind, 0) / amount + 1e-9) for kind, amount in self._need().items()) for one in machines
+        ]
+        return min(sum(rooms) // self.workers, self.concurrent)
+
     def fitting(self, machines: Sequence[Mapping[str, float]]) -> int:
-        """How many runs fit at a time on machines with these resources, `concurrent` at most.
+        """`room`, where there is some.
 
         Raises:
-            InputError: not even one does; says what it needs and what there is.
+            InputError: not even one run fits; says what it needs and what there is.
         """
-        need = {kind: amount for kind, amount in self.per_worker().items() if amount}
-        rooms = [min(int(one.get(kind, 0) / amount + 1e-9) for kind, amount in need.items()) for one in machines]
-        runs = sum(rooms) // self.workers
+        runs, need = self.room(machines), self._need()
         if not runs:
             times = f"{self.workers} × " if self.workers > 1 else ""
             needed = " and ".join(f"{times}{amount:g} {kind}" for kind, amount in need.items())
             there = " and ".join(f"{sum(one.get(kind, 0) for one in machines):g} {kind}" for kind in need)
             where = f" on {len(machines)} machines" if len(machines) > 1 else ""
             raise InputError(f"resources: a run needs {needed}, but the cluster has {there}{where}")
-        return min(runs, self.concurrent)
+        return runs
+
+    def _need(self) -> dict[str, float]:
+        return {kind: amount for kind, amount in self.per_worker().items() if amount}
 
 
 class Study(Config):

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The tracker repeats on its own, after looking whether a lost answer was a success: a repeated request to make a run
 # would make two.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+# MLflow prints the address of each run that ends, with the user and password in it.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
 from sqlalchemy.exc import OperationalError
 
@@ -147,15 +152,29 @@ class Client:
             for point in self._client.get_metric_history(run_id, metric)
         ]
 
-    def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str]) -> str:
-        """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING."""
-        found = next(self.find(identity), None)
+    def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str], *, new: bool = False) -> str:
+        """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING.
+
+        One that is known to be `new` is not searched for: that takes longer the more runs there are.
+        """
+        found = None if new else next(self.find(identity), None)
         if found is not None:
             if found.status != "RUNNING":
                 self._client.update_run(found.run_id, status="RUNNING")
             return found.run_id
         run = self._client.create_run(self._experiment, tags={**tags, **identity}, run_name=name)
         return str(run.info.run_id)
+
+    def mark(self, tag: str) -> None:
+        """Write the time into a tag of the experiment, to see that this user may write.
+
+        Raises:
+            Unreachable: the store does not take it.
+        """
+        try:
+            self._client.set_experiment_tag(self._experiment, tag, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        except (MlflowException, RequestException, OSError) as fault:
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Parameters; the same ones may be logged again."""
@@ -184,6 +203,31 @@ class Client:
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status=status)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A tracking server: its MLflow's version, and its clock in whole seconds since 1970."""
+
+    version: str
+    clock: float
+
+
+def server(address: str) -> Server | None:
+    """Ask a tracking server for itself; None if the address is a database.
+
+    Raises:
+        Unreachable: it does not answer.
+    """
+    if not address.startswith("http"):
+        return None
+    try:
+        host = get_default_host_creds(address)  # type: ignore[no-untyped-call]
+        answer = http_request(host, "/version", "GET")  # type: ignore[no-untyped-call]
+        answer.raise_for_status()
+    except (MlflowException, RequestException, OSError) as fault:
+        raise Unreachable(f"MLflow at {redacted(address)}: {_first_line(fault)}") from None
+    return Server(answer.text.strip(), parsedate_to_datetime(answer.headers["Date"]).timestamp())
 
 
 def _tracked(run: Any) -> TrackedRun:
@@ -259,7 +303,8 @@ def _passes(fault: Exception) -> bool:
 
 
 def _first_line(fault: Exception) -> str:
-    return (str(fault).splitlines() or [type(fault).__name__])[0]
+    """What a fault says, without the user and password of the address that MLflow repeats in it."""
+    return redacted((str(fault).splitlines() or [type(fault).__name__])[0])
 
 
 def flattened(plain: Any, path: str = "") -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
-from hdvae.errors import BoundViolated, InputError, NonFinite
+from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite
 from hdvae_platform import worker
 from hdvae_platform.distributed import WorkerFailed, WorkersLost, run_together
 from hdvae_platform.fencing import Fenced
+from hdvae_platform.preemption import leaving
 from hdvae_platform.storage import StorageAway
 
 
@@ -18,8 +20,14 @@ def trainable(config: dict[str, Any]) -> None:
     """Do the run of a `RunSpec`. Failures are reported; those that no user could understand are raised as well.
 
     So Tune gives up the process, in which nothing can be relied upon, and what is not reported is the end of a process.
-    A run that a newer attempt shut out is none: it ends without a word of its own.
+    A run that a newer attempt shut out is none: it ends without a word of its own. A process that is leaving is given
+    up too, lest another run be given to it.
     """
+    with leaving() as is_leaving:
+        _do(config, is_leaving)
+
+
+def _do(config: dict[str, Any], is_leaving: Callable[[], bool]) -> None:
     spec = worker.RunSpec(**config)
     last: dict[str, Any] = {"step": 0}
 
@@ -29,15 +37,19 @@ def trainable(config: dict[str, Any]) -> None:
 
     try:
         if spec.workers == 1:
-            worker.run(spec, notify)
+            worker.run(spec, notify, leaving=is_leaving)
         else:
-            run_together(spec, tune.get_context().get_trial_dir(), notify)
+            run_together(spec, tune.get_context().get_trial_dir(), notify, is_leaving)
     except Fenced as fence:
         notify({"fenced": str(fence)})
     except (NonFinite, BoundViolated, InputError, WorkerFailed) as fault:
         notify({"fault": str(fault)})
     except StorageAway as away:
         notify({"away": str(away)})
+    except Interrupted as interruption:
+        notify({"interrupted": True, "step": interruption.step})
+        if is_leaving():
+            raise
     except WorkersLost:
         notify({"lost": True})
     except Exception:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hdvae.experiment import Experiment
 from hdvae_platform import provenance
-from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
+from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, run_folder
 from hdvae_platform.per_image import find_per_image, per_image_name
 from hdvae_platform.records import Kind, Records, Run, State
 from hdvae_platform.search import Assignment
@@ -37,7 +37,9 @@ class RunUpload:
         params: settings.
         storage: the study's storage.
         folder: of the run on it.
+        goal: by which its best checkpoint is told.
         parent: finds the id of the run above it.
+        new: whether MLflow cannot have it, as long as nothing was sent.
         run_id: MLflow's, once it is known.
         sent: steps whose report MLflow has.
     """
@@ -48,14 +50,17 @@ class RunUpload:
     params: Mapping[str, Any]
     storage: Storage
     folder: str
+    goal: Goal = ELBO
     parent: Callable[[Client], str] | None = None
+    new: bool = False
     run_id: str | None = None
     sent: set[int] = field(default_factory=set)
 
     def open(self, client: Client) -> str:
         """Make the run, or find it; it is RUNNING, and has what its journal holds."""
         above = {"mlflow.parentRunId": self.parent(client)} if self.parent else {}
-        self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity)
+        new, self.new = self.new, False  # if the answer is lost, it may be there all the same
+        self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity, new=new)
         client.log_params(self.run_id, self.params)
         self.send(client)
         return self.run_id
@@ -70,13 +75,18 @@ class RunUpload:
                 self.sent.add(step)
 
     def close(self, client: Client, state: State) -> None:
-        """End the run, with all its reports, its state, its checkpoint's address and its pictures."""
+        """End the run, with all its reports, its state, the addresses of its checkpoints and its pictures."""
         self.send(client)
         assert self.run_id is not None
         checkpoints = Checkpoints(self.storage, self.folder)
         steps = checkpoints.steps()
-        address = checkpoints.address(steps[-1]) if steps else ""
-        client.set_tags(self.run_id, {"hdvae.state": state, "hdvae.checkpoint": address})
+        newest = checkpoints.address(steps[-1]) if steps else ""
+        best = Journal(self.storage, self.folder).best(self.goal, steps)
+        addresses = {
+            "hdvae.checkpoint": newest,
+            "hdvae.best_checkpoint": newest if best is None else checkpoints.address(best),
+        }
+        client.set_tags(self.run_id, {"hdvae.state": state, **addresses})
         for picture in ("samples.png", "slots.png"):
             if self.storage.exists(f"{self.folder}/{picture}"):
                 client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
@@ -109,8 +119,14 @@ class StudyTracking:
         self._parent: str | None = None
         self._uploads: dict[tuple[int, int], RunUpload] = {}
 
-    def begin(self, assignment: Assignment, experiment: Experiment) -> None:
-        """A run starts, or goes on."""
+    def begin(self, assignment: Assignment, experiment: Experiment, *, new: bool = False) -> None:
+        """A run starts, or goes on.
+
+        Args:
+            assignment: the run.
+            experiment: with its parameters.
+            new: whether it is begun for the first time.
+        """
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
         kind = KINDS[assignment.kind]
         upload = RunUpload(
@@ -124,11 +140,14 @@ class StudyTracking:
             params=settings(experiment, seed),
             storage=self._storage,
             folder=run_folder(name, trial, seed),
+            goal=Goal(self._study.search.metric, self._study.search.direction),
             parent=self._parent_run,
+            new=new,
         )
         self._uploads[trial, seed] = upload
 
         def job(client: Client) -> None:
+            self._records.check(name)  # a driver that was replaced makes no run: the newer one may have made it
             self._records.set_run(name, trial, seed, run_id=upload.open(client))
 
         self._tracker.send(job)
@@ -139,7 +158,7 @@ class StudyTracking:
 
     def end(self, assignment: Assignment, state: State) -> None:
         """A run ended, or was cut off and waits."""
-        upload = self._uploads[assignment.trial, assignment.seed]
+        upload = self._uploads.pop((assignment.trial, assignment.seed))
 
         def job(client: Client) -> None:
             upload.close(client, state)

@@ -1,6 +1,6 @@
 """Training on a few synthetic images: steps, snapshots, the guard against non-finite numbers, and reports."""
 
-import copy
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from oracle import CPU
 
 from hdvae.bounds import certified_bound, distances, hardened, local_bound
 from hdvae.data import Dataset
-from hdvae.errors import InputError, NonFinite
+from hdvae.errors import InputError, Interrupted, NonFinite
 from hdvae.estimators import gumbel_rao, log_q, reinmax, rloo, straight_through, vimco
 from hdvae.evaluation import choose_images, evaluate
 from hdvae.experiment import DataConfig, EvaluationConfig, Experiment, LayerConfig, ModelConfig, TrainingConfig
@@ -66,25 +66,41 @@ def toy(count=40, valid=9):
 
 
 class Memory:
-    """A session that keeps everything, and stops after some reports as a killed run would."""
+    """A session that keeps everything, stops after some reports as a killed run would, and asks a run to end.
+
+    `end_at` holds, for each time that a worker asks whether to stop (the first is 0), those at which it is to.
+    """
 
     workers = ALONE
 
-    def __init__(self, latest=None, stop_after=None):
-        self.start, self.stop_after = latest, stop_after
+    def __init__(self, latest=None, stop_after=None, end_at=()):
+        self.start, self.stop_after, self.end_at = latest, stop_after, end_at
+        self.asked, self.saved = 0, []
         self.reports, self.snapshots, self.per_image = [], [], []
 
     def latest(self):
         return self.start
 
+    def stops(self):
+        self.asked += 1
+        return self.asked - 1 in self.end_at
+
+    def save(self, step, snapshot):
+        assert snapshot.values["step"] == step
+        self.saved.append(copied(snapshot))
+
     def report(self, step, metrics, per_image, snapshot):
-        taken = snapshot()
-        copied = {name: tensor.clone() for name, tensor in taken.tensors.items()}
-        self.snapshots.append(Snapshot(copied, copy.deepcopy(dict(taken.values))))
+        self.snapshots.append(copied(snapshot()))
         self.reports.append((step, dict(metrics)))
         self.per_image.append(per_image)
         if len(self.reports) == self.stop_after:
             raise KeyboardInterrupt
+
+
+def copied(snapshot):
+    """A snapshot as it is after storage: JSON, and tensors of their own."""
+    tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
+    return Snapshot(tensors, json.loads(json.dumps(snapshot.values)))
 
 
 def run(experiment, session=None, dataset=None, seed=3):
@@ -124,6 +140,38 @@ def test_resumed_is_uninterrupted_to_the_last_bit(wiring, latent):
     assert_same_state(resumed, whole)
     assert killed.reports + rest.reports == session.reports
     assert [step for step, _ in rest.reports] == [8, 10]
+
+
+@pytest.mark.parametrize("asked", range(13))
+@pytest.mark.parametrize("choice", [{}, {"patience": 1, "ema": 0.9}, {"temperature": "learned"}])
+def test_ended_at_any_step_and_resumed_is_uninterrupted_to_the_last_bit(choice, asked):
+    """The run asks before each of its ten steps and three reports; means that were not reported go along."""
+    experiment = experiment_of(**choice)
+    whole, session = run(experiment)
+    first = Memory(end_at=[asked])
+    with pytest.raises(Interrupted) as ended:
+        run(experiment, first)
+    done = ended.value.step
+    kept = [*first.snapshots, *first.saved]
+    assert done == (kept[-1].values["step"] if kept else 0) == asked - len(first.reports)
+    torch.manual_seed(99)
+    resumed, rest = run(experiment, Memory(kept[-1] if kept else None))
+    assert_same_state(resumed, whole)
+    assert first.reports + rest.reports == session.reports
+    assert "means" not in rest.snapshots[-1].values
+
+
+def test_a_run_that_is_asked_right_after_a_report_saves_nothing_twice():
+    session = Memory(end_at=[5])
+    with pytest.raises(Interrupted, match="asked to end after step 4"):
+        run(experiment_of(), session)
+    assert (len(session.reports), session.saved) == (1, [])
+
+
+def test_a_run_that_has_reported_its_last_step_is_not_ended():
+    session = Memory(end_at=[13])
+    state, _ = run(experiment_of(), session)
+    assert (state.step, session.asked) == (10, 13)
 
 
 def test_a_snapshot_holds_the_optimiser():

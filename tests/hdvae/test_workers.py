@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from test_training import Memory, experiment_of, toy
 
-from hdvae.errors import BoundViolated, InputError, NonFinite, PeerLost
+from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
 from hdvae.evaluation import evaluate
 from hdvae.experiment import EvaluationConfig
 from hdvae.randomness import BLOCK
@@ -37,17 +37,17 @@ CHOICES = {
 class Together(Memory):
     """A session of one worker among several."""
 
-    def __init__(self, workers, latest=None):
-        super().__init__(latest)
+    def __init__(self, workers, latest=None, end_at=()):
+        super().__init__(latest, end_at=end_at)
         self.workers = workers
 
 
-def trained(workers, choice, dtype=torch.float64, latest=None):
+def trained(workers, choice, dtype=torch.float64, latest=None, end_at=()):
     """A whole run: reports, per-image values and all that moves at its end."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        session = Together(workers, latest)
+        session = Together(workers, latest, end_at)
         changes = {**COMMON, **CHOICES[choice]}
         evaluation = {"every": 4 if choice == "patience" else 20, "images": 40, "draws": 1, "tau": (0.3,)}
         experiment = experiment_of(evaluation={**evaluation, "kappa": "local"}, **changes)
@@ -68,10 +68,24 @@ def everything(workers):
     found["float32"] = trained(workers, "free bits", torch.float32)
     whole = found["free bits"]
     found["resumed"] = trained(workers, "free bits", latest=whole[2][0] if workers.is_first else None)
+    found["ended"] = ended(workers)
     found["faults"] = {fault.__name__: fault(workers) for fault in (broken, contradicted, uneven)}
     found["few images"] = few_images(workers)
     found["dropout"] = dropout(workers)
     return found
+
+
+def ended(workers):
+    """Only the last worker hears that it is to end, before the 31st step; what is saved, and what follows."""
+    changes = {**COMMON, **CHOICES["free bits"]}
+    evaluation = {"every": 20, "images": 40, "draws": 1, "tau": (0.3,), "kappa": "local"}
+    session = Together(workers, end_at=[31] if workers.rank == workers.size - 1 else [])
+    torch.set_default_dtype(torch.float64)
+    with pytest.raises(Interrupted) as interruption:
+        train(experiment_of(evaluation=evaluation, **changes), dataset(), 3, session, CPU)
+    torch.set_default_dtype(torch.float32)
+    latest = session.saved[0] if workers.is_first else None
+    return interruption.value.step, len(session.saved), trained(workers, "free bits", latest=latest)
 
 
 def broken(workers):
@@ -209,6 +223,14 @@ def test_two_workers_resume_to_the_last_bit(several):
     assert [step for step, _ in several[0]["resumed"][0]] == [40, 50]
 
 
+def test_workers_end_after_the_same_step_and_go_on_to_the_last_bit(several):
+    assert [found["ended"][:2] for found in several] == [(30, 1), (30, 0)]
+    reports, _, _, end = several[0]["free bits"]
+    again, _, _, resumed = several[0]["ended"][2]
+    assert furthest(end, resumed) == 0
+    assert again == reports[1:], "means of steps before the end are lost"
+
+
 def test_one_worker_goes_on_where_two_stopped(several):
     _, _, snapshots, end = several[0]["free bits"]
     _, _, _, resumed = trained(ALONE, "free bits", latest=snapshots[0])
@@ -257,4 +279,5 @@ def test_one_worker_needs_no_process_group():
     assert not ALONE.mean([tensor])[0].requires_grad
     assert ALONE.gather(lambda: 3) == [3]
     assert ALONE.from_first(lambda: 3) == 3
+    assert [ALONE.any(True), ALONE.any(False)] == [True, False]
     assert ALONE.is_first

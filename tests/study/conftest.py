@@ -10,13 +10,24 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import boto3
 import mlflow
 import numpy as np
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 
-from benchmarks.postgres import Postgres, binaries, running
+from benchmarks.nodes import Nodes, cluster
+from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Where several processes share the tests, one has all of a file, and all that use the cluster of nodes."""
+    for item in items:
+        group = "nodes" if "nodes" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 STUDY = """
 name: small
@@ -107,6 +118,56 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+class S3:
+    """A real server that speaks S3. It can go away and come back, and forgets nothing: its memory is this process's."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self.address = f"http://127.0.0.1:{self._port}"
+        self.back()
+
+    def back(self) -> None:
+        """Serve."""
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+    def away(self) -> None:
+        """Refuse connections."""
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """The server for all tests; processes find it by their environment."""
+    server = S3()
+    environment = {
+        "AWS_ENDPOINT_URL": server.address,
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.away()
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    """The address of an empty bucket."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The root of an empty storage of each kind."""
+    return str(tmp_path / "storage") if request.param == "local" else f"{request.getfixturevalue('bucket')}/some/where"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty study database of each kind."""
@@ -135,3 +196,19 @@ def hdvae(places: Places) -> Hdvae:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A real Ray cluster, for all tests: a head without work that takes jobs, and two nodes with a CPU each."""
+    with cluster((1, 1), jobs=True, home=tmp_path_factory.mktemp("nodes") / "runs") as made:
+        yield made
+
+
+@pytest.fixture
+def on_nodes(nodes: Nodes, hdvae: Hdvae, monkeypatch: pytest.MonkeyPatch) -> Hdvae:
+    """Run the real command on the cluster of nodes."""
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    for name, value in nodes.environment.items():
+        monkeypatch.setenv(name, value)
+    return hdvae

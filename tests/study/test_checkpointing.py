@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import KEEP, Checkpoints, Damaged, Journal, run_folder
+from hdvae_platform.checkpointing import KEEP, Checkpoints, Damaged, Goal, Journal, run_folder
 from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
+from hdvae_platform.worker import RunSession
 
 
 @pytest.fixture
-def storage(tmp_path):
-    return Storage(str(tmp_path / "storage"))
+def storage(root):
+    return Storage(root)
 
 
 @pytest.fixture
@@ -42,26 +43,53 @@ def test_older_checkpoints_go(storage, attempt):
     assert len(storage.list("run/checkpoints")) == 2 * KEEP
 
 
+@pytest.mark.parametrize(("direction", "kept"), [("maximize", [2, 6, 7]), ("minimize", [3, 6, 7])])
+def test_the_best_checkpoint_stays(storage, attempt, direction, kept):
+    """By the metric in its reports; steps that were saved between reports, or without a finite value, do not count."""
+    session = RunSession(attempt, lambda message: None, goal=Goal("valid/kl", direction))
+    values = {1: 2.0, 2: 4.0, 3: 1.0, 4: float("nan"), 5: 4.0, 7: 3.0}
+    image = {"image": torch.tensor([0])}
+    for step in range(1, 8):
+        if step in values:
+            metrics = {"valid/kl": values[step], "valid/elbo": -float(step)}
+            session.report(step, metrics, image, lambda step=step: snapshot(step))
+        else:
+            session.save(step, snapshot(step))
+    assert Checkpoints(storage, "run").steps() == kept
+    assert len(storage.list("run/checkpoints")) == 2 * len(kept)
+    assert float(Checkpoints(storage, "run").load(kept[0]).tensors["model/w"][0]) == kept[0]
+
+
+def test_when_the_newest_are_damaged_the_best_is_left(storage, attempt):
+    session = RunSession(attempt, lambda message: None)
+    for step, elbo in ((1, -1.0), (2, -3.0), (3, -2.0)):
+        session.report(step, {"valid/elbo": elbo}, {"image": torch.tensor([0])}, lambda step=step: snapshot(step))
+    for step in (2, 3):
+        storage.write(f"run/checkpoints/{step:09d}-0000.safetensors", b"")
+    loaded, faults = Checkpoints(storage, "run").latest()
+    assert (loaded.values["step"], len(faults)) == (1, 2)
+
+
 def test_no_checkpoint(storage):
     assert Checkpoints(storage, "run").latest() == (None, [])
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, attempt, tmp_path, damage):
+def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, attempt, damage):
     checkpoints = Checkpoints(storage, "run")
     checkpoints.save(1, snapshot(1), attempt)
     checkpoints.save(2, snapshot(2), attempt)
-    tensors = tmp_path / "storage/run/checkpoints/000000002-0000.safetensors"
-    data = bytearray(tensors.read_bytes())
+    tensors = "run/checkpoints/000000002-0000.safetensors"
+    data = bytearray(storage.read(tensors))
     if damage == "flip":
         data[-1] ^= 1
-        tensors.write_bytes(data)
+        storage.write(tensors, bytes(data))
     elif damage == "truncate":
-        tensors.write_bytes(data[:-4])
+        storage.write(tensors, bytes(data[:-4]))
     elif damage == "remove":
-        tensors.unlink()
+        storage.delete_file(tensors)
     else:
-        tensors.with_suffix(".json").write_text("{")
+        storage.write(tensors.replace("safetensors", "json"), b"{")
     loaded, faults = checkpoints.latest()
     assert loaded.values["step"] == 1
     assert len(faults) == 1
@@ -70,22 +98,24 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_used(storage, attempt,
         checkpoints.load(2)
 
 
-def test_tensors_without_a_manifest_are_no_checkpoint(storage, attempt, tmp_path):
+def test_tensors_without_a_manifest_are_no_checkpoint(storage, attempt):
     checkpoints = Checkpoints(storage, "run")
     checkpoints.save(1, snapshot(1), attempt)
     checkpoints.save(2, snapshot(2), attempt)
-    (tmp_path / "storage/run/checkpoints/000000002-0000.json").unlink()
+    storage.delete_file("run/checkpoints/000000002-0000.json")
     loaded, faults = checkpoints.latest()
     assert (loaded.values["step"], faults) == (1, [])
 
 
-def test_an_unfinished_write_is_invisible(storage, tmp_path):
+def test_an_unfinished_write_is_invisible(tmp_path):
+    storage = Storage(str(tmp_path / "storage"))
     storage.write("a/b", b"whole")
     (tmp_path / "storage/a/.c.123.tmp").write_bytes(b"ha")
     assert storage.list("a") == ["b"]
 
 
-def test_a_failed_write_leaves_nothing(storage, tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path):
+    storage = Storage(str(tmp_path / "storage"))
     storage.write("a/b", b"old")
     (tmp_path / "storage/a/d").mkdir()
     with pytest.raises(OSError, match="directory"):

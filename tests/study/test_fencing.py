@@ -14,8 +14,8 @@ from hdvae_platform.worker import RunSession
 
 
 @pytest.fixture
-def storage(tmp_path):
-    return Storage(str(tmp_path))
+def storage(root):
+    return Storage(root)
 
 
 def begin(storage, number):
@@ -117,6 +117,19 @@ def test_a_session_begins_its_attempt_itself(storage):
     assert seen(storage) == ({10: 1.0}, (10, 1.0), [1.0])
 
 
+def test_an_attempt_is_asked_to_end_by_its_own_time_only(storage):
+    begin(storage, 1)
+    old, new = Attempt(storage, "run", 1), Attempt(storage, "run", 2)
+    assert not old.asked_to_end()
+    old.ask_to_end()
+    new.begin()
+    assert (old.asked_to_end(), new.asked_to_end()) == (True, False)
+    files = storage.list("run/requests")
+    with pytest.raises(Fenced):
+        old.ask_to_end()
+    assert storage.list("run/requests") == files
+
+
 def test_an_older_attempt_cannot_begin_again(storage):
     begin(storage, 2)
     with pytest.raises(Fenced):
@@ -124,11 +137,11 @@ def test_an_older_attempt_cannot_begin_again(storage):
     assert newest_attempt(storage, "run") == 2
 
 
-def test_a_checkpoint_that_cannot_be_read_is_written_anew_by_the_next_attempt(storage, tmp_path):
+def test_a_checkpoint_that_cannot_be_read_is_written_anew_by_the_next_attempt(storage):
     old = begin(storage, 1)
     report(old, 10, 1.0)
     report(old, 20, 1.5)
-    (tmp_path / "run/checkpoints/000000020-0001.safetensors").write_bytes(b"x")
+    storage.write("run/checkpoints/000000020-0001.safetensors", b"x")
     new = begin(storage, 2)
     assert new.latest().values["step"] == 10
     report(new, 20, 2.0)

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from benchmarks.postgres import free_port
 from hdvae_platform.places import Places
@@ -17,6 +18,8 @@ from hdvae_platform.tracking import Client
 
 from .conftest import command
 from .test_tracking import wait_for
+
+SECRET = "a-secret-word"
 
 
 @pytest.fixture
@@ -33,9 +36,10 @@ def team(postgres, tmp_path):
     try:
         wait_for(port)
         yield {
-            "HDVAE_STUDY_DB": postgres.database(f"study-{uuid.uuid4().hex}"),
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+            "HDVAE_STUDY_DB": postgres.user(f"student-{uuid.uuid4().hex}", SECRET),
+            "MLFLOW_TRACKING_URI": f"http://someone:{SECRET}@127.0.0.1:{port}",
             "HDVAE_HOME": str(tmp_path / "home"),
+            "MLFLOW_STORE": store,
         }
     finally:
         server.terminate()
@@ -60,4 +64,18 @@ def test_a_study_on_postgresql_and_a_server(team, edit, monkeypatch):
     runs = list(Client(Places.under(Path(team["HDVAE_HOME"]))).find({"hdvae.study": "small"}))
     assert [run.status for run in runs] == ["FINISHED"] * 3
     assert "latent categorical" in run("compare", "small").stdout
-    assert "postgres@" not in done.stdout + done.stderr, "addresses with users are not for terminals"
+    said = [run(*command).stdout for command in (["study", "list"], ["study", "status", "small", "--json"])]
+    written = [path.read_bytes() for path in Path(team["HDVAE_HOME"]).parent.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    everything = [done.stdout, done.stderr, *said, *contents(team["MLFLOW_STORE"])]
+    for text in [*written, *(text.encode() for text in everything)]:
+        assert SECRET.encode() not in text, text
+
+
+def contents(url: str) -> list[str]:
+    """Every row of every table of a database, as text."""
+    with sa.create_engine(url).connect() as db:
+        tables = sa.inspect(db).get_table_names()
+        rows = [str(row) for table in tables for row in db.execute(sa.text(f'SELECT * FROM "{table}"'))]
+    assert len(rows) > 100
+    return rows

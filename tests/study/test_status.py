@@ -5,11 +5,18 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
+from hdvae.training import Snapshot
+from hdvae_platform.checkpointing import run_folder
+from hdvae_platform.fencing import Attempt
+from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search
 from hdvae_platform.status import study_status
+from hdvae_platform.storage import Storage
 from hdvae_platform.study import load_study
+from hdvae_platform.worker import RunSession
 
 ARMS = {"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}}
 
@@ -17,8 +24,6 @@ ARMS = {"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}}
 @pytest.fixture
 def begin(tmp_path, edit, monkeypatch):
     """A search on the places of a home, and the status as it is seen there."""
-    from hdvae_platform.places import Places
-
     places = Places.under(tmp_path / "home")
 
     def new(changes):
@@ -83,3 +88,65 @@ def test_hours_alone_limit_a_sampled_search(begin, monkeypatch):
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3700)
     assert status() == ("finished", 2, 0, 2)
+
+
+def test_a_run_under_way(tmp_path, edit):
+    """Step, checkpoints and time left as the storage has them; an attempt is timed by its own reports alone."""
+    places = Places.under(tmp_path / "home")
+    changes = {"seeds": [0], "experiment/training/steps": 100, "experiment/evaluation/every": 10}
+    study = load_study(edit({**ARMS, **changes}))
+    records = Records(connect(places.database))
+    records.define(study.name, study.definition(), study.plan(), {})
+    records.take(study.name, "this test")
+    search = Search(study, places.database, records)
+
+    def row():
+        return study_status(places, records.study(study.name)).trials[0]
+
+    def begin():
+        run = search.next()
+        attempt = Attempt(Storage(places.storage), run_folder(study.name, run.trial, run.seed), run.attempt)
+        attempt.begin()
+        return RunSession(attempt, lambda message: None)
+
+    def report(session, step, elbo):
+        image = {"image": torch.tensor([0])}
+        session.report(step, {"valid/elbo": elbo}, image, lambda: Snapshot({"w": torch.zeros(1)}, {"step": step}))
+
+    waiting = row()
+    assert (waiting["state"], waiting["step"], waiting["checkpoint"], waiting["seconds_left"]) == (
+        "WAITING",
+        0,
+        None,
+        None,
+    )
+    session = begin()
+    report(session, 10, -1.0)
+    assert (row()["state"], row()["step"], row()["seconds_left"]) == ("RUNNING", 10, None)
+    time.sleep(0.5)
+    report(session, 20, -2.0)
+    assert 8 * 0.5 - 1 < row()["seconds_left"] < 8 * 0.5 + 10
+    assert row()["checkpoint"].endswith("checkpoints/000000020-0001.safetensors")
+    assert row()["best_checkpoint"].endswith("checkpoints/000000010-0001.safetensors")
+
+    search.note(0, 0, "its process was killed")
+    search.interrupt(0, 0)
+    search = Search(study, places.database, records)
+    session = begin()
+    session.save(25, Snapshot({"w": torch.zeros(1)}, {"step": 25}))
+    report(session, 30, -3.0)
+    again = row()
+    assert (again["step"], again["attempts"], again["seconds_left"]) == (30, 2, None)
+    assert again["error"] == "its process was killed"
+    search.finish(0, 0, -3.0)
+    assert (row()["state"], row()["error"], row()["seconds_left"]) == ("COMPLETE", None, None)
+
+
+def test_nothing_runs_without_a_driver(tmp_path, edit):
+    places = Places.under(tmp_path / "home")
+    study = load_study(edit(ARMS))
+    records = Records(connect(places.database))
+    records.define(study.name, study.definition(), study.plan(), {})
+    Search(study, places.database, records).next()
+    row = study_status(places, records.study(study.name)).trials[0]
+    assert (row["state"], row["attempts"], row["seconds_left"]) == ("WAITING", 1, None)

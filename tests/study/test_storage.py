@@ -138,3 +138,15 @@ def test_patience_is_a_number_of_seconds(monkeypatch, tmp_path, text):
     monkeypatch.setenv("HDVAE_PATIENCE", text)
     with pytest.raises(InputError, match="HDVAE_PATIENCE"):
         Places.under(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://key:a-secret-word@bucket/studies", "s3://bucket/studies?secret=a-secret-word"]
+)
+def test_a_storage_address_with_a_secret_is_refused_without_repeating_it(monkeypatch, tmp_path, address):
+    from hdvae.errors import InputError
+
+    monkeypatch.setenv("HDVAE_STORAGE", address)
+    with pytest.raises(InputError, match="AWS_SECRET_ACCESS_KEY") as refused:
+        Places.under(tmp_path)
+    assert "a-secret-word" not in str(refused.value)

@@ -18,7 +18,9 @@ import pytest
 from benchmarks.postgres import free_port
 from hdvae_platform.checkpointing import Entry
 from hdvae_platform.records import Records, connect
+from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client, Tracker, Unreachable, contract_name, flattened, stored_name
+from hdvae_platform.upload import RunUpload
 
 IDENTITY = {"hdvae.study": "s", "hdvae.kind": "run", "hdvae.trial": "0"}
 
@@ -189,7 +191,8 @@ def test_a_lost_answer_does_not_make_a_second_run(places):
         wait_for(port)
         through = dataclasses.replace(places, tracking=f"http://127.0.0.1:{lossy}", artifacts=None)
         tracker = Tracker(through, lambda line: None)
-        tracker.send(lambda client: client.open_run("a", {}, IDENTITY))
+        upload = RunUpload("a", IDENTITY, {}, {}, Storage(places.storage), "s/trial-0000/seed-0", new=True)
+        tracker.send(upload.open)
         assert tracker.close(60)
     finally:
         proxy.shutdown()

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import threading
 import urllib.request
+from pathlib import Path
 
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search
 from hdvae_platform.study import load_study
 
 from .conftest import command
+
+
+def command_lines() -> str:
+    """Those of all processes, as every user of the machine can read them."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return "\n".join(lines)
 
 
 def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file):
@@ -37,6 +48,10 @@ def test_both_pages_answer_on_this_machine_only_and_close_together(places, study
             assert b"MLflow" in answer.read()
         with urllib.request.urlopen(addresses["Optuna"] + "/api/studies") as answer:
             assert b'"small"' in answer.read()
+        seen = command_lines()
+        assert "mlflow server" in seen
+        assert places.database not in seen, "an address can hold a password"
+        assert places.tracking not in seen
         page.send_signal(signal.SIGINT)
         assert page.wait(30) == 0
     finally:

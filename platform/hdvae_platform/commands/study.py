@@ -16,6 +16,22 @@ from hdvae_platform.status import StudyStatus, study_status
 from hdvae_platform.study import Study, load_study
 from hdvae_platform.text import duration, table
 
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it."
+)
+retry_option = click.option(
+    "--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints."
+)
+accept_option = click.option(
+    "--accept-code-change",
+    is_flag=True,
+    help="Go on with a study that was run with other code before; the change is recorded.",
+)
+there_option = click.option(
+    "--address",
+    metavar="http://HEAD:8265",
+    help="Ask there: the job server it was submitted to.",
+)
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
 
 
@@ -65,35 +81,33 @@ def _runs(checked: Study, trials: int, runs: int) -> str:
 @study.command(short_help="Run a study, or go on with it.")
 @FILE
 @set_option
-@click.option("--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints.")
 @click.option(
-    "--accept-code-change",
-    is_flag=True,
-    help="Go on with a study that was run with other code before; the change is recorded.",
+    "--address",
+    default="local",
+    envvar="RAY_ADDRESS",
+    show_default=True,
+    help="The Ray to run on: of its own on this machine (local), the cluster that this machine is part of (auto), or "
+    "the one with its head at HOST:PORT.",
 )
+@insecure_option
+@retry_option
+@accept_option
 @home_option
 @json_option
 def run(
     file: Path,
     overrides: tuple[str, ...],
-    retry_failed: bool,
-    accept_code_change: bool,
     home: Path,
     as_json: bool,
+    **how: Any,
 ) -> int:
     """Run a study, or go on with it where it stands."""
-    from hdvae_platform.launch import run_study
+    from hdvae_platform.launch import Launch, run_study
 
     checked = load_study(file, overrides)
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
-    runs = run_study(
-        checked,
-        places,
-        lambda line: click.echo(line, file=out),
-        retry_failed=retry_failed,
-        accept_code_change=accept_code_change,
-    )
+    runs = run_study(checked, places, lambda line: click.echo(line, file=out), Launch(**how))
     failed = [one for one in runs if one.state == "FAIL"]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
@@ -106,6 +120,55 @@ def run(
         click.echo(f"stopped before its end; `hdvae study run {file}` goes on", err=True)
         return 130
     return 1 if failed else 0
+
+
+@study.command(short_help="Run a study on a cluster that this machine is no part of.")
+@FILE
+@set_option
+@click.option(
+    "--address", required=True, envvar="RAY_API_SERVER_ADDRESS", metavar="http://HEAD:8265", help="Its job server."
+)
+@insecure_option
+@retry_option
+@accept_option
+@home_option
+def submit(
+    file: Path,
+    overrides: tuple[str, ...],
+    address: str,
+    insecure: bool,
+    retry_failed: bool,
+    accept_code_change: bool,
+    home: Path,
+) -> int:
+    """Run a study, or go on with it, as a job of a Ray cluster, and print what it prints.
+
+    Code, study and images go along; databases and storage are those of the cluster's environment.
+    """
+    from hdvae_platform.jobs import Jobs
+
+    checked = load_study(file, overrides)
+    given = {"--retry-failed": retry_failed, "--accept-code-change": accept_code_change, "--insecure": insecure}
+    jobs = Jobs(address, insecure=insecure)
+    job = jobs.submit(checked, home, [option for option, on in given.items() if on])
+    click.echo(f"submitted as job {job}; Ctrl-C leaves it running")
+    try:
+        return jobs.follow(job, lambda part: click.echo(part, nl=False))
+    except KeyboardInterrupt:
+        words = f"{checked.name} --address {address}"
+        click.echo(f"{job} goes on: `hdvae study status {words}` and `hdvae study stop {words}`", err=True)
+        return 130
+
+
+def _there(address: str, insecure: bool, *arguments: str) -> int:
+    """Run a short command on a cluster, and print what it prints."""
+    from hdvae_platform.jobs import Jobs
+
+    jobs = Jobs(address, insecure=insecure)
+    job = jobs.run(arguments)
+    code = jobs.follow(job, lambda part: click.echo(part, nl=False))
+    jobs.forget(job)
+    return code
 
 
 def _show_result(study: Study, places: Places, as_json: bool) -> None:
@@ -128,7 +191,8 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
         click.echo(f"\n{comparison.confirmation_table(confirmed)}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
-    click.echo(f"Checkpoints, metrics, samples:    {_shown(Path(places.storage))}/{study.name}")
+    storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
+    click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
 
 
 def _shown(path: Path) -> str:
@@ -156,18 +220,26 @@ def list_(home: Path, as_json: bool) -> None:
 
 @study.command(short_help="How far a study is, run by run.")
 @click.argument("name")
+@there_option
+@insecure_option
 @home_option
 @json_option
-def status(name: str, home: Path, as_json: bool) -> None:
-    """How far a study is: each run's state, step, attempts, error, checkpoint."""
-    places = Places.under(home)
+def status(name: str, address: str | None, insecure: bool, home: Path, as_json: bool) -> int:
+    """How far a study is: each run's state, step, attempts, time left and error; --json adds where checkpoints are."""
+    if address is not None:
+        return _there(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
+    _show_status(Places.under(home), name, as_json)
+    return 0
+
+
+def _show_status(places: Places, name: str, as_json: bool) -> None:
     found = _known(places, name)
     if as_json:
         click.echo(json.dumps(found.plain(), indent=1))
         return
     ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
     click.echo(f"{name}: {found.state}, {ends}")
-    header = ["trial", "seed", "kind", "state", "step", "attempts", "settings"]
+    header = ["trial", "seed", "kind", "state", "step", "attempts", "left", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
         if row["error"]:
@@ -177,16 +249,25 @@ def status(name: str, home: Path, as_json: bool) -> None:
 def _status_row(row: dict[str, Any]) -> list[str]:
     from hdvae_platform.comparison import label
 
-    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], label(row["params"])]
-    return [str(cell) for cell in cells]
+    left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
+    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], left]
+    return [*map(str, cells), label(row["params"])]
 
 
 @study.command(short_help="Stop a running study; it can go on later.")
 @click.argument("name")
+@there_option
+@insecure_option
 @home_option
-def stop(name: str, home: Path) -> None:
+def stop(name: str, address: str | None, insecure: bool, home: Path) -> int:
     """Ask the process that runs a study to stop; `hdvae study run` goes on later."""
-    places = Places.under(home)
+    if address is not None:
+        return _there(address, insecure, "study", "stop", name)
+    _ask_to_stop(Places.under(home), name)
+    return 0
+
+
+def _ask_to_stop(places: Places, name: str) -> None:
     records = Records(connect(places.database))
     found = _known(places, name)
     if found.state != "running":

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.places import Places
+from hdvae_platform.places import Places, redacted
 
 HOST = "127.0.0.1"
 START = 60.0
 """Seconds that a page may take to answer."""
+OPTUNA = """
+import os, sys
+from optuna_dashboard import run_server
+run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2]))
+"""
+"""Optuna's page, which as a command takes the database from its command line alone."""
 
 
 @click.command()
@@ -43,10 +49,12 @@ def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
     pages: dict[str, subprocess.Popen[bytes]] = {}
     try:
         if places.tracking.startswith("http"):
-            click.echo(f"MLflow  {places.tracking}")
+            click.echo(f"MLflow  {redacted(places.tracking)}")
         else:
-            _start(pages, "MLflow", _free(mlflow_port), lambda port: _mlflow(places, port))
-        _start(pages, "Optuna", _free(optuna_port), lambda port: _optuna(places, port))
+            port = _free(mlflow_port)
+            _start(pages, "MLflow", port, _mlflow(places, port), places)
+        port = _free(optuna_port)
+        _start(pages, "Optuna", port, _optuna(port), places)
         click.echo("Ctrl-C closes both")
         while all(page.poll() is None for page in pages.values()):
             time.sleep(0.5)
@@ -62,15 +70,18 @@ def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
 
 
 def _mlflow(places: Places, port: int) -> list[str]:
-    store = ["--backend-store-uri", places.tracking]
     artifacts = ["--default-artifact-root", places.artifacts] if places.artifacts else []
     address = ["--host", HOST, "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *address]
+    return [sys.executable, "-m", "mlflow", "server", *artifacts, *address]
 
 
-def _optuna(places: Places, port: int) -> list[str]:
-    program = str(Path(sys.executable).with_name("optuna-dashboard"))
-    return [program, places.database, "--host", HOST, "--port", str(port)]
+def _optuna(port: int) -> list[str]:
+    return [sys.executable, "-c", OPTUNA, HOST, str(port)]
+
+
+def _addresses(places: Places) -> dict[str, str]:
+    """Where the databases are, in the environment: every user of a machine can read its command lines."""
+    return {"MLFLOW_BACKEND_STORE_URI": places.tracking, "HDVAE_STUDY_DB": places.database}
 
 
 def _free(port: int) -> int:
@@ -84,22 +95,22 @@ def _free(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(
-    pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, command: Callable[[int], list[str]]
-) -> None:
+def _start(pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, command: list[str], places: Places) -> None:
     """Start a page and wait until it answers.
 
     Raises:
         InputError: it ended, or does not answer in time.
     """
     with tempfile.TemporaryFile() as log:
-        pages[name] = subprocess.Popen(command(port), stdout=log, stderr=subprocess.STDOUT)
+        environment = {**os.environ, **_addresses(places)}
+        pages[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         limit = time.monotonic() + START
         while not _answers(port):
             if pages[name].poll() is not None or time.monotonic() > limit:
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
-                raise InputError(f"{name}'s page did not start: {lines[-1] if lines else 'no word from it'}")
+                said = redacted(lines[-1]) if lines else "no word from it"
+                raise InputError(f"{name}'s page did not start: {said}")
             time.sleep(0.2)
     click.echo(f"{name}  http://{HOST}:{port}")
 

@@ -1,0 +1,31 @@
+"""The benchmark that kills, in small: one study, and a kill of each thing that it runs on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks import chaos
+from benchmarks.postgres import binaries
+from hdvae_platform.places import Places
+from hdvae_platform.storage import Storage
+
+pytestmark = pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed (no initdb)")
+
+
+def test_a_study_that_loses_everything_in_turn_ends_as_one_that_was_left_alone(nodes, monkeypatch):
+    victims = iter([chaos.RUN, chaos.POSTGRES, chaos.NODE, chaos.MLFLOW, chaos.HEAD])
+    chance = random.Random(0)
+    monkeypatch.setattr(chance, "choice", lambda options: next(victims) if options == chaos.VICTIMS[1] else options[0])
+    with chaos.stand(nodes) as place:
+        storage = Storage(Places.under(place.folder / "home").storage)
+        calm = chaos.torment(place, "calm", 1, 0, random.Random(0))
+        expected = chaos.results(storage, "calm")
+        story = chaos.torment(place, "stormy", 1, 5, chance)
+        assert calm.violations == story.violations == []
+        assert story.launches >= 2
+        assert len(story.kills) == 5
+        assert chaos.violations(place, "stormy", expected) == []
+        other = {arm: (tensors + b"?", {}) for arm, (tensors, _) in expected.items()}
+        assert len(chaos.violations(place, "stormy", other)) >= 4

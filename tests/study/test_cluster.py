@@ -1,0 +1,191 @@
+"""Studies on a real Ray cluster of separate node processes that wants a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.nodes import Hosts, can_have_hosts
+from hdvae_platform.checkpointing import Journal
+from hdvae_platform.storage import Storage
+
+from .conftest import command
+from .test_data_parallel import SMALL
+from .test_launch import series, tracked
+
+
+def states(hdvae):
+    """Of the runs of the small study."""
+    return {row["state"] for row in json.loads(hdvae("study", "status", "small", "--json").stdout)["trials"]}
+
+
+def test_a_pruned_run_of_two_workers_makes_room_for_the_next(places, edit, on_nodes):
+    """Each run needs both nodes, so that one can begin only once the one before let go of them."""
+    rates = {"training.learning_rate": {"choices": [0.002, 1e-9, 0.02]}}
+    file = edit({**SMALL, "space": rates, "search": {"pruner": "asha"}, "experiment/training/steps": 40})
+    done = on_nodes("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting, 1 run at a time" in done.stdout
+    assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    rows = json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"]
+    assert [(row["number"], row["state"], row["attempts"]) for row in rows] == [
+        (0, "COMPLETE", 1),
+        (1, "PRUNED", 1),
+        (2, "COMPLETE", 1),
+    ]
+    steps = [sorted({step for _, step in series(places, run.run_id)}) for run in tracked(places)[1].values()]
+    assert steps[0] == steps[2] == [10, 20, 30, 40]
+    assert steps[1] in ([10], [10, 20], [10, 20, 30]), "workers may get further while word of their report travels"
+
+
+def test_a_cluster_is_joined_with_its_token_only(nodes, edit, on_nodes, monkeypatch):
+    file = edit({})
+    for name, value in (("RAY_AUTH_TOKEN", "wrong"), ("RAY_AUTH_MODE", "disabled")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            done = on_nodes("study", "run", file)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"--address {nodes.address}: the cluster wants its token: set RAY_AUTH_MODE=token" in done.stderr
+    assert states(on_nodes) == {"WAITING"}
+
+
+def test_every_machine_is_looked_at_before_anything_runs(nodes, places, edit, on_nodes, tmp_path):
+    """A machine on which the storage is another file system, as a folder of the driver's own would be."""
+    hidden = f'mkdir -p {places.storage} && mount -t tmpfs none {places.storage} && exec "$@"'
+    with nodes.further(["unshare", "-m", "sh", "-c", hidden, "sh"]):
+        done = on_nodes("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert (
+        f"storage {places.storage} is another one there: set HDVAE_STORAGE to a folder or an s3:// addr" in done.stderr
+    )
+    assert states(on_nodes) == {"WAITING"}
+    assert Storage(places.storage).list("small/preflight") == []
+
+
+def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places, edit, on_nodes, monkeypatch):
+    """From a shell that has nothing but the address of the job server, and the token."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    there = ["--address", nodes.jobs]
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", "wrong")
+        refused = on_nodes("study", "submit", edit({}), *there)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
+
+    file = edit({"space": {}, "seeds": [0], "experiment/training/steps": 1_000_000})
+    submitted = subprocess.Popen(
+        command(["study", "submit", file, *there]),
+        env={**os.environ, "HDVAE_HOME": str(places.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told = []
+    for line in submitted.stdout:
+        told.append(line)
+        if "/1000000 valid/elbo" in line:
+            break
+    assert told[0] == "submitted as job small; Ctrl-C leaves it running\n"
+    again = on_nodes("study", "submit", file, *there)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
+    assert "study small runs there already: `hdvae study status small --address http" in again.stderr
+    status = json.loads(on_nodes("study", "status", "small", "--json", *there).stdout)
+    assert (status["state"], status["trials"][0]["state"]) == ("running", "RUNNING")
+    assert "small was asked to stop" in on_nodes("study", "stop", "small", *there).stdout
+    rest, _ = submitted.communicate(timeout=120)
+    assert submitted.returncode == 130, rest
+    assert "stopped before its end" in rest
+    assert not list(places.home.glob("studies/*")), "it left something here"
+
+    done = on_nodes("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs 1/1 · trial 0 seed 0 done" in done.stdout
+    assert "Small things run fast." in done.stdout
+    assert "INFO" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not can_have_hosts(), reason="network namespaces need root, and ip and unshare")
+def test_workers_on_separate_hosts_and_a_driver_that_is_not_on_the_head(places, edit):
+    """Each host has an address of its own, and the name of the machine leads to the loopback."""
+    file = edit({**SMALL, "name": "separate"})
+    hosts = Hosts((1, 1))
+    try:
+        for name, resources in (("together", '{"workers": 2}'), ("alone", "{}")):
+            words = ["study", "run", file, "--address", hosts.address, "--set", f"name={name}"]
+            environment = {**os.environ, **hosts.environment, "HDVAE_HOME": str(places.home)}
+            done = subprocess.run(
+                hosts.command(1, command([*words, "--set", f"resources={resources}"])),
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        hosts.end()
+    alone, together = (
+        {
+            step: Journal(Storage(places.storage), f"{name}/trial-0000/seed-0").entry(step).metrics["valid/elbo"]
+            for step in (10, 20)
+        }
+        for name in ("alone", "together")
+    )
+    assert together == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("ray://10.0.0.1:10001", "`hdvae study submit FILE.yaml --address http://10.0.0.1:8265` starts it there"),
+        ("http://head:8265", "`hdvae study submit FILE.yaml --address http://head:8265` starts it there"),
+        ("10.0.0.1", "give local, auto or HOST:PORT"),
+        ("10.0.0.1:99999", "give local, auto or HOST:PORT"),
+        ("127.0.0.1:1", "nothing answers there: Connection refused"),
+    ],
+)
+def test_an_address_where_no_study_can_run(address, hint, edit, hdvae):
+    done = hdvae("study", "run", edit({}), "--address", address)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"--address {address}: " in done.stderr
+    assert hint in done.stderr
+
+
+def test_a_ray_that_is_open_to_everybody_is_refused(edit, hdvae, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    done = hdvae("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "RAY_AUTH_MODE is disabled: whoever reaches this machine could run code on it" in done.stderr
+
+
+def test_a_cluster_that_is_open_to_everybody_is_refused(edit, hdvae, tmp_path):
+    """It answers those who show no token, so it would answer anybody; `--insecure` goes on past that."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    script = [sys.executable, "-c", _OPEN_CLUSTER]
+    with subprocess.Popen(script, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().strip()
+        try:
+            refused = hdvae("study", "run", edit({}), "--address", address)
+            accepted = hdvae(
+                "study", "run", edit({"resources": {"cpus_per_worker": 7}}), "--address", address, "--insecure"
+            )
+        finally:
+            server.stdin.close()
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert f"--address {address}: the cluster takes commands from whoever reaches it" in refused.stderr
+    assert "a run needs 7 CPU, but the cluster has 1 CPU" in accepted.stderr
+
+
+_OPEN_CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
