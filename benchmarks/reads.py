@@ -1,7 +1,7 @@
 """Whether races train as well as dense reads do: `python -m benchmarks.reads`, after `hdvae data fetch mnist5k`.
 
-The same model with K = 256 in both layers is trained with dense reads and with races (tolerance 1%), seed by seed. What
-is reported is the difference of the ELBOs on all validation images, with the 95% interval of Student's t over the seeds.
+The same model with K = 256 in both layers is trained with dense reads and with races (tolerance 1%), seed by seed.
+What is reported is the difference of the ELBOs on all validation images, with the 95% interval of Student's t.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_settings_cannot_be_changed():
     [
         ({"trainign": {}}, "unknown field trainign; did you mean 'training'?"),
         ({"training__freebit": 2.0}, "unknown field training.freebit; did you mean 'freebits'?"),
-        ({"training__lr": 1.0}, "unknown field training.lr; known: batch_size, ema, estimator, "),
+        ({"training__lr": 1.0}, "unknown field training.lr; known: batch_size, dead_after, ema, "),
         ({"model__layers": [{"varables": 4}]}, "unknown field model.layers.0.varables; did you mean 'variables'?"),
         ({"evaluation__draw": 3}, "unknown field evaluation.draw; did you mean 'draws'?"),
         ({"training": {"batch_size": 4}}, "training.steps is missing"),
