@@ -186,7 +186,8 @@ def test_metrics_are_complete_and_consistent(wiring):
     relaxed_names = {name for name in DESCRIPTIONS if name not in AT_ZERO}
     relaxed_names |= {f"distance/{model.name(node)}" for node in model.nodes}
     at_both = {f"{n}@tau={t}" for n in relaxed_names for t in ("0.5", "0.1")}
-    assert set(metrics) == {*DESCRIPTIONS, *layers, *relaxed_names, "iw_elbo@S=6"} | at_both
+    used = {f"perplexity/{model.name(node)}" for node in model.nodes}
+    assert set(metrics) == {*DESCRIPTIONS, *layers, *used, *relaxed_names, "iw_elbo@S=6"} | at_both
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert metrics["elbo"] == pytest.approx(metrics["log_px"] - metrics["kl"], abs=1e-12)
     assert metrics["kl"] == pytest.approx(sum(metrics[name] for name in layers), abs=1e-12)
