@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import ray
@@ -43,7 +44,7 @@ class Wanted:
 
 def versions() -> dict[str, str]:
     """Of what has to be the same everywhere for results to be the same."""
-    return {"Python": platform.python_version(), "torch": torch.__version__, "Ray": ray.__version__}
+    return {"Python": platform.python_version(), "torch": metadata.version("torch"), "Ray": metadata.version("ray")}
 
 
 def check(storage: Storage, study: str, checksum: str, *, gpus: bool) -> None:

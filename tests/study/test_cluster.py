@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import ray
 
 from benchmarks.nodes import Hosts, can_have_hosts
 from hdvae_platform.checkpointing import Journal
@@ -65,6 +66,50 @@ def test_every_machine_is_looked_at_before_anything_runs(nodes, places, edit, on
     )
     assert states(on_nodes) == {"WAITING"}
     assert Storage(places.storage).list("small/preflight") == []
+
+
+def test_a_machine_with_an_older_ray_is_named(nodes, edit, on_nodes, tmp_path):
+    older = tmp_path / "older" / "ray-2.50.0.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.50.0\n")
+    path = os.pathsep.join([str(older.parent), os.environ.get("PYTHONPATH", "")])
+    with nodes.further(["env", f"PYTHONPATH={path}"]):
+        done = on_nodes("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"Ray is 2.50.0, the driver's is {ray.__version__}: install the same" in done.stderr
+
+
+def test_more_gpus_than_the_cluster_has(edit, on_nodes):
+    done = on_nodes("study", "run", edit({"resources": {"workers": 2, "gpus_per_worker": 1}}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "a run needs 2 × 1 CPU and 2 × 1 GPU, but the cluster has 2 CPU and 0 GPU on 3 machines" in done.stderr
+
+
+def test_two_peoples_studies_do_not_meet(places, edit, on_nodes):
+    """At the same time on the same cluster, storage, database and MLflow: each is what it is alone."""
+    two = [edit({"name": name, "space": {}}).read_text() for name in ("hers", "his")]
+    drivers = []
+    for name, text in zip(("hers", "his"), two, strict=True):
+        file = places.home.parent / f"{name}.yaml"
+        file.write_text(text)
+        drivers.append(
+            subprocess.Popen(
+                command(["study", "run", file]),
+                env={**os.environ, "HDVAE_HOME": str(places.home)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for driver in drivers:
+        out, _ = driver.communicate(timeout=240)
+        assert driver.returncode == 0, out
+    documents = [json.loads(on_nodes("compare", name, "--json").stdout) for name in ("hers", "his")]
+    assert [document["studies"] for document in documents] == [["hers"], ["his"]]
+    hers, his = (document["arms"][0] for document in documents)
+    assert hers["metrics"] == his["metrics"]
+    assert not set(hers["run_ids"]) & set(his["run_ids"])
+    assert (hers["runs"], his["runs"]) == (2, 2)
 
 
 def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places, edit, on_nodes, monkeypatch):

@@ -318,7 +318,7 @@ def test_folder_with_public_files(home, folder):
 
 def test_folder_with_a_gzipped_file(home, folder):
     (folder / "first.bin").unlink()
-    (folder / "first.bin.gz").write_bytes(gzip.compress(TOY_FILES["first.bin"]))
+    (folder / "first.bin.gz").write_bytes(gzip.compress(TOY_FILES["first.bin"], mtime=0))
     assert fetch(home, "toy", folder, registry=toy_registry()).size("train") == 20
 
 
@@ -357,7 +357,7 @@ def test_folder_with_a_wrong_ready_file(home, folder):
     assert_refused(home, "toy.npz is not the known toy.npz", source=folder, registry=toy_registry())
 
 
-@pytest.mark.parametrize("content", [b"plain", gzip.compress(TOY_FILES["first.bin"])[:-20]])
+@pytest.mark.parametrize("content", [b"plain", gzip.compress(TOY_FILES["first.bin"], mtime=0)[:-20]])
 def test_folder_with_a_broken_gzip(home, folder, content):
     (folder / "first.bin").unlink()
     (folder / "first.bin.gz").write_bytes(content)
@@ -465,7 +465,7 @@ FASHION_HEADERS = {
 def write_fashion(folder, pixels, headers=FASHION_HEADERS):
     folder.mkdir()
     for filename, images in zip(FASHION_HEADERS, pixels, strict=True):
-        (folder / filename).write_bytes(gzip.compress(headers[filename] + images.tobytes(), 1))
+        (folder / filename).write_bytes(gzip.compress(headers[filename] + images.tobytes(), 1, mtime=0))
 
 
 @pytest.fixture(scope="module")
@@ -503,15 +503,15 @@ def test_fashion_downloaded_must_be_the_public_file(home, site, tmp_path, fashio
     ("filename", "content", "expected"),
     [
         ("t10k-images-idx3-ubyte.gz", b"plain", "cannot be unpacked"),
-        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"short"), "is no idx file of 10000 images of 28x28"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"short", mtime=0), "is no idx file of 10000 images of 28x28"),
         (
             "train-images-idx3-ubyte.gz",
-            gzip.compress(FASHION_HEADERS["t10k-images-idx3-ubyte.gz"] + bytes(7840000), 1),
+            gzip.compress(FASHION_HEADERS["t10k-images-idx3-ubyte.gz"] + bytes(7840000), 1, mtime=0),
             "is no idx file of 60000 images of 28x28",
         ),
         (
             "t10k-images-idx3-ubyte.gz",
-            gzip.compress(FASHION_HEADERS["t10k-images-idx3-ubyte.gz"] + bytes(7839999), 1),
+            gzip.compress(FASHION_HEADERS["t10k-images-idx3-ubyte.gz"] + bytes(7839999), 1, mtime=0),
             "7840015 bytes",
         ),
     ],
