@@ -68,7 +68,7 @@ def distances(terms: Terms, hard: Mapping[Node, Draw]) -> dict[Node, Distance]:
 def _distance(draw: Draw, hard: Draw) -> Distance:
     assert draw.soft is not None
     # 1 − z̃_H as the sum of the others: as a difference it would be rounding noise at low temperatures.
-    others = draw.soft.scatter(-1, draw.hard.unsqueeze(-1), 0.0)
+    others = draw.soft.scatter(-1, draw.place.unsqueeze(-1), 0.0)
     squared = others.sum(-1).square() + others.square().sum(-1)
     return Distance(_root(squared.sum(-1)), _root((draw.read - hard.read).square().sum(-1)))
 
@@ -143,9 +143,11 @@ def _slopes(model: HDVAE, x: Tensor, terms: Terms, hard: Mapping[Node, Draw], pl
 
 def _slope(model: HDVAE, node: Node, gradient: Tensor) -> Distance:
     """Norms of a gradient in the reads, and of what it is in the relaxed samples: V_n g_n for each variable n."""
-    values = memory(model, node).values_NKD.detach()
-    in_soft = torch.einsum("bnd,nkd->bnk", gradient.view(len(gradient), len(values), -1), values)
-    return Distance(in_soft.double().flatten(1).norm(dim=1), gradient.double().norm(dim=1))
+    layer, gradient = memory(model, node), gradient.double()
+    g_BND = gradient.view(len(gradient), layer.variables, -1)
+    gram_NDD = layer.gram().expand(layer.variables, -1, -1)  # ‖V g‖² = gᵀ(VᵀV)g, whatever the number of slots
+    squared = torch.einsum("bnd,nde,bne->b", g_BND, gram_NDD, g_BND)
+    return Distance(squared.clamp(min=0).sqrt(), gradient.norm(dim=1))
 
 
 def check(bound: Bound, relaxed: Terms, coupled: Terms, first: int = 0) -> None:

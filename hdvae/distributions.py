@@ -6,8 +6,9 @@ All log-probabilities and divergences are in nats per image, summed over the lay
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,9 +23,13 @@ class Draw:
     Attributes:
         hard: H(z̃): class indices (B, N), or the value itself (B, N) for normal variables.
         read: what the network goes on with, (B, N · value size).
-        scores: (log π + g)/τ, (B, N, K), of a relaxed sample of categorical variables, else None.
+        scores: (log π + g)/τ up to a constant, of a relaxed sample of categorical variables, else None: of all classes
+            (B, N, K), or of those that were seen (B, N, C).
         soft: z̃ = softmax(scores), on the simplex.
         tau: the temperature of a relaxed sample.
+        slots: the classes that were seen, the hard one first, (B, N, C); None where `scores` has all of them. A class
+            may be there again, with the weight 0.
+        dropped: bound of the expected share of z̃ that was not seen, (B,), mean over the variables; else None.
     """
 
     hard: Tensor
@@ -32,12 +37,19 @@ class Draw:
     scores: Tensor | None = None
     soft: Tensor | None = None
     tau: float | Tensor = 0.0
+    slots: Tensor | None = None
+    dropped: Tensor | None = None
 
     @property
     def log_soft(self) -> Tensor:
         """Log z̃, (B, N, K), of a relaxed sample; from the scores, since z̃ itself underflows."""
         assert self.scores is not None
         return self.scores.log_softmax(-1)
+
+    @property
+    def place(self) -> Tensor:
+        """Where in `soft` the hard class stands, (B, N)."""
+        return self.hard if self.slots is None else torch.zeros_like(self.hard)
 
 
 class Distribution(Protocol):
@@ -75,15 +87,24 @@ class Categorical:
     categoricals over M = √K classes, so every quantity here is a sum over P·M terms, never over K.
 
     Attributes:
-        parts: normalised log-probabilities, P tensors of (B, N, M).
+        logits: log-probabilities up to a constant for each variable and part, P tensors of (B, N, M).
     """
 
-    parts: Sequence[Tensor]
+    logits: Sequence[Tensor]
 
-    @staticmethod
-    def of_logits(parts: Sequence[Tensor]) -> Categorical:
-        """Normalise P tensors of logits (B, N, M)."""
-        return Categorical([part.log_softmax(-1) for part in parts])
+    @functools.cached_property
+    def parts(self) -> list[Tensor]:
+        """Normalised log-probabilities, P tensors of (B, N, M)."""
+        return [normalised(part, torch.log_softmax) for part in self.logits]
+
+    def logits_at(self, part: int, chosen: Tensor) -> Tensor:
+        """Logits of a part at some of its classes, (B, N, C) → (B, N, C)."""
+        return self.logits[part].gather(-1, chosen)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return math.prod(part.shape[-1] for part in self.logits)
 
     def joint(self) -> Tensor:
         """Log π over all classes, (B, N, K)."""
@@ -93,29 +114,29 @@ class Categorical:
         return (a.unsqueeze(-1) + b.unsqueeze(-2)).flatten(-2)
 
     def split(self, hard: Tensor) -> list[Tensor]:
-        """The class of each part, P tensors of (B, N), for joint classes (B, N)."""
-        if len(self.parts) == 1:
+        """The class of each part, P tensors of the same shape, for joint classes (B, N) or (B, N, C)."""
+        if len(self.logits) == 1:
             return [hard]
-        m = self.parts[1].shape[-1]
+        m = self.logits[1].shape[-1]
         return [torch.div(hard, m, rounding_mode="floor"), hard % m]
 
     def marginals(self, soft: Tensor) -> list[Tensor]:
         """The marginals of z̃ (B, N, K) over each part: P tensors of (B, N, M)."""
-        if len(self.parts) == 1:
+        if len(self.logits) == 1:
             return [soft]
-        square = soft.view(*soft.shape[:-1], self.parts[0].shape[-1], self.parts[1].shape[-1])
+        square = soft.view(*soft.shape[:-1], *(part.shape[-1] for part in self.logits))
         return [square.sum(-1), square.sum(-2)]
 
     def log_prob(self, hard: Tensor) -> Tensor:
         """See `Distribution.log_prob`."""
-        classes = self.split(hard)
-        each = [part.gather(-1, k.unsqueeze(-1)) for part, k in zip(self.parts, classes, strict=True)]
-        return torch.cat(each, -1).sum((-2, -1))
+        return _at(self.parts, self.split(hard.unsqueeze(-1))).sum((-2, -1))
 
     def expected_log_prob(self, draw: Draw) -> Tensor:
-        """Eq. 15. It needs only the marginals of z̃ over the key parts."""
+        """Eq. 15. It needs only the marginals of z̃ over the key parts, or the classes that were seen."""
         if draw.soft is None:
             return self.log_prob(draw.hard)
+        if draw.slots is not None:
+            return (draw.soft * _at(self.parts, self.split(draw.slots))).sum((-2, -1))
         terms = [(z * part).sum((-2, -1)) for z, part in zip(self.marginals(draw.soft), self.parts, strict=True)]
         return torch.stack(terms).sum(0)
 
@@ -127,6 +148,7 @@ class Categorical:
         """
         if draw.soft is None:
             return self.log_prob(draw.hard)
+        assert draw.slots is None, "the density is that of all classes"
         rates = self.joint() - draw.tau * draw.log_soft
         classes = rates.shape[-1]
         log_tau = draw.tau.log() if isinstance(draw.tau, Tensor) else math.log(draw.tau)
@@ -142,6 +164,20 @@ class Categorical:
     def entropy(self) -> Tensor:
         """Exact, as `kl`."""
         return torch.stack([-(q.exp() * q).sum((-2, -1)) for q in self.parts]).sum(0)
+
+
+def normalised(logits: Tensor, normalise: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """`torch.softmax` or `torch.log_softmax` of logits (B, N, M) over M.
+
+    Batched products of queries and keys lie in memory as (N, B, M): in another order each of these would copy them.
+    """
+    return normalise(logits.transpose(0, 1), -1).transpose(0, 1)
+
+
+def _at(parts: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
+    """Sums of parts (B, N, M) at part classes (B, N, C): (B, N, C)."""
+    first, *rest = (part.gather(-1, k) for part, k in zip(parts, classes, strict=True))
+    return sum(rest, first)
 
 
 @dataclass(frozen=True)

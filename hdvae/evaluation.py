@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from hdvae.metrics import CURRENT, at, at_samples, tau_label
 from hdvae.model import HDVAE, Temperature, Terms, evaluating, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
 from hdvae.randomness import BLOCK, NoiseSource, derive
+from hdvae.usage import perplexity
 from hdvae.workers import ALONE, Workers
 
 ROWS = 64 * BLOCK
@@ -45,10 +46,13 @@ class Measured:
     Attributes:
         hard: of the hard chain: `elbo`, `log_px`, `kl/layer_i`.
         relaxed: for each temperature, by its label: what is measured of the relaxed and the coupled chain.
+        codes: of the hard chain, the classes of every image and draw for each layer of categorical variables, by its
+            name, (images, draws, N).
     """
 
     hard: Columns
     relaxed: Mapping[str, Columns]
+    codes: Columns = field(default_factory=dict)
 
     def columns(self) -> Columns:
         """Everything, under the names of the metrics."""
@@ -60,7 +64,8 @@ class Measured:
         def moved(columns: Columns) -> Columns:
             return {name: column.cpu() for name, column in columns.items()}
 
-        return Measured(moved(self.hard), {label: moved(columns) for label, columns in self.relaxed.items()})
+        relaxed = {label: moved(columns) for label, columns in self.relaxed.items()}
+        return Measured(moved(self.hard), relaxed, moved(self.codes))
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ def _one_draw(chunk: _Chunk, draw: int, temperatures: Mapping[str, Temperature])
         label: _relaxed_columns(chunk, model.terms(x, chunk.encoded, noise, relaxed(tau)))
         for label, tau in temperatures.items()
     }
-    return Measured(columns, found)
+    codes = {model.name(layer.node): layer.draw.hard.unsqueeze(1) for layer in terms.layers}
+    return Measured(columns, found, codes)
 
 
 def _relaxed_columns(chunk: _Chunk, terms: Terms) -> Columns:
@@ -171,6 +177,11 @@ def _relaxed_columns(chunk: _Chunk, terms: Terms) -> Columns:
         "lipschitz_bound": bound.soft,
         "lipschitz_bound_reads": bound.read,
         **{f"distance/{model.name(node)}": distance.soft.double() for node, distance in apart.items()},
+        **{
+            f"dropped_mass/{model.name(layer.node)}": layer.draw.dropped.double()
+            for layer in terms.layers
+            if layer.draw.dropped is not None
+        },
     }
 
 
@@ -187,7 +198,9 @@ def _mean(draws: Sequence[Measured]) -> Measured:
 
     labels = draws[0].relaxed
     return Measured(
-        mean([one.hard for one in draws]), {label: mean([one.relaxed[label] for one in draws]) for label in labels}
+        mean([one.hard for one in draws]),
+        {label: mean([one.relaxed[label] for one in draws]) for label in labels},
+        {name: torch.cat([one.codes[name] for one in draws], 1) for name in draws[0].codes},
     )
 
 
@@ -199,6 +212,7 @@ def _joined(chunks: Sequence[Measured]) -> Measured:
     return Measured(
         joined([one.hard for one in chunks]),
         {label: joined([one.relaxed[label] for one in chunks]) for label in labels},
+        joined([one.codes for one in chunks]),
     )
 
 
@@ -247,6 +261,7 @@ def summarise(measured: Measured, grade: Grade = "certified") -> dict[str, float
         BoundViolated: a measured bias contradicts a certified bound.
     """
     metrics = {name: value.mean().item() for name, value in measured.hard.items()}
+    metrics |= {f"perplexity/{name}": perplexity(codes).item() for name, codes in measured.codes.items()}
     metrics["kl"] = sum(value for name, value in metrics.items() if name.startswith("kl/"))
     for i, (label, columns) in enumerate(measured.relaxed.items()):
         bias = _bias(columns, measured.hard["elbo"])

@@ -21,6 +21,12 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Grade = Literal["certified", "local"]
 """Of a Lipschitz constant: proven to be an upper bound, or the largest gradient that was found."""
+DENSE_CLASSES = 256
+"""Up to so many, `reads: auto` are dense."""
+WHOLE_SAMPLES = ("straight_through", "gumbel_rao", "reinmax")
+"""Estimators whose gradient is that of a relaxed sample of all classes."""
+MOST_DRAWS = 1024
+"""For one race."""
 LEAST_TAU = 1e-6
 """Below it a relaxed sample is a hard one in single precision."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -59,6 +65,23 @@ class LayerConfig(Config):
         return self
 
 
+class RaceConfig(Config):
+    """How `reads: race` draws a relaxed sample; see `hdvae.race`."""
+
+    draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 64
+    """Classes drawn for a read: what it costs."""
+    arrivals: Positive | Literal["auto"] = "auto"
+    """m: how many of them are arrivals; the others stand for all classes that come later. `auto` chooses from τ."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """What `auto` lets the arrivals drop, as a share of the sample; a tail stands for it where they drop more."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RaceConfig:
+        if self.arrivals != "auto" and self.arrivals > self.draws:
+            raise ValueError(f"arrivals is {self.arrivals}, but draws is {self.draws}: take at most as many")
+        return self
+
+
 class ModelConfig(Config):
     """The network (paper, appendices A and F)."""
 
@@ -75,12 +98,23 @@ class ModelConfig(Config):
     """d1: size of a half-key (factored), or of a key (plain)."""
     value_size: Size = 8
     """d2: size of a memory value."""
+    reads: Literal["auto", "dense", "race"] = "auto"
+    """Relaxed samples of all classes, or of the first that arrive; `auto`: dense up to K = 256."""
+    race: RaceConfig = RaceConfig()
+    shared_values: bool = False
+    """Whether the variables of a layer read the same values."""
     decoder: Literal["free", "lipschitz"] = "free"
     """Whether the generative network is free, or made of maps that are 1-Lipschitz by construction."""
     decoder_scale: Annotated[float, Field(gt=0)] | Literal["learned"] = 10.0
     """κ, by which the logits of a `lipschitz` decoder are scaled."""
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
     """z_1, next to the data, comes first."""
+
+    def races(self, layer: LayerConfig) -> bool:
+        """Whether the relaxed samples of a layer are races."""
+        if self.latent == "normal":
+            return False
+        return self.reads == "race" or (self.reads == "auto" and layer.classes > DENSE_CLASSES)
 
     @model_validator(mode="after")
     def _square_memories(self) -> ModelConfig:
@@ -129,6 +163,10 @@ class TrainingConfig(Config):
     """Largest norm of the whole gradient; none by default."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated; none by default."""
+    dead_after: Positive = 1000
+    """A slot that q has not chosen for so many steps is dead."""
+    revive: bool = False
+    """Whether dead slots are drawn anew at each evaluation."""
     patience: Positive | None = None
     """Stop after this many evaluations without a better ELBO, and keep the best weights; none by default."""
 
@@ -213,6 +251,17 @@ class Experiment(Config):
             elif training.objective != "surrogate":
                 what = f"objective: {training.objective}"
             raise ValueError(f"training.{what} is for model.latent: categorical; a normal variable is not relaxed")
+        return self
+
+    @model_validator(mode="after")
+    def _races(self) -> Experiment:
+        training = self.training
+        whole = "estimator" if training.estimator in WHOLE_SAMPLES else "kl" if training.kl == "concrete" else None
+        if whole is not None and any(self.model.races(layer) for layer in self.model.layers):
+            raise ValueError(
+                f"training.{whole}: {getattr(training, whole)} needs relaxed samples of all classes: "
+                "set model.reads: dense (it is race above 256 classes)"
+            )
         return self
 
     def plain(self) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Stochastic layers: from features to q and p, from noise to samples, from samples to what is read.
 
-A `MemoryLayer` (eq. 2) holds categorical variables whose classes are the slots of a learned memory; a
-`NormalLayer` is the Gaussian baseline in its place. Both keep the interface of `StochasticLayer`, and the same
-behavioural tests run over both.
+A `MemoryLayer` (eq. 2) holds categorical variables whose classes are the slots of a learned memory; a `RaceLayer` is
+one whose relaxed samples see the first arrivals of a race, so that its cost hardly grows with the memory; a
+`NormalLayer` is the Gaussian baseline in its place. All keep the interface of `StochasticLayer`, and the same
+behavioural tests run over them.
 
-Shape letters: B batch, N variables, K classes, M = √K (factored) or K (plain), P key parts (2 or 1),
-D value size, Q query size for one variable (P · d1).
+Shape letters: B batch, N variables, K classes, M = √K (factored) or K (plain), P key parts (2 or 1), C classes that are
+seen, D value size, Q query size for one variable (P · d1).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,8 +21,12 @@ from torch import Tensor, nn
 
 from hdvae.distributions import Categorical, Distribution, Draw, Normal
 from hdvae.experiment import LayerConfig, ModelConfig
+from hdvae.race import draw, plan, race
 from hdvae.randomness import NoiseSource
+from hdvae.slots import products_at, read_slots
 
+FEW_KEYS = 256
+"""Keys of a part up to which the gradient of all logits costs less than that of some."""
 LOG_SCALE_BOUND = 8.0
 """|log σ| of normal variables stays below it: a safety bound, far from where training goes."""
 
@@ -64,6 +71,23 @@ class StochasticLayer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Keyed(Categorical):
+    """A categorical law that knows its logits to be products of queries and keys.
+
+    Attributes:
+        queries: of each part, (B, N, Q).
+        keys: of each part, (N, M, Q).
+    """
+
+    queries: Sequence[Tensor]
+    keys: Sequence[Tensor]
+
+    def logits_at(self, part: int, chosen: Tensor) -> Tensor:
+        """See `Categorical.logits_at`; the gradient passes by the logits of all other classes."""
+        return products_at(self.queries[part], self.keys[part], self.logits[part], chosen)
+
+
 class MemoryLayer(nn.Module):
     """N categorical variables, each an address into a memory of K values of its own (eq. 2).
 
@@ -80,13 +104,25 @@ class MemoryLayer(nn.Module):
         self.parameters_per_variable = self.key_parts * config.key_size
         self.read_size = layer.variables * config.value_size
         self.keys_PNMQ = nn.Parameter(torch.randn(self.key_parts, self.variables, self.part_classes, config.key_size))
-        self.values_NKD = nn.Parameter(torch.randn(self.variables, self.classes, config.value_size))
+        tables = 1 if config.shared_values else self.variables
+        self.values_NKD = nn.Parameter(torch.randn(tables, self.classes, config.value_size))
+
+    @property
+    def values(self) -> Tensor:
+        """The values of every variable, (N, K, D), also where they share them."""
+        return self.values_NKD.expand(self.variables, -1, -1)
+
+    @torch.no_grad()
+    def gram(self) -> Tensor:
+        """VᵀV of each table of values, (N or 1, D, D), float64."""
+        return torch.stack([table.double().T @ table.double() for table in self.values_NKD])
 
     def distribution(self, raw: Tensor) -> Categorical:
         """The categorical law of queries (B, N · P · d1)."""
-        queries = raw.view(len(raw), self.variables, self.key_parts, -1)
-        logits = [torch.einsum("bnq,nmq->bnm", queries[:, :, p], self.keys_PNMQ[p]) for p in range(self.key_parts)]
-        return Categorical.of_logits(logits)
+        queries = raw.view(len(raw), self.variables, self.key_parts, -1).unbind(2)
+        keys = self.keys_PNMQ.unbind(0)
+        logits = [torch.einsum("bnq,nmq->bnm", q, k) for q, k in zip(queries, keys, strict=True)]
+        return Keyed(logits, queries, keys) if self.part_classes > FEW_KEYS else Categorical(logits)
 
     def noise(self, source: NoiseSource) -> Tensor:
         """Gumbel noise for every class, (B, N, K)."""
@@ -116,12 +152,61 @@ class MemoryLayer(nn.Module):
 
     def read(self, weights: Tensor) -> Tensor:
         """What the memory returns for weights of its slots (B, N, K): Σ_k w_k v_k, (B, N · D)."""
-        return torch.einsum("bnk,nkd->bnd", weights, self.values_NKD).flatten(1)
+        return torch.einsum("bnk,nkd->bnd", weights, self.values).flatten(1)
 
     def at(self, hard: Tensor) -> Draw:
         """Read the slots at class indices (B, N)."""
         variables = torch.arange(self.variables, device=hard.device)
-        return Draw(hard=hard, read=self.values_NKD[variables, hard].flatten(1))
+        return Draw(hard=hard, read=self.values[variables, hard].flatten(1))
+
+
+class RaceLayer(MemoryLayer):
+    """A memory whose relaxed samples are races (`hdvae.race`): O(M + C) for each, however many classes there are.
+
+    Hard samples follow the law exactly: they are the first arrivals. The gradient of the values is sparse.
+    """
+
+    def __init__(self, layer: LayerConfig, config: ModelConfig) -> None:
+        super().__init__(layer, config)
+        self.race = config.race
+
+    def noise(self, source: NoiseSource) -> Tensor:
+        """Uniform noise for every draw: of its time, then of its class in each part, (B, N, 1 + P, C)."""
+        return source.uniform(self.variables, 1 + self.key_parts, self.race.draws)
+
+    def hard_noise(self, source: NoiseSource) -> Tensor:
+        """Uniform noise for one class, (B, N, P, 1)."""
+        return source.uniform(self.variables, self.key_parts, 1)
+
+    def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
+        """The largest weights of eq. 4 and what is read with them; at high τ draws that stand for the others."""
+        assert isinstance(law, Categorical)
+        seen = race(law, noise, tau, *plan(self.race, self.classes, tau))
+        soft = seen.scores.softmax(-1)
+        return Draw(
+            hard=seen.slots[..., 0],
+            read=read_slots(self.values_NKD, seen.slots, soft).flatten(1),
+            scores=seen.scores,
+            soft=soft,
+            tau=tau,
+            slots=seen.slots,
+            dropped=seen.dropped.mean(-1),
+        )
+
+    def harden(self, law: Distribution, noise: Tensor) -> Draw:
+        """The first arrival."""
+        return self.sample(law, noise[:, :, 1:, :1])
+
+    def sample(self, law: Distribution, noise: Tensor) -> Draw:
+        """A class by inversion in each part."""
+        assert isinstance(law, Categorical)
+        return self.at(draw(law, noise).slots.squeeze(-1))
+
+    def at(self, hard: Tensor) -> Draw:
+        """Read the slots at class indices (B, N)."""
+        slots = hard.unsqueeze(-1)
+        weights = torch.ones_like(slots, dtype=self.values_NKD.dtype)
+        return Draw(hard=hard, read=read_slots(self.values_NKD, slots, weights).flatten(1))
 
 
 class NormalLayer(nn.Module):
@@ -168,5 +253,7 @@ class NormalLayer(nn.Module):
 
 
 def stochastic_layer(layer: LayerConfig, config: ModelConfig) -> MemoryLayer | NormalLayer:
-    """The layer of `latent: categorical | normal`."""
-    return MemoryLayer(layer, config) if config.latent == "categorical" else NormalLayer(layer)
+    """The layer of `latent: categorical | normal`, with dense reads or races."""
+    if config.latent == "normal":
+        return NormalLayer(layer)
+    return RaceLayer(layer, config) if config.races(layer) else MemoryLayer(layer, config)

@@ -37,6 +37,8 @@ TINY = 1e-30
 
 PAIRS = 2048
 """Keys of which all pairs are looked at."""
+SLOTS = 4096
+"""Slots of a memory that are looked at one by one."""
 
 
 @dataclass(frozen=True)
@@ -355,7 +357,7 @@ def _certify(model: HDVAE, tight: bool) -> Certificate:
             priors[node] = {j: constant * head.constant * keys for j, constant in constants.items()}
             parts += [_below(f"level {i}: prior", part) for part in head.parts]
             parts.append(Part(f"level {i}: keys", keys.item()))
-        read = expanded(level.expand_down, [memory(model, node).values_NKD for node in level.nodes], tight)
+        read = expanded(level.expand_down, [memory(model, node).values for node in level.nodes], tight)
         parts += [_below(f"level {i}: expand", part) for part in read.parts]
         own = dict.fromkeys(level.nodes, read.constant)
         skip = model.wiring.skip_down
@@ -413,18 +415,30 @@ def value_norm(layer: MemoryLayer) -> Tensor:
 def expanded(module: nn.Module, values: Sequence[Tensor], tight: bool) -> Passage:
     """What the map from the reads to features does to the convex hulls of the memories; `values` are (N, K, D).
 
-    A linear function takes its extremes over a product of hulls at a slot of each: the box is exact.
+    A linear function takes its extremes over a product of hulls at a slot of each: the box is exact, or for very many
+    slots that of the box around them.
     """
     first, *rest = module.children() if isinstance(module, nn.Sequential) else [module]
     assert isinstance(first, nn.Linear)
     weight, bias, norm = first.weight.double(), first.bias.double(), module_norm(first, tight=tight)
     low, high, centre, squared = bias, bias, bias, bias.new_zeros(())
-    slots = [slots.double() for layer in values for slots in layer]
-    for block, slots_KD in zip(torch.split(weight, [s.shape[1] for s in slots], 1), slots, strict=True):
-        reached, middle = block @ slots_KD.T, slots_KD.mean(0)
-        low, high, centre = low + reached.amin(1), high + reached.amax(1), centre + block @ middle
+    memories = [slots_KD for layer in values for slots_KD in layer]
+    for block, slots in zip(torch.split(weight, [s.shape[1] for s in memories], 1), memories, strict=True):
+        slots_KD = slots.double()
+        (least, most), middle = _reach(block, slots_KD), slots_KD.mean(0)
+        low, high, centre = low + least, high + most, centre + block @ middle
         squared = squared + (slots_KD - middle).square().sum(1).amax()
     region = Region(low, high, centre, norm * squared.sqrt()).within_ball()
     for module_ in rest:
         region = through(module_, region, tight).region
     return Passage(region, norm, (Part("", norm.item()),))
+
+
+def _reach(block: Tensor, slots_KD: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of a linear map (O, D) on the hull of the slots, (O,) each."""
+    if len(slots_KD) <= SLOTS:
+        reached = block @ slots_KD.T
+        return reached.amin(1), reached.amax(1)
+    low, high = slots_KD.amin(0), slots_KD.amax(0)
+    middle, spread = block @ ((low + high) / 2), block.abs() @ ((high - low) / 2)
+    return middle - spread, middle + spread

@@ -29,7 +29,9 @@ DESCRIPTIONS = {
     "kl": "E[log q/p] over the hard chain, all layers",
     "log_px": "E[log p(x|z)] over the hard chain",
 }
-"""The metrics of an evaluation; also for each layer `kl/layer_i`, and `distance/layer_i`: E‖z̃ − H(z̃)‖₂."""
+"""The metrics of an evaluation; also for each layer `kl/layer_i`, `distance/layer_i`: E‖z̃ − H(z̃)‖₂, and where reads are
+races `dropped_mass/layer_i`: a bound of the expected share of z̃ that comes after the arrivals; of memories
+`perplexity/layer_i`: exp of the entropy of the use of their slots, mean over the variables."""
 
 AT_ZERO = ("elbo", "iw_elbo", "kl", "log_px")
 """The metrics that do not depend on a temperature."""
@@ -46,7 +48,14 @@ TRAINING_DESCRIPTIONS = {
     "learning_rate": "of all parameters but the memory values",
     "gradient_norm": "norm of the whole gradient before clipping",
 }
-"""The metrics under `train/`: means since the last report."""
+"""The metrics under `train/`: means since the last report; of each memory also `slots_used/layer_i`, how many of its
+slots were ever used, and `dead_slots/layer_i`, how many were not in the last `training.dead_after` steps."""
+
+
+PER_LAYER = tuple(
+    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", "perplexity", "slots_used", "dead_slots")
+)
+"""How the names of metrics of single layers begin."""
 
 
 def tau_label(tau: float) -> str:
@@ -82,10 +91,14 @@ def metric_names(experiment: Experiment) -> list[str]:
     names = [wiring.name(node, levels) for node in wiring.nodes(levels)]
     relaxed = [name for name in DESCRIPTIONS if name not in AT_ZERO]
     relaxed += [f"distance/{name}" for name in names] if experiment.model.latent == "categorical" else []
+    levels_of = dict(zip(names, (node.level for node in wiring.nodes(levels)), strict=True))
+    raced = [name for name in names if experiment.model.races(experiment.model.layers[levels_of[name] - 1])]
+    relaxed += [f"dropped_mass/{name}" for name in raced]
     labels = [*(tau_label(tau) for tau in experiment.evaluation.tau), CURRENT]
     return [
         *AT_ZERO,
         *(f"kl/{name}" for name in names),
+        *(f"perplexity/{name}" for name in names if experiment.model.latent == "categorical"),
         *relaxed,
         *(at(name, label) for label in labels for name in relaxed),
         at_samples("iw_elbo", experiment.evaluation.samples),
@@ -103,7 +116,7 @@ def check_tunable(name: str) -> None:
     if split == "test":
         raise InputError(f"a study is tuned on valid, never on test: use valid/{metric}, not {name}")
     known = DESCRIPTIONS if split == "valid" else TRAINING_DESCRIPTIONS if split == "train" else {}
-    if base not in known and not base.startswith(("kl/layer_", "distance/layer_", "tau/layer_")):
+    if base not in known and not base.startswith(PER_LAYER):
         if name in DESCRIPTIONS:
             raise InputError(f"unknown metric {name}; did you mean 'valid/{name}'?")
         names = [f"valid/{m}" for m in DESCRIPTIONS] + [f"train/{m}" for m in TRAINING_DESCRIPTIONS]

@@ -78,6 +78,10 @@ class NoiseSource:
                 part.normal_(generator=source)
         return out.view(-1, *shape)[: self.count] if self.count else out.new_empty(0, *shape)
 
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform noise in [0, 1), (count, *shape)."""
+        return self._fill(shape, "uniform")
+
     def gumbel(self, *shape: int) -> Tensor:
         """Standard Gumbel noise, (count, *shape).
 

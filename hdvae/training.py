@@ -26,9 +26,11 @@ from hdvae.lipschitz import certify
 from hdvae.metrics import nested
 from hdvae.model import HDVAE, Sampler, Temperature, Terms, independent, relaxed
 from hdvae.objectives import Objective, penalised, score_objective, surrogate_objective
+from hdvae.optimizer import RowAdamax, clip_gradients, entries, total_norm
 from hdvae.randomness import NoiseSource, batch_indices, derive
 from hdvae.schedules import LEARNED, schedule
 from hdvae.temperature import LearnedTemperature
+from hdvae.usage import Usage, revive
 from hdvae.workers import ALONE, Workers
 
 
@@ -127,8 +129,9 @@ class TrainState:
         experiment: what is trained.
         seed: of the initial weights and of all noise.
         model: the model that is trained.
-        optimizer: Adamax with two groups, the memory values in the second.
+        optimizer: Adamax with two groups, the memory values in the second; row by row where they are read by races.
         average: the model with averaged weights (`training.ema`), or None.
+        usage: when each slot of the memories was last used.
         temperature: with `temperature: learned`, what is learned.
         best: with early stopping (`training.patience`), the best weights so far.
         step: optimisation steps done.
@@ -139,6 +142,7 @@ class TrainState:
     seed: int
     model: HDVAE
     optimizer: torch.optim.Optimizer
+    usage: Usage
     average: HDVAE | None = None
     temperature: LearnedTemperature | None = None
     best: Best | None = None
@@ -153,7 +157,7 @@ class TrainState:
         temperature = LearnedTemperature(model, config.temperature_start, config.temperature_floor) if learned else None
         optimizer = make_optimizer(model, None if temperature is None else temperature.to(device))
         average = copy.deepcopy(model).requires_grad_(False) if config.ema is not None else None
-        return TrainState(experiment, seed, model, optimizer, average, temperature)
+        return TrainState(experiment, seed, model, optimizer, Usage(model), average, temperature)
 
     @property
     def judged(self) -> HDVAE:
@@ -209,7 +213,7 @@ class TrainState:
 
     def snapshot(self) -> Snapshot:
         """The state, by name; tensors are not copied."""
-        tensors = _prefixed("model", self.model.state_dict())
+        tensors = _prefixed("model", self.model.state_dict()) | _prefixed("usage", self.usage.last)
         if self.temperature is not None:
             tensors |= _prefixed("temperature", self.temperature.state_dict())
         names = {id(parameter): name for name, parameter in self.parameters().items()}
@@ -237,6 +241,8 @@ class TrainState:
         self.model.load_state_dict(_below("model", snapshot.tensors))
         if self.temperature is not None:
             self.temperature.load_state_dict(_below("temperature", snapshot.tensors))
+        for name, last in _below("usage", snapshot.tensors).items():
+            self.usage.last[name].copy_(last)
         for name, parameter in self.parameters().items():
             moments = _below(f"optimizer/{name}", snapshot.tensors)
             if moments:
@@ -288,7 +294,7 @@ def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) 
     others = [parameter for parameter in model.parameters() if id(parameter) not in memory]
     others += [] if temperature is None else list(temperature.parameters())
     groups: list[dict[str, Any]] = [{"params": others}, {"params": values}]
-    return torch.optim.Adamax([group for group in groups if group["params"]], foreach=True)
+    return RowAdamax([group for group in groups if group["params"]])
 
 
 def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> dict[str, Tensor | float]:
@@ -315,16 +321,18 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     parameters = list(state.parameters().values())
     workers.average_gradients(parameters)  # what is not finite on one of them is not finite on all from here
     objective = _averaged(climbed.objective, workers)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = total_norm([p.grad for p in parameters if p.grad is not None])
     _check_finite(state, objective, norm, step)  # before clipping, which spreads a NaN over all gradients
     if config.gradient_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, config.gradient_clip, norm)
+        clip_gradients(parameters, config.gradient_clip, norm)
     rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
     _update_average(state)
     state.step += 1
+    state.usage.note(climbed.terms, state.step)
     return {
         **_quantities(model, objective),
+        **_dropped(model, climbed.terms, workers),
         **_temperatures(model, tau),
         "freebits": freebits,
         "learning_rate": rate,
@@ -339,9 +347,11 @@ class Climbed:
     Attributes:
         objective: for the model.
         relaxed: the relaxed ELBO with free bits, which a learned temperature climbs; None where no bound is needed.
+        terms: of the samples.
     """
 
     objective: Objective
+    terms: Terms
     relaxed: Tensor | None = None
 
 
@@ -354,14 +364,15 @@ def objective_of(
     if config.estimator in ("rloo", "vimco"):
         samples, kind = config.estimator_samples, config.estimator
         terms = _several(state, batch, workers)
-        return Climbed(score_objective(terms, samples, freebits, estimator=kind, per_image=per_image, workers=workers))
+        objective = score_objective(terms, samples, freebits, estimator=kind, per_image=per_image, workers=workers)
+        return Climbed(objective, terms)
     terms = model(batch, model.noise(_source(state, batch, workers)), _sampler(state, batch, tau, workers))
     objective = surrogate_objective(terms, freebits, kl=config.kl, per_image=per_image, workers=workers)
     if not config.needs_bound:
-        return Climbed(objective)
+        return Climbed(objective, terms)
     bound = _bound(model, config, batch, terms)
     relaxed = penalised(objective, bound.read if config.objective == "relaxed_elbo_reads" else bound.soft)
-    return Climbed(objective if config.objective == "surrogate" else relaxed, relaxed.value)
+    return Climbed(objective if config.objective == "surrogate" else relaxed, terms, relaxed.value)
 
 
 def _source(
@@ -431,6 +442,13 @@ def _quantities(model: HDVAE, objective: Objective) -> dict[str, Tensor | float]
     }
 
 
+def _dropped(model: HDVAE, terms: Terms, workers: Workers) -> dict[str, Tensor | float]:
+    """What the races of a step leave unseen, by layer."""
+    drops = {layer.node: layer.draw.dropped.mean() for layer in terms.layers if layer.draw.dropped is not None}
+    means = workers.mean(list(drops.values()))
+    return {f"dropped_mass/{model.name(node)}": mean for node, mean in zip(drops, means, strict=True)}
+
+
 def _temperatures(model: HDVAE, tau: Temperature) -> dict[str, Tensor | float]:
     """The temperature; learned ones by layer, with their mean."""
     if not isinstance(tau, Mapping):
@@ -456,7 +474,7 @@ def _check_finite(state: TrainState, objective: Objective, norm: Tensor, step: i
         if not torch.isfinite(spent):
             raise NonFinite(step, f"kl/{state.model.name(node)}")
     for name, parameter in state.parameters().items():
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not torch.isfinite(entries(parameter.grad)).all():
             raise NonFinite(step, f"gradient of {name.removeprefix('model/')}")
     raise NonFinite(step, "gradient_norm")
 
@@ -508,7 +526,7 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
             _end(state, session)
         elif state.is_due:
             judged = _judge(state, held_out, workers)
-            metrics = nested("train", state.means.take()) | nested("valid", judged.metrics)
+            metrics = nested("train", state.means.take() | _slots(state, workers)) | nested("valid", judged.metrics)
             if workers.is_first:
                 session.report(state.step, metrics, {"image": kept, **judged.per_image}, state.snapshot)
         else:
@@ -518,8 +536,18 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     return state
 
 
+def _slots(state: TrainState, workers: Workers) -> dict[str, float]:
+    """How many slots are used; dead ones are drawn anew where that is wanted, but not at the end."""
+    state.usage.merge(workers)
+    config, step = state.experiment.training, state.step
+    if config.revive and not state.is_over and step >= config.dead_after:
+        revive(state.model, state.optimizer, state.usage.dead(step, config.dead_after), state.seed, step)
+    return state.usage.counts(step, config.dead_after)
+
+
 def _end(state: TrainState, session: Session) -> NoReturn:
     """End where a report is not due, or before it is made; what is reported is saved already."""
+    state.usage.merge(session.workers)
     if state.means.count and session.workers.is_first:
         session.save(state.step, state.snapshot())
     raise Interrupted(state.step)

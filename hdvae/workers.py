@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hdvae.errors import InputError, PeerLost
 from hdvae.randomness import BLOCK
+from hdvae.slots import rows_once
 
 T = TypeVar("T")
 
@@ -25,8 +26,8 @@ T = TypeVar("T")
 class Workers:
     """This process among those of a run. More than one need `torch.distributed`'s process group.
 
-    `mean`, `average_gradients`, `any`, `gather` and `from_first` are for all workers to call, in the same order. They
-    raise `PeerLost` when one of them does not answer.
+    `mean`, `largest`, `average_gradients`, `any`, `gather` and `from_first` are for all workers to call, in the same
+    order. They raise `PeerLost` when one of them does not answer.
 
     Attributes:
         rank: of this one, 0 … size − 1; the first one speaks for all of them.
@@ -77,13 +78,47 @@ class Workers:
         parts = torch.split(flat / self.size, [tensor.numel() for tensor in own])
         return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, own, strict=True)]
 
+    def largest(self, tensors: Iterable[Tensor]) -> None:
+        """The largest numbers over the workers, in the place of each tensor."""
+        if self.size > 1:
+            with _answering():
+                for tensor in tensors:
+                    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the mean over the workers in the place of each gradient."""
+        """Put the mean over the workers in the place of each gradient; a sparse one has each row once afterwards.
+
+        Of a sparse gradient only the rows that some worker has are exchanged.
+        """
+        dense: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = self._mean_rows(rows_once(parameter.grad))
+            elif parameter.grad is not None:
+                dense.append(parameter.grad)
+        if self.size > 1:
+            for gradient, mean in zip(dense, self.mean(dense), strict=True):
+                gradient.copy_(mean)
+
+    def _mean_rows(self, gradient: Tensor) -> Tensor:
+        """The mean of coalesced sparse gradients, coalesced."""
         if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for gradient, mean in zip(gradients, self.mean(gradients), strict=True):
-            gradient.copy_(mean)
+            return gradient
+        counts = self._gathered(torch.tensor([gradient._nnz()], device=gradient.device))
+        most = max(int(count) for count in counts)
+        places = self._gathered(_padded(gradient.indices().T, most))
+        values = self._gathered(_padded(gradient.values(), most))
+        parts = list(zip(places, values, counts, strict=True))
+        everywhere = torch.cat([place[: int(count)] for place, _, count in parts]).T
+        entries = torch.cat([value[: int(count)] for _, value, count in parts]) / self.size
+        return rows_once(torch.sparse_coo_tensor(everywhere, entries, gradient.shape, check_invariants=False))
+
+    def _gathered(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors of the same shape from all workers, in the order of ranks."""
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        with _answering():
+            dist.all_gather(parts, tensor.contiguous())
+        return parts
 
     def any(self, mine: bool) -> bool:
         """Whether it is so on any of the workers; the same answer on all."""
@@ -127,6 +162,11 @@ class Workers:
             dist.broadcast_object_list(box, src=0)
         got: T = box[0]
         return got
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    """Rows (n, …) with zeros below, (count, …)."""
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
 @contextmanager

@@ -241,6 +241,34 @@ MUTANTS = [
         "act(images[mine], 0).cpu()",
         "tests/hdvae/test_workers.py",
     ),
+    Mutant(
+        "a class counts at each of its arrivals",
+        "hdvae/race.py",
+        "repeated, alpha=NEVER)",
+        "repeated, alpha=0)",
+        "tests/hdvae/test_race.py",
+    ),
+    Mutant(
+        "a tail draw is not weighed by how often it was drawn",
+        "hdvae/race.py",
+        "weights + copies.to(weights.dtype).log()",
+        "weights + 0 * copies.to(weights.dtype).log()",
+        "tests/hdvae/test_race.py",
+    ),
+    Mutant(
+        "all rows have the bias correction of the first",
+        "hdvae/optimizer.py",
+        "(1 - beta ** steps.to(g.dtype))",
+        "(1 - beta ** steps.to(g.dtype)[0])",
+        "tests/hdvae/test_optimizer.py",
+    ),
+    Mutant(
+        "rows that several workers read are not averaged",
+        "hdvae/workers.py",
+        "for _, value, count in parts]) / self.size",
+        "for _, value, count in parts])",
+        "tests/hdvae/test_workers.py",
+    ),
 ]
 
 

@@ -129,7 +129,9 @@ def describe(experiment: Experiment, image: tuple[int, int]) -> tuple[list[list[
     rows = []
     for i in range(len(config.layers), 0, -1):
         layer = config.layers[i - 1]
-        latent = f"{layer.variables} of {layer.classes}" if config.latent == "categorical" else f"{layer.variables}"
+        latent = f"{layer.variables}"
+        if config.latent == "categorical":
+            latent += f" of {layer.classes}, {'race' if config.races(layer) else 'dense'}"
         count = sum(parameter.numel() for parameter in model.level(i).parameters())
         rows.append([f"z_{i}", latent, "×".join(map(str, build.feature_shape(i))), f"{count:,}"])
     parameters = sum(parameter.numel() for parameter in model.parameters())

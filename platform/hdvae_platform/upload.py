@@ -75,7 +75,7 @@ class RunUpload:
                 self.sent.add(step)
 
     def close(self, client: Client, state: State) -> None:
-        """End the run, with all its reports, its state, the addresses of its checkpoints and its picture."""
+        """End the run, with all its reports, its state, the addresses of its checkpoints and its pictures."""
         self.send(client)
         assert self.run_id is not None
         checkpoints = Checkpoints(self.storage, self.folder)
@@ -87,8 +87,9 @@ class RunUpload:
             "hdvae.best_checkpoint": newest if best is None else checkpoints.address(best),
         }
         client.set_tags(self.run_id, {"hdvae.state": state, **addresses})
-        if self.storage.exists(f"{self.folder}/samples.png"):
-            client.log_file(self.run_id, "samples.png", self.storage.read(f"{self.folder}/samples.png"))
+        for picture in ("samples.png", "slots.png"):
+            if self.storage.exists(f"{self.folder}/{picture}"):
+                client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
         values = find_per_image(self.storage, self.folder, "valid")
         if values is not None:
             client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))

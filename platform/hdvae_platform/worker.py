@@ -22,6 +22,7 @@ from hdvae_platform import shared_data
 from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, study_of
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.figures import slot_use
 from hdvae_platform.notices import Notice
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
@@ -192,6 +193,10 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
         picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
         attempt.check()
         attempt.storage.write(f"{spec.folder}/samples.png", picture)
+        if experiment.model.latent == "categorical":
+            journal = Journal(storage, spec.folder)
+            history = {step: journal.entry(step).metrics for step in journal.steps()}
+            attempt.storage.write(f"{spec.folder}/slots.png", slot_use(history))
 
 
 def _asked_to_end(attempt: Attempt) -> bool:

@@ -103,9 +103,7 @@ def test_values_are_those_of_the_hard_chain_to_the_bit(wiring, name, dtype):
 @pytest.mark.parametrize("keys", ["factored", "plain"])
 def test_the_memory_has_the_gradient_of_the_slots_that_were_read(name, keys):
     layer = memory(4, variables=2, keys=keys)
-    law = Categorical.of_logits(
-        [logits_of(50, 2, 2, seed=s) for s in (1, 2)] if keys == "factored" else [logits_of(50, 2, 4)]
-    )
+    law = Categorical([logits_of(50, 2, 2, seed=s) for s in (1, 2)] if keys == "factored" else [logits_of(50, 2, 4)])
     noise, conditional = layer.noise(source(50)), {NODE: torch.stack([layer.noise(source(50, seed=7))])}
     draw = make_sampler(name, conditional)(NODE, layer, law, noise)
     (got,) = torch.autograd.grad(curved(draw.read).sum(), layer.values_NKD)
@@ -150,7 +148,7 @@ def test_normal_layers_keep_their_reparametrised_sample(wiring, name):
 def test_straight_through_is_differentiated_as_the_relaxed_sample():
     """For a linear function of the read, whose slope does not depend on where it is taken."""
     layer, logits = memory(4, variables=2), logits_of(30, 2, 4)
-    law, noise = Categorical.of_logits([logits]), layer.noise(source(30))
+    law, noise = Categorical([logits]), layer.noise(source(30))
     slope = torch.randn(layer.read_size, generator=torch.Generator().manual_seed(3)).double()
     reads = [straight_through(TAU)(NODE, layer, law, noise).read, layer.relax(law, noise, TAU).read]
     one, other = (torch.autograd.grad((read @ slope).sum(), logits, retain_graph=True)[0] for read in reads)
@@ -200,7 +198,7 @@ def test_gumbel_rao_has_the_mean_of_straight_through_and_less_variance(tau, fact
     found = []
     for sampler in (gumbel_rao(tau, conditional), straight_through(tau)):
         logits = logits_of(rows, 1, 4)
-        read = sampler(NODE, layer, Categorical.of_logits([logits]), noise).read
+        read = sampler(NODE, layer, Categorical([logits]), noise).read
         found.append(torch.autograd.grad(curved(read).sum(), logits)[0].flatten(1))
     assert_same_mean_and_smaller_variance(*found, factor)
 
@@ -244,7 +242,7 @@ def test_reinmax_is_algorithm_2(tau, parts):
     """Also with factored keys, where θ is log π of the joint classes."""
     layer = memory(4, variables=2, keys="plain" if parts == 1 else "factored")
     leaves = [logits_of(30, 2, 4 // parts, seed=s) for s in range(parts)]
-    law, noise = Categorical.of_logits(leaves), layer.noise(source(30))
+    law, noise = Categorical(leaves), layer.noise(source(30))
     draw = reinmax(tau)(NODE, layer, law, noise)
     sample = one_hot(layer.harden(law, noise).hard, 4).double()
     expected = layer.read(reinmax_transcribed(law.joint(), sample, tau))
@@ -256,7 +254,7 @@ def test_reinmax_is_algorithm_2(tau, parts):
 def expected_gradient_of_one_variable(sampler, power, classes=3):
     """Of E f: the estimator's expectation over the K samples, and the exact one; (K,) each."""
     layer, logits = memory(classes), logits_of(1, 1, classes)
-    law = Categorical.of_logits([logits.expand(classes, 1, classes)])
+    law = Categorical([logits.expand(classes, 1, classes)])
     forced = 1e3 * torch.eye(classes).double().unsqueeze(1)
     probability = law.joint()[0, 0].exp()
     read = sampler(NODE, layer, law, forced).read
@@ -295,7 +293,7 @@ def test_peaked_laws_have_finite_gradients_in_single_precision(name, tau, keys):
         (60.0 * (2 * torch.randint(0, 2, (64, 2, 4 // parts), generator=random) - 1)).requires_grad_()
         for _ in range(parts)
     ]
-    law = Categorical.of_logits(leaves)
+    law = Categorical(leaves)
     noise = layer.noise(source(64, dtype=torch.float32))
     # Forced samples of every class, likely or not, as well as the law's own.
     noise[:32] += 1e3 * one_hot(torch.arange(32) % 4, 4).unsqueeze(1)

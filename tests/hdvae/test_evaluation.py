@@ -186,7 +186,8 @@ def test_metrics_are_complete_and_consistent(wiring):
     relaxed_names = {name for name in DESCRIPTIONS if name not in AT_ZERO}
     relaxed_names |= {f"distance/{model.name(node)}" for node in model.nodes}
     at_both = {f"{n}@tau={t}" for n in relaxed_names for t in ("0.5", "0.1")}
-    assert set(metrics) == {*DESCRIPTIONS, *layers, *relaxed_names, "iw_elbo@S=6"} | at_both
+    used = {f"perplexity/{model.name(node)}" for node in model.nodes}
+    assert set(metrics) == {*DESCRIPTIONS, *layers, *used, *relaxed_names, "iw_elbo@S=6"} | at_both
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert metrics["elbo"] == pytest.approx(metrics["log_px"] - metrics["kl"], abs=1e-12)
     assert metrics["kl"] == pytest.approx(sum(metrics[name] for name in layers), abs=1e-12)
@@ -231,6 +232,31 @@ def test_summary_by_hand():
     assert metrics["coupled_bias_se"] == pytest.approx(coupled.std(ddof=1) / math.sqrt(3))
     assert metrics["relaxed_elbo"] == pytest.approx(-32 / 3 - 3)
     assert metrics["relaxed_elbo_reads"] == pytest.approx(-32 / 3 - 2)
+
+
+@every_wiring
+@pytest.mark.parametrize("reads", ["dense", "race"])
+def test_perplexity_is_that_of_the_hard_chain(wiring, reads):
+    """Of all images and draws together, however they are cut up; only a race drops something."""
+    model = build(small_config(wiring, 2, reads=reads, race={"draws": 3, "arrivals": 2}), seed=1, contrast=1.5)
+    config = EvaluationConfig(draws=3, tau=(0.5,))
+    metrics = evaluate(model, images(), config, seed=5, importance=False).metrics
+    with torch.no_grad():
+        chains = [model(images().double(), model.noise(noise_at(IMAGES, d, "evaluation")), hard) for d in range(3)]
+        soft = [
+            model(images().double(), model.noise(noise_at(IMAGES, d, "evaluation")), relaxed(0.5)) for d in range(3)
+        ]
+    for i, node in enumerate(model.nodes):
+        codes = torch.cat([terms.layers[i].draw.hard for terms in chains])
+        each = [np.unique(column, return_counts=True)[1] / len(codes) for column in codes.T.numpy()]
+        expected = np.mean([np.exp(-(share * np.log(share)).sum()) for share in each])
+        assert metrics[f"perplexity/{model.name(node)}"] == pytest.approx(expected)
+        name = f"dropped_mass/{model.name(node)}@tau=0.5"
+        assert (name in metrics) == (reads == "race")
+        if reads == "race":
+            expected = np.mean([terms.layers[i].draw.dropped.mean().item() for terms in soft])
+            assert metrics[name] == pytest.approx(expected)
+            assert 0 < metrics[name] < 1
 
 
 def test_one_image_has_no_standard_error():

@@ -79,7 +79,7 @@ def test_settings_cannot_be_changed():
     [
         ({"trainign": {}}, "unknown field trainign; did you mean 'training'?"),
         ({"training__freebit": 2.0}, "unknown field training.freebit; did you mean 'freebits'?"),
-        ({"training__lr": 1.0}, "unknown field training.lr; known: batch_size, ema, estimator, "),
+        ({"training__lr": 1.0}, "unknown field training.lr; known: batch_size, dead_after, ema, "),
         ({"model__layers": [{"varables": 4}]}, "unknown field model.layers.0.varables; did you mean 'variables'?"),
         ({"evaluation__draw": 3}, "unknown field evaluation.draw; did you mean 'draws'?"),
         ({"training": {"batch_size": 4}}, "training.steps is missing"),
@@ -267,3 +267,33 @@ def test_a_learned_temperature_is_read_and_written():
     assert experiment.training.needs_bound
     assert parse(Experiment, experiment.plain(), "again") == experiment
     assert read(model__decoder_scale="learned").model.decoder_scale == "learned"
+
+
+# --- Reads of memories ----------------------------------------------------------------------------------
+
+
+def test_reads_are_dense_up_to_256_classes():
+    model = read(model__layers=[{"variables": 4}, {"variables": 2, "classes": 1024}]).model
+    assert [model.races(layer) for layer in model.layers] == [False, True]
+    for reads in ("dense", "race"):
+        model = read(model__layers=[{"variables": 4}, {"variables": 2, "classes": 1024}], model__reads=reads).model
+        assert [model.races(layer) for layer in model.layers] == [reads == "race"] * 2
+    normal = read(model__reads="race", model__latent="normal").model
+    assert not any(normal.races(layer) for layer in normal.layers)
+
+
+@pytest.mark.parametrize(("field", "value"), [("estimator", "gumbel_rao"), ("kl", "concrete")])
+def test_what_needs_all_classes_needs_dense_reads(field, value):
+    large = [{"variables": 2, "classes": 1024}]
+    changes = {f"training__{field}": value, "model__layers": large}
+    assert f"training.{field}: {value} needs relaxed samples of all classes" in complaint(**changes)
+    assert "set model.reads: dense" in complaint(**changes)
+    assert read(**changes, model__reads="dense").model.reads == "dense"
+    read(training__estimator="rloo", model__layers=large)
+
+
+def test_arrivals_are_at_most_the_draws():
+    assert "arrivals is 65, but draws is 64" in complaint(model__race={"arrivals": 65})
+    assert "model.race.draws" in complaint(model__race={"draws": 2000})
+    assert "tolerance" in complaint(model__race={"tolerance": 0})
+    assert "did you mean 'arrivals'" in complaint(model__race={"arrival": 3})

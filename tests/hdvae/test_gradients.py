@@ -198,7 +198,7 @@ def test_straight_through_term_has_the_gradient_of_eq_15():
     soft = torch.tensor([[[0.2, 0.5, 0.3]]], dtype=torch.float64)
     q = Categorical([torch.full((1, 1, 3), 1 / 3, dtype=torch.float64).log()])
     draw = Draw(hard=torch.tensor([[1]]), read=soft.flatten(1), soft=soft)
-    kl = training_kl(LayerTerms(Node(1, "up"), q, Categorical.of_logits([logits]), draw, finite_kl=False))
+    kl = training_kl(LayerTerms(Node(1, "up"), q, Categorical([logits]), draw, finite_kl=False))
     kl.backward()
     torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - soft)
     assert kl.item() == pytest.approx(-q.entropy().item() - logits.log_softmax(-1)[0, 0, 1].item())

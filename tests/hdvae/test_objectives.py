@@ -21,7 +21,7 @@ DRAWS = 4000
 
 
 def law_of(*parts):
-    return Categorical.of_logits([torch.tensor(part, dtype=torch.float64).view(1, 1, -1) for part in parts])
+    return Categorical([torch.tensor(part, dtype=torch.float64).view(1, 1, -1) for part in parts])
 
 
 def relaxed_draw(law, tau, count, seed=0):
@@ -175,8 +175,8 @@ def test_hard_does_not_train_the_encoder_through_its_own_kl():
     """The gradient of log q(H) − log p(H) in q's logits has mean 0, although the KL's has not."""
     logits = torch.tensor([[2.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True)
     count = 20_000
-    q = Categorical.of_logits([logits.expand(count, 1, 3)])
-    p = Categorical.of_logits([torch.zeros(count, 1, 3, dtype=torch.float64)])
+    q = Categorical([logits.expand(count, 1, 3)])
+    p = Categorical([torch.zeros(count, 1, 3, dtype=torch.float64)])
     chosen = (q.joint() + source(count).gumbel(1, 3)).argmax(-1)
     each = torch.autograd.grad((q.log_prob(chosen) - p.log_prob(chosen)).sum(), q.parts[0])[0]
     per_logit = each - each.sum(-1, keepdim=True) * q.parts[0].exp()

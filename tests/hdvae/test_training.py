@@ -409,12 +409,14 @@ def test_reports_are_complete(wiring):
     state, session = run(experiment)
     assert [step for step, _ in session.reports] == [4, 8, 10]
     assert [snapshot.values["step"] for snapshot in session.snapshots] == [4, 8, 10]
-    layers = {f"kl/{state.model.name(node)}" for node in state.model.nodes}
+    names = [state.model.name(node) for node in state.model.nodes]
+    layers = {f"kl/{name}" for name in names}
+    slots = {f"train/{what}/{name}" for what in ("slots_used", "dead_slots") for name in names}
     for step, metrics in session.reports:
         bare = {name for name in metrics if "@" not in name}
         expected = {f"train/{name}" for name in {*TRAINING_DESCRIPTIONS, *layers}}
         expected |= {f"valid/{name}" for name in {*DESCRIPTIONS, *layers} - ({"iw_elbo"} if step < 10 else set())}
-        expected |= {f"valid/distance/{state.model.name(node)}" for node in state.model.nodes}
+        expected |= slots | {f"valid/{what}/{name}" for what in ("distance", "perplexity") for name in names}
         assert metrics["valid/surrogate_elbo@tau=current"] == pytest.approx(metrics["valid/elbo"], abs=3)
         assert bare == expected
         assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
@@ -529,6 +531,10 @@ CHOICES = [
     {"objective": "relaxed_elbo_reads", "kappa": "local"},
     {"objective": "relaxed_elbo", "decoder": "lipschitz", "decoder_scale": "learned", "temperature": "learned"},
     {"temperature": "learned", "kappa": "local", "ema": 0.9},
+    {"reads": "race", "race": {"draws": 8}, "temperature": ((0, 0.8), (10, 0.1)), "gradient_clip": 0.5},
+    {"reads": "race", "shared_values": True, "objective": "relaxed_elbo", "ema": 0.9},
+    {"reads": "race", "revive": True, "dead_after": 2, "temperature": "learned", "kappa": "local"},
+    {"reads": "race", "estimator": "rloo", "keys": "plain"},
     *({"estimator": name} for name in ("straight_through", "gumbel_rao", "reinmax", "rloo", "vimco")),
 ]
 every_choice = pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
@@ -553,6 +559,11 @@ def test_reports_have_every_name_whatever_is_climbed(choice):
         for name, value in metrics.items():
             check_tunable(name)
             assert np.isfinite(value), name
+        raced = choice.get("reads") == "race" and choice.get("estimator") is None
+        for node in state.model.nodes:
+            name = f"dropped_mass/{state.model.name(node)}"
+            assert (f"train/{name}" in metrics) == raced
+            assert (f"valid/{name}@tau=0.1" in metrics) == ("reads" in choice)
     learned = {f"train/tau/{state.model.name(node)}" for node in state.model.nodes}
     assert (learned <= set(session.reports[0][1])) == (choice.get("temperature") == "learned")
 

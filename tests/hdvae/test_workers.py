@@ -26,6 +26,8 @@ CHOICES = {
     "rloo": {"estimator": "rloo", "freebits": 0.08, "estimator_samples": 2},
     "gumbel_rao": {"estimator": "gumbel_rao", "estimator_samples": 2, "gradient_clip": 0.5},
     # Not with a Lipschitz decoder: the gradient of its log_q is 0 at first, and Adamax makes steps of the rounding.
+    "race": {"reads": "race", "race": {"draws": 8}, "gradient_clip": 0.5, "revive": True, "dead_after": 10},
+    "shared race": {"reads": "race", "race": {"draws": 8, "arrivals": 4}, "shared_values": True, "ema": 0.9},
     "learned": {"temperature": "learned", "kappa": "local"},
     # After step 36 the learning rate is far too high, and the bound falls.
     "patience": {"ema": 0.8, "patience": 4, "learning_rate": ((36, 0.01), (40, 1.0)), "steps": 60},

@@ -55,6 +55,7 @@ def test_two_workers_measure_what_one_measures(places, edit, hdvae):
         "journal",
         "per_image",
         "samples.png",
+        "slots.png",
     ]
     found = {at: value for at, (value, _) in series(places, children[0, 0].run_id).items()}
 

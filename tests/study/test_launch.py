@@ -111,9 +111,10 @@ def test_one_parent_and_one_child_for_each_trial_and_seed(finished):
         assert run.params["seed"] == run.tags["hdvae.seed"]
         steps = {step for _, step in series(places, run.run_id)}
         assert steps == {10, 20}
-        picture = list((places.home / "artifacts").glob(f"{run.run_id}/**/samples.png"))
-        assert len(picture) == 1
-        assert picture[0].read_bytes().startswith(b"\x89PNG")
+        for name in ("samples.png", "slots.png"):
+            picture = list((places.home / "artifacts").glob(f"{run.run_id}/**/{name}"))
+            assert len(picture) == 1
+            assert picture[0].read_bytes().startswith(b"\x89PNG")
 
 
 def test_bias_is_the_difference_of_the_means(finished):

@@ -1,0 +1,298 @@
+"""Concrete samples of many classes from the first arrivals of a race, exactly and without touching the other classes.
+
+Give every class an exponential clock of rate π_k. The class with the k-th arrival time T_k has the perturbed logit
+−log T_k = log π_k + g_k with g Gumbel, so the relaxed sample (eq. 4) is z̃ ∝ T^(−1/τ). All clocks together are a Poisson
+process of rate 1 whose arrivals are independent draws from Cat(π): the first m are m draws and a running sum of m unit
+exponentials. A class counts at its first arrival alone. What is seen are exactly the largest weights of a dense sample.
+
+What comes after T_m is bounded, and it can be estimated without bias. An unseen class of rate π has, given the
+arrivals, the expected weight (relative to the first arrival's)
+
+    h(π) = ∫ π e^(−πs) (T_1/(T_m + s))^(1/τ) ds = (T_1/T_m)^a · x · F_a(x),    a = 1/τ, x = π T_m,
+
+where F_a(x) = e^x E_a(x) with the exponential integral E_a (DLMF 8.19). h is concave, so n unseen classes of total
+rate U weigh at most n h(U/n) on average. A further draw from Cat(π) stands for the unseen ones with the weight h(π)/π.
+
+Shape letters: B batch, N variables, P key parts, C draws of classes, m of them arrivals and r of them the tail.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdvae.distributions import Categorical, normalised
+from hdvae.experiment import RaceConfig
+
+FAINTEST = 2.0**-25
+"""A uniform number may be 0; this is below every other value that it can take in single precision."""
+LOWEST, HIGHEST, STEP = -36.0, 12.0, 0.25
+"""The grid of log x on which log F_a is tabulated."""
+SLACK = 2e-3
+"""Relative margin of the bound: linear interpolation of log F_a, which is concave, stays below it by less."""
+NEVER = -1e30
+"""Score of a draw that repeats another one: its weight is 0 at any temperature."""
+FEW = 512
+"""Up to so many classes, a table of them finds repeats sooner than sorting does."""
+NODES = 32
+CUT = 40.0
+"""The integral for F_a ends where its integrand has fallen by e^(−40)."""
+FEWEST = 16
+"""Arrivals that are drawn at least, where the number is chosen."""
+SEQUENCES = 4096
+"""Arrival sequences whose average chooses the number of arrivals."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """The classes that a relaxed sample sees.
+
+    Attributes:
+        slots: their indices, the first arrival first, (B, N, C); a class may be there again, with the weight 0.
+        scores: logarithms of their weights up to a constant, (B, N, C), with the gradient of (log π + g)/τ.
+        dropped: bound of the expected share of what comes after the last arrival, (B, N).
+    """
+
+    slots: Tensor
+    scores: Tensor
+    dropped: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Independent draws from a categorical law.
+
+    Attributes:
+        slots: classes, (B, N, C).
+        pi: their probabilities, (B, N, C), without gradient.
+        logits: the sums of their logits, (B, N, C), with it. The gradient of log π differs by the normaliser's, which
+            is the same for all classes: a softmax of scores takes no notice of it.
+    """
+
+    slots: Tensor
+    pi: Tensor
+    logits: Tensor
+
+
+def draw(law: Categorical, uniform: Tensor) -> Drawn:
+    """Draw classes by inversion in each part, whose classes are independent.
+
+    Args:
+        law: of the classes.
+        uniform: in [0, 1), (B, N, P, C).
+    """
+    each = [_draw_part(law, p, uniform[:, :, p]) for p in range(len(law.logits))]
+    if len(each) == 1:
+        return each[0]
+    a, b = each
+    return Drawn(a.slots * law.logits[1].shape[-1] + b.slots, a.pi * b.pi, a.logits + b.logits)
+
+
+def _draw_part(law: Categorical, part: int, uniform: Tensor) -> Drawn:
+    cumulative = normalised(law.logits[part].detach(), torch.softmax).cumsum_(-1)
+    chosen = _inverse(cumulative, uniform * cumulative[..., -1:])
+    # What lies between two sums is the probability with which a class is drawn, rounding and all.
+    below = cumulative.gather(-1, (chosen - 1).clamp_(min=0)).mul_(chosen > 0)
+    return Drawn(chosen, cumulative.gather(-1, chosen) - below, law.logits_at(part, chosen))
+
+
+def _inverse(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first class whose cumulative weight (…, M) is above the target (…, C), at most the last; (…, C).
+
+    A binary search without branches: `searchsorted` mispredicts them, and takes two or three times as long.
+    """
+    classes = cumulative.shape[-1]
+    found = torch.zeros_like(target, dtype=torch.int64)
+    step = 1 << (classes - 1).bit_length() >> 1
+    while step:
+        probe = found + (step - 1) if classes & (classes - 1) == 0 else (found + (step - 1)).clamp_(max=classes - 1)
+        found.add_(cumulative.gather(-1, probe) <= target, alpha=step)
+        step >>= 1
+    return found.clamp_(max=classes - 1)
+
+
+def race(law: Categorical, noise: Tensor, tau: float | Tensor, arrivals: int, tail: int) -> Race:
+    """The first arrivals of a relaxed sample, and draws that stand for all others.
+
+    Args:
+        law: of the classes.
+        noise: uniform in [0, 1), (B, N, 1 + P, C) with C ≥ arrivals + tail: times, then the parts of the classes.
+        tau: temperature, > 0.
+        arrivals: m ≥ 1.
+        tail: r ≥ 0; none leaves out what comes after the m-th arrival.
+    """
+    noise = noise[..., : arrivals + tail]
+    drawn = draw(law, noise[:, :, 1:])
+    log_times = _arrival_times(noise[:, :, 0, :arrivals]).log()
+    lead, last = log_times[..., :1], log_times[..., -1:]
+    scores, table = (lead - log_times) / tau, Overdue.at(tau, noise)
+    if tail:
+        rates = drawn.pi[..., arrivals:].clamp(min=torch.finfo(noise.dtype).tiny).log()
+        weights = (lead - last) / tau + last + table.log_f(rates + last) - math.log(tail)
+        copies = _copies(drawn.slots, law.classes)[..., arrivals:]
+        scores = torch.cat([scores, weights + copies.to(weights.dtype).log()], -1)
+    repeated = _repeated(drawn.slots, law.classes)
+    scores = torch.add(scores + (drawn.logits - drawn.logits.detach()) / tau, repeated, alpha=NEVER)
+    with torch.no_grad():
+        counted = ~repeated[..., :arrivals]
+        seen = Seen(scores[..., :arrivals], drawn.pi[..., :arrivals], counted, last.squeeze(-1))
+        dropped = seen.share_of_rest(table, ((lead - last) / tau).squeeze(-1), law.classes)
+    return Race(drawn.slots, scores, dropped)
+
+
+def _arrival_times(uniform: Tensor) -> Tensor:
+    """Running sums of unit exponentials, above 0."""
+    return uniform.clamp(FAINTEST, 1 - FAINTEST * 2).log_().neg_().cumsum_(-1)
+
+
+def _repeated(slots: Tensor, classes: int) -> Tensor:
+    """Which draws (…, C) are not the first of their class."""
+    if classes <= FEW:
+        places = torch.arange(slots.shape[-1], dtype=torch.int32, device=slots.device).expand_as(slots)
+        first = places.new_full((*slots.shape[:-1], classes), slots.shape[-1])
+        return first.scatter_reduce_(-1, slots, places, "amin").gather(-1, slots) != places
+    order, same = _ordered(slots)
+    return torch.empty_like(same).scatter_(-1, order, same)
+
+
+def _copies(slots: Tensor, classes: int) -> Tensor:
+    """For the first draw of every class (…, C) how often the class was drawn."""
+    if classes <= FEW:
+        counts = slots.new_zeros(*slots.shape[:-1], classes).scatter_add_(-1, slots, torch.ones_like(slots))
+        return counts.gather(-1, slots)
+    order, same = _ordered(slots)
+    starts = torch.arange(slots.shape[-1], device=slots.device).mul(~same).cummax(-1).values
+    counts = torch.zeros_like(order).scatter_add_(-1, starts, torch.ones_like(starts))
+    return torch.empty_like(counts).scatter_(-1, order, counts)
+
+
+def _ordered(slots: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of draws by class, the first of each first, and which are of the class before them: (…, C) each."""
+    ordered, order = slots.sort(dim=-1, stable=True)
+    same = torch.zeros_like(ordered, dtype=torch.bool)
+    torch.eq(ordered[..., 1:], ordered[..., :-1], out=same[..., 1:])
+    return order, same
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the arrivals of a race tell of the classes that have not arrived.
+
+    Attributes:
+        scores: of the arrivals, that of the first 0, (…, m).
+        pi: of the arrivals, (…, m).
+        counted: which are the first of their class, (…, m).
+        log_last: log T_m, (…).
+    """
+
+    scores: Tensor
+    pi: Tensor
+    counted: Tensor
+    log_last: Tensor
+
+    def share_of_rest(self, table: Overdue, log_fall: Tensor, classes: int) -> Tensor:
+        """B/(seen + B), at least the expected share of all classes that have not arrived (…).
+
+        Args:
+            table: at the temperature of the scores.
+            log_fall: log of the weight of an arrival at T_m, (…).
+            classes: K.
+        """
+        unseen = classes - self.counted.sum(-1)
+        # What rounding may hide of the rest is allowed for: this must not fall below the truth.
+        rest = (1 - (self.pi * self.counted).sum(-1)).clamp_(min=0) + torch.finfo(self.pi.dtype).eps
+        log_x = (rest / unseen.clamp(min=1)).log() + self.log_last
+        bound = (1 + SLACK) * unseen * (log_fall + log_x + table.log_f(log_x)).exp()
+        return bound / (self.scores.exp().sum(-1) + bound)
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """log F_a(x), F_a(x) = e^x E_a(x) = ∫ e^(−xs) (1 + s)^(−a) ds, by interpolation in log x (DLMF 8.19.2).
+
+    Attributes:
+        log_f_at: on the grid.
+    """
+
+    log_f_at: Tensor
+
+    @staticmethod
+    def at(tau: float | Tensor, like: Tensor) -> Overdue:
+        """The table for a = 1/τ, of the type and on the device of a tensor; differentiable in τ."""
+        if isinstance(tau, Tensor):
+            return Overdue(_log_f(_grid().to(like.device), 1 / tau.double()).to(like.dtype))
+        return _overdue(tau, like.dtype, like.device)
+
+    def log_f(self, log_x: Tensor) -> Tensor:
+        """Log F_a at log x, any shape; the ends of the grid stand for what lies beyond them."""
+        place = ((log_x - LOWEST) / STEP).clamp_(0, len(self.log_f_at) - 1.001)
+        below = place.long()
+        left, right = self.log_f_at[below], self.log_f_at[below + 1]
+        return torch.lerp(left, right, place - below)
+
+
+@functools.lru_cache(maxsize=8)
+def _overdue(tau: float, dtype: torch.dtype, device: torch.device) -> Overdue:
+    return Overdue(_log_f(_grid(), torch.tensor(1 / tau, dtype=torch.float64)).to(device, dtype))
+
+
+@functools.cache
+def _grid() -> Tensor:
+    return torch.arange(LOWEST, HIGHEST + STEP, STEP, dtype=torch.float64)
+
+
+@functools.cache
+def _nodes() -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss and Legendre's rule on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+
+
+def _log_f(log_x: Tensor, a: Tensor) -> Tensor:
+    """Log F_a by quadrature over v = log(1 + s): ∫ exp(−x (e^v − 1) − (a − 1) v) dv, float64."""
+    x = log_x.exp().unsqueeze(-1)
+    end = torch.log1p(CUT / x)
+    if a > 1:
+        end = torch.minimum(end, CUT / (a.detach() - 1))
+    nodes, weights = (part.to(x.device) for part in _nodes())
+    v = nodes * end
+    return ((-x * torch.expm1(v) - (a - 1) * v).exp() * weights * end).sum(-1).log()
+
+
+def plan(config: RaceConfig, classes: int, tau: float | Tensor) -> tuple[int, int]:
+    """How many of the draws are arrivals, and how many stand for the tail: (m, r).
+
+    `arrivals: auto` takes the fewest arrivals that drop no more than the tolerance, by `expected_drop`, without a tail;
+    where half of the draws are too few for that, half of them are arrivals and half the tail, which at the same cost
+    is far closer to a dense sample than arrivals alone.
+    """
+    if config.arrivals != "auto":
+        return config.arrivals, config.draws - config.arrivals
+    half = config.draws - config.draws // 2
+    temperature = float(tau.detach()) if isinstance(tau, Tensor) else tau
+    for count in (FEWEST << i for i in range(10)):
+        if count >= half:
+            break
+        if expected_drop(classes, temperature, count) <= config.tolerance:
+            return count, 0
+    enough = expected_drop(classes, temperature, half) <= config.tolerance
+    return half, 0 if enough else config.draws // 2
+
+
+@functools.lru_cache(maxsize=256)
+def expected_drop(classes: int, tau: float, arrivals: int) -> float:
+    """Mean of B/(seen + B) after m arrivals for K equally likely classes: the law that drops most."""
+    if arrivals >= classes:
+        return 0.0
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(SEQUENCES, arrivals, dtype=torch.float64, generator=generator)
+    log_times = _arrival_times(uniform).log()
+    lead, last = log_times[:, :1], log_times[:, -1]
+    pi, counted = torch.full_like(log_times, 1 / classes), torch.ones_like(log_times, dtype=torch.bool)
+    seen, log_fall = Seen((lead - log_times) / tau, pi, counted, last), (lead.squeeze(-1) - last) / tau
+    return seen.share_of_rest(Overdue.at(tau, log_times), log_fall, classes).mean().item()

@@ -1,0 +1,126 @@
+"""Reads of a few slots of a memory, whose gradient in the values touches those slots alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+
+class _Gather(torch.autograd.Function):
+    """Σ_c w_c v_c over some rows of a table; the table's gradient is sparse, with every row once."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return embedding_bag(rows, table.flatten(0, 1), mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, weights = ctx.saved_tensors
+        (gradient,) = gradients
+        for_table = for_weights = None
+        if ctx.needs_input_grad[0]:
+            for_table = of_rows(*_row_sums(rows, weights, gradient, table.shape[0] * table.shape[1]), table.shape)
+        if ctx.needs_input_grad[2]:
+            values = table.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)
+            for_weights = torch.bmm(values, gradient.unsqueeze(-1)).squeeze(-1)
+        return for_table, None, for_weights
+
+
+def read_slots(values_NKD: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of slots, Σ_c w_c v_c, (B, N, D), whose gradient in the values is sparse (a COO tensor).
+
+    Args:
+        values_NKD: of every variable, or one table for all of them, (N or 1, K, D).
+        slots: class indices (B, N, C).
+        weights: (B, N, C).
+    """
+    tables, classes, _ = values_NKD.shape
+    rows = slots
+    if tables > 1:
+        rows = slots + classes * torch.arange(tables, device=slots.device).unsqueeze(-1)
+    read: Tensor = _Gather.apply(values_NKD, rows.flatten(0, 1), weights.flatten(0, 1))  # type: ignore[no-untyped-call]
+    return read.view(slots.shape[0], slots.shape[1], values_NKD.shape[-1])
+
+
+class _Products(torch.autograd.Function):
+    """Entries of the products of queries and keys, with the gradient of those entries alone."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, products: Tensor, chosen: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, keys, chosen)
+        return products.gather(-1, chosen)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        queries, keys, chosen = ctx.saved_tensors
+        variables, classes, _ = keys.shape
+        first = classes * torch.arange(variables, device=keys.device).unsqueeze(-1)
+        rows, weights = (chosen + first).flatten(0, 1), gradients[0].flatten(0, 1)
+        for_queries = embedding_bag(rows, keys.flatten(0, 1), mode="sum", per_sample_weights=weights)
+        read, sums = _row_sums(rows, weights, queries.flatten(0, 1), variables * classes)
+        for_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
+        for_keys.flatten(0, 1).index_copy_(0, read, sums)
+        return for_queries.view_as(queries), for_keys, None, None
+
+
+def products_at(queries: Tensor, keys: Tensor, products: Tensor, chosen: Tensor) -> Tensor:
+    """`products` (B, N, M) of queries (B, N, Q) and keys (N, M, Q) at some keys (B, N, C): (B, N, C).
+
+    The value is that of `gather`; the gradient goes to queries and keys directly, without one of all products.
+    """
+    found: Tensor = _Products.apply(queries, keys, products.detach(), chosen)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _row_sums(rows: Tensor, weights: Tensor, gradient: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Sums over all entries of a row of weight times the gradient of what it was read for.
+
+    Args:
+        rows: of `count` rows, the one of each entry, (R, C).
+        weights: (R, C).
+        gradient: of each of R reads, (R, D).
+        count: how many rows there are.
+
+    Returns:
+        The rows, increasing (U,), and their sums (U, D).
+    """
+    flat = rows.flatten()
+    read, order, starts = grouped(flat.int() if count < 2**31 else flat)  # narrow numbers are sorted in half the time
+    readers = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1]).index_select(0, order)
+    weight = weights.flatten().index_select(0, order)
+    return read, embedding_bag(readers, gradient.contiguous(), starts, mode="sum", per_sample_weights=weight)
+
+
+def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of the same row together: the rows, increasing (U,), the order (E,), and where each begins in it (U,)."""
+    ordered, order = rows.sort(stable=True)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+    starts = new.nonzero().squeeze(-1)
+    return ordered[starts].long(), order, starts
+
+
+def of_rows(rows: Tensor, entries: Tensor, shape: torch.Size) -> Tensor:
+    """The sparse tensor (N, K, D) that has entries (U, D) in some rows of its flattened table, each of them once."""
+    table = rows // shape[1] if shape[0] > 1 else torch.zeros_like(rows)
+    places = torch.stack([table, rows - table * shape[1]])
+    return torch.sparse_coo_tensor(places, entries, shape, is_coalesced=True, check_invariants=False)
+
+
+def rows_of(gradient: Tensor) -> Tensor:
+    """Which rows of the flattened table a sparse tensor (N, K, D) has, (U,)."""
+    places: Tensor = gradient._indices()
+    return places[0] * gradient.shape[1] + places[1]
+
+
+def rows_once(gradient: Tensor) -> Tensor:
+    """A sparse tensor (N, K, D) with each of its rows once, in increasing order, and marked as such."""
+    rows, entries = rows_of(gradient), gradient._values()
+    if not (rows[1:] > rows[:-1]).all():
+        rows, order, starts = grouped(rows)
+        entries = embedding_bag(order, entries, starts, mode="sum")
+    return of_rows(rows, entries, gradient.shape)
