@@ -21,8 +21,6 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Grade = Literal["certified", "local"]
 """Of a Lipschitz constant: proven to be an upper bound, or the largest gradient that was found."""
-DENSE_CLASSES = 256
-"""Up to so many, `reads: auto` are dense."""
 WHOLE_SAMPLES = ("straight_through", "gumbel_rao", "reinmax")
 """Estimators whose gradient is that of a relaxed sample of all classes."""
 MOST_DRAWS = 1024
@@ -98,8 +96,8 @@ class ModelConfig(Config):
     """d1: size of a half-key (factored), or of a key (plain)."""
     value_size: Size = 8
     """d2: size of a memory value."""
-    reads: Literal["auto", "dense", "race"] = "auto"
-    """Relaxed samples of all classes, or of the first that arrive; `auto`: dense up to K = 256."""
+    reads: Literal["dense", "race"] = "dense"
+    """Relaxed samples of all classes, or of the first that arrive."""
     race: RaceConfig = RaceConfig()
     shared_values: bool = False
     """Whether the variables of a layer read the same values."""
@@ -110,11 +108,10 @@ class ModelConfig(Config):
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
     """z_1, next to the data, comes first."""
 
-    def races(self, layer: LayerConfig) -> bool:
-        """Whether the relaxed samples of a layer are races."""
-        if self.latent == "normal":
-            return False
-        return self.reads == "race" or (self.reads == "auto" and layer.classes > DENSE_CLASSES)
+    @property
+    def races(self) -> bool:
+        """Whether relaxed samples are races."""
+        return self.latent == "categorical" and self.reads == "race"
 
     @model_validator(mode="after")
     def _square_memories(self) -> ModelConfig:
@@ -257,10 +254,10 @@ class Experiment(Config):
     def _races(self) -> Experiment:
         training = self.training
         whole = "estimator" if training.estimator in WHOLE_SAMPLES else "kl" if training.kl == "concrete" else None
-        if whole is not None and any(self.model.races(layer) for layer in self.model.layers):
+        if whole is not None and self.model.races:
             raise ValueError(
                 f"training.{whole}: {getattr(training, whole)} needs relaxed samples of all classes: "
-                "set model.reads: dense (it is race above 256 classes)"
+                "set model.reads: dense"
             )
         return self
 

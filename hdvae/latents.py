@@ -256,4 +256,4 @@ def stochastic_layer(layer: LayerConfig, config: ModelConfig) -> MemoryLayer | N
     """The layer of `latent: categorical | normal`, with dense reads or races."""
     if config.latent == "normal":
         return NormalLayer(layer)
-    return RaceLayer(layer, config) if config.races(layer) else MemoryLayer(layer, config)
+    return RaceLayer(layer, config) if config.races else MemoryLayer(layer, config)

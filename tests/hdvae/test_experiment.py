@@ -272,24 +272,20 @@ def test_a_learned_temperature_is_read_and_written():
 # --- Reads of memories ----------------------------------------------------------------------------------
 
 
-def test_reads_are_dense_up_to_256_classes():
-    model = read(model__layers=[{"variables": 4}, {"variables": 2, "classes": 1024}]).model
-    assert [model.races(layer) for layer in model.layers] == [False, True]
-    for reads in ("dense", "race"):
-        model = read(model__layers=[{"variables": 4}, {"variables": 2, "classes": 1024}], model__reads=reads).model
-        assert [model.races(layer) for layer in model.layers] == [reads == "race"] * 2
-    normal = read(model__reads="race", model__latent="normal").model
-    assert not any(normal.races(layer) for layer in normal.layers)
+def test_reads_are_dense_unless_a_race_is_asked_for():
+    assert not read().model.races
+    assert read(model__reads="race").model.races
+    assert not read(model__reads="race", model__latent="normal").model.races
 
 
 @pytest.mark.parametrize(("field", "value"), [("estimator", "gumbel_rao"), ("kl", "concrete")])
 def test_what_needs_all_classes_needs_dense_reads(field, value):
     large = [{"variables": 2, "classes": 1024}]
-    changes = {f"training__{field}": value, "model__layers": large}
+    changes = {f"training__{field}": value, "model__layers": large, "model__reads": "race"}
     assert f"training.{field}: {value} needs relaxed samples of all classes" in complaint(**changes)
     assert "set model.reads: dense" in complaint(**changes)
-    assert read(**changes, model__reads="dense").model.reads == "dense"
-    read(training__estimator="rloo", model__layers=large)
+    assert read(**{**changes, "model__reads": "dense"}).model.reads == "dense"
+    read(training__estimator="rloo", model__layers=large, model__reads="race")
 
 
 def test_arrivals_are_at_most_the_draws():
