@@ -16,12 +16,14 @@ from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
 from hdvae.workers import Workers
@@ -107,7 +109,9 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify, is_l
         StorageAway: the storage has been full or away for too long.
         Interrupted: the run was asked to end, or one of its processes is leaving.
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    # Ray puts what needs nothing anywhere: on another machine, whose end would then be this run's.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     trainer = _Trainer(
         _train,
         train_loop_config={"spec": spec.plain(), "queue": queue},
@@ -146,12 +150,14 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify, notice:
             if over:
                 break
             continue
+        except RayActorError:  # the queue's process was killed
+            raise WorkersLost from None
         told = {end: message[end] for end in ENDS if end in message} | told  # what is told first stands
         if not told:
             notify(message)
     try:
         training.result()
-    except WorkerGroupError:
+    except (WorkerGroupError, RayActorError):  # of the workers, or of Train's process that looks after them
         if not told:
             raise WorkersLost from None
     for end, text in told.items():
