@@ -122,11 +122,11 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify, is_l
             use_gpu=spec.gpus > 0,
             resources_per_worker={"CPU": spec.threads} | ({"GPU": spec.gpus} if spec.gpus else {}),
         ),
-        # A study retries lost runs itself, and counts its attempts
+        # A study retries lost runs itself, and counts its attempts: of its machine's end, too
         run_config=RunConfig(
             name=spec.folder.replace("/", "-"),
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
         ),
     )
     training = _background(trainer.fit)
