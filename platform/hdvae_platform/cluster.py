@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import: Ray reads it then, and once
 
@@ -89,11 +90,14 @@ def packages() -> list[str]:
 
 def machines() -> list[Mapping[str, float]]:
     """What each machine that stays has, in use or not; of a cluster that grows, all it can grow to as one."""
-    known = ray._private.state.state
-    grown = known.get_max_resources_from_cluster_config()
-    leaving = known.get_draining_nodes()
-    staying = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-    return [grown] if grown else [node["Resources"] for node in staying]
+    grown = ray._private.state.state.get_max_resources_from_cluster_config()
+    return [grown] if grown else [node["Resources"] for node in staying()]
+
+
+def staying() -> list[dict[str, Any]]:
+    """The machines that are not about to be taken away, as Ray describes them."""
+    leaving = ray._private.state.state.get_draining_nodes()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def release() -> None:

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hdvae.errors import InputError
 from hdvae_platform import shared_data
+from hdvae_platform.cluster import staying
 from hdvae_platform.storage import Storage
 
 PATIENCE = 120
@@ -30,7 +31,7 @@ class Wanted:
         study: name of the study.
         checksum: of its images, which are on the storage.
         marker: name of a file that the driver wrote there.
-        gpus: whether runs use GPUs.
+        gpus: whether runs use those of the machine.
         versions: of the driver's software.
     """
 
@@ -62,7 +63,7 @@ def check(storage: Storage, study: str, checksum: str, *, gpus: bool) -> None:
     marker = f"{study}/preflight/{secrets.token_hex(8)}"
     storage.write(marker, b"from the driver")
     wanted = Wanted(storage.root, study, checksum, marker, gpus, versions())
-    working = [n for n in ray.nodes() if n["Alive"] and (n["Resources"].get("CPU") or n["Resources"].get("GPU"))]
+    working = [node for node in staying() if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
     answers = {_name(node): _ask(node, wanted, index) for index, node in enumerate(working)}
     ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE)
     faults = []
@@ -78,7 +79,8 @@ def check(storage: Storage, study: str, checksum: str, *, gpus: bool) -> None:
 def _ask(node: dict[str, Any], wanted: Wanted, index: int) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     look = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_look)
-    return look.remote(vars(wanted), index)
+    gpus = wanted.gpus and bool(node["Resources"].get("GPU"))  # a machine without trains nothing then
+    return look.remote({**vars(wanted), "gpus": gpus}, index)
 
 
 def _told(answer: Any) -> str | None:
