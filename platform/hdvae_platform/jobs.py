@@ -34,7 +34,8 @@ _SETTLE = (
     f"mkdir -p {HOME}/data {HOME}/submitted/NAME && cp -r . {HOME}/submitted/NAME/ && cd {HOME}/submitted/NAME && "
 )
 """What came along gets a folder that stays: the one that a job starts in is for Ray to remove."""
-_DATA = "cp -n data/*.parquet ../../data/ && "
+_DATA = "mv -f data/*.parquet ../../data/ && "
+"""A rename, so that no other study reads half of them; `cp -n` fails on newer systems where they are there."""
 _FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
 """What Ray says before a job says something."""
 _TALKERS = (
