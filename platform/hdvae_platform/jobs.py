@@ -14,17 +14,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from hdvae import data
 from hdvae.errors import InputError
 from hdvae_platform.cluster import is_loopback, packages
+from hdvae_platform.places import redacted
 from hdvae_platform.study import Study
 
 Write = Callable[[str], None]
@@ -62,7 +65,7 @@ class Jobs:
     """
 
     def __init__(self, address: str, *, insecure: bool = False) -> None:
-        self._where = f"--address {address}"
+        self._where = f"--address {redacted(address)}"
         if urlsplit(address).scheme not in ("http", "https"):
             raise InputError(f"{self._where}: give the address of the cluster's job server, e.g. http://HEAD:8265")
         if not (insecure or is_loopback(urlsplit(address).netloc)) and self._is_open(address):
@@ -80,8 +83,8 @@ class Jobs:
                 f"{self._where}: the cluster wants its token: "
                 "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it"
             ) from None
-        except (ConnectionError, RuntimeError) as fault:
-            raise InputError(f"{self._where}: {str(fault).strip().splitlines()[0]}") from None
+        except (OSError, RuntimeError) as fault:
+            raise InputError(f"{self._where}: {_line(fault)}") from None
         self._said: dict[str, int] = {}
 
     def _is_open(self, address: str) -> bool:
@@ -89,9 +92,11 @@ class Jobs:
             url = f"{address.rstrip('/')}/api/jobs/"
             with urllib.request.urlopen(url, timeout=_ANSWER) as answer:  # noqa: S310 - http or https, see above
                 return bool(answer.status == 200)
-        except urllib.error.HTTPError:
-            return False
-        except OSError as fault:
+        except urllib.error.HTTPError as answer:
+            if answer.code in (401, 403):
+                return False
+            raise InputError(f"{self._where}: no job server of Ray answers there, but {answer}") from None
+        except (OSError, HTTPException) as fault:
             raise InputError(f"{self._where}: nothing answers there: {getattr(fault, 'reason', fault)}") from None
 
     def submit(self, study: Study, home: Path, options: Sequence[str]) -> str:
@@ -137,15 +142,24 @@ class Jobs:
                 )
             except RuntimeError as fault:
                 if "No available agent" not in str(fault) or time.monotonic() > limit:
-                    raise InputError(f"{self._where}: {str(fault).strip().splitlines()[0]}") from None
+                    raise InputError(f"{self._where}: {_line(fault)}") from None
                 time.sleep(1)  # the head has only just started
             else:
                 return job
 
     def follow(self, job: str, write: Write) -> int:
-        """Pass on what a job prints until it ends; returns its exit code, 1 if the cluster cannot tell."""
-        asyncio.run(self._tail(job, write))
-        info = self._client.get_job_info(job)
+        """Pass on what a job prints until it ends; returns its exit code, 1 if the cluster cannot tell.
+
+        Raises:
+            InputError: the job server does not answer any more.
+        """
+        try:
+            asyncio.run(self._tail(job, write))
+            info = self._client.get_job_info(job)
+        except BrokenPipeError:  # of `write`
+            raise
+        except (ClientError, OSError, RuntimeError) as fault:
+            raise InputError(f"{self._where}: lost sight of job {job}, which may go on: {_line(fault)}") from None
         if info.driver_exit_code is not None:
             return int(info.driver_exit_code)
         return 0 if info.status == JobStatus.SUCCEEDED else 1
@@ -161,11 +175,19 @@ class Jobs:
         self._client.delete_job(job)
 
 
+def _line(fault: Exception) -> str:
+    lines = redacted(str(fault)).strip().splitlines()
+    return lines[0] if lines else type(fault).__name__
+
+
 def _pack(study: Study, home: Path, folder: Path) -> None:
     """Write what the job needs into a folder: the study, and its images if they are here."""
     plain, config = study.model_dump(mode="json"), study.experiment.data
     if config.path is not None:
-        shutil.copy(config.path, folder / "images.npz")
+        try:
+            shutil.copy(config.path, folder / "images.npz")
+        except OSError as fault:
+            raise InputError(f"{config.path}: cannot be read: {fault.strerror or fault}") from None
         plain["experiment"]["data"]["path"] = "images.npz"
     elif config.name is not None and data.is_there(data.parquet_path(home, config.name)):
         (folder / "data").mkdir()
