@@ -112,12 +112,12 @@ def run(
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
     if failed:
-        click.echo(f"`hdvae study run {file} --retry-failed` starts them again", err=True)
+        click.echo("the same command with `--retry-failed` starts them again", err=True)
     complete = any(one.state == "COMPLETE" for one in runs)
     if complete:
         _show_result(checked, places, as_json)
     if any(one.state in ("WAITING", "RUNNING") for one in runs):
-        click.echo(f"stopped before its end; `hdvae study run {file}` goes on", err=True)
+        click.echo("stopped before its end; the same command goes on", err=True)
         return 130
     return 1 if failed else 0
 
