@@ -155,8 +155,14 @@ class Checkpoints:
 
     def address(self, step: int) -> str:
         """Where the tensors of a checkpoint are."""
-        name = self._names()[step].removesuffix(".json")
-        return self._storage.address(f"{self._run}/checkpoints/{name}.safetensors")
+        return self.addresses()[step]
+
+    def addresses(self) -> dict[int, str]:
+        """The same for each step with a checkpoint, increasing, from one look: a run at work drops older ones."""
+        stems = {step: name.removesuffix(".json") for step, name in self._names().items()}
+        return {
+            step: self._storage.address(f"{self._run}/checkpoints/{stem}.safetensors") for step, stem in stems.items()
+        }
 
     def load(self, step: int) -> Snapshot:
         """Read a checkpoint.

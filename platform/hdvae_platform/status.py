@@ -98,8 +98,9 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
     """A run without a driver cannot be running: it waits to be continued."""
     folder = run_folder(study.name, run.trial, run.seed)
     checkpoints, journal = Checkpoints(storage, folder), Journal(storage, folder)
-    steps, reported = (checkpoints.steps(), journal.steps()) if run.attempts else ([], [])
-    best = journal.best(Goal(study.search.metric, study.search.direction), steps) if steps else None
+    addresses, reported = (checkpoints.addresses(), journal.steps()) if run.attempts else ({}, [])
+    best = journal.best(Goal(study.search.metric, study.search.direction), addresses) if addresses else None
+    newest = max(addresses, default=None)
     running = run.state == "RUNNING" and driven
     return {
         "number": run.trial,
@@ -107,11 +108,11 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "params": params,
         "seed": run.seed,
         "kind": run.kind,
-        "step": max(steps[-1:] + reported[-1:], default=0),
+        "step": max([*addresses, *reported], default=0),
         "attempts": run.attempts,
         "error": run.error,
-        "checkpoint": checkpoints.address(steps[-1]) if steps else None,
-        "best_checkpoint": None if best is None else checkpoints.address(best),
+        "checkpoint": None if newest is None else addresses[newest],
+        "best_checkpoint": None if best is None else addresses[best],
         "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
         "run_id": run.run_id,
     }
