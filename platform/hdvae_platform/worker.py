@@ -27,7 +27,7 @@ from hdvae_platform.notices import Notice
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
 from hdvae_platform.places import Places
-from hdvae_platform.storage import Storage, StorageAway
+from hdvae_platform.storage import Storage
 
 Notify = Callable[[dict[str, Any]], None]
 SAMPLES = 64
@@ -202,7 +202,7 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
 def _asked_to_end(attempt: Attempt) -> bool:
     try:
         return attempt.asked_to_end()
-    except StorageAway:  # those who write to it are more patient
+    except OSError:  # those who write to it are more patient, and tell
         return False
 
 
