@@ -55,7 +55,13 @@ class Nodes:
         self.address = f"{self._host(0)}:{port}"
         dashboard = [f"--dashboard-port={self._dashboard}"] if self._dashboard else ["--include-dashboard=false"]
         self._head = self._node(0, "--head", f"--port={port}", "--num-cpus=0", *dashboard)
-        self.nodes = [self._joining(index) for index in range(len(self._cpus))]
+        self.nodes = []
+        try:
+            for index in range(len(self._cpus)):
+                self.nodes.append(self._joining(index))
+        except TimeoutError:  # whoever wanted the cluster has nothing yet that could be ended
+            self.end()
+            raise
 
     def _host(self, number: int) -> str:
         """Address of the head (0) or of a node (1, 2, …)."""
