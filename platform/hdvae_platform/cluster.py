@@ -90,8 +90,21 @@ def packages() -> list[str]:
 
 def machines() -> list[Mapping[str, float]]:
     """What each machine that stays has, in use or not; of a cluster that grows, all it can grow to as one."""
-    grown = ray._private.state.state.get_max_resources_from_cluster_config()
+    grown = grows_to() or ray._private.state.state.get_max_resources_from_cluster_config()
     return [grown] if grown else [node["Resources"] for node in staying()]
+
+
+def grows_to() -> dict[str, float]:
+    """What an autoscaler may make of the cluster (`HDVAE_GROWS_TO`); Ray's own autoscalers do not tell. Empty if unset.
+
+    Raises:
+        InputError: it is not written as it should be.
+    """
+    text = os.environ.get("HDVAE_GROWS_TO", "")
+    found = re.findall(r"(?:^|,)([A-Za-z]+)=(\d+)(?=,|$)", text)
+    if len(found) != len(text.split(",") if text else []):
+        raise InputError(f"HDVAE_GROWS_TO is {text!r}: give what the cluster may grow to, e.g. CPU=64,GPU=8")
+    return {unit: float(amount) for unit, amount in found}
 
 
 def staying() -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import pytest
 import ray
 
 from benchmarks.nodes import Hosts, can_have_hosts
+from hdvae.errors import InputError
 from hdvae_platform.checkpointing import Journal
+from hdvae_platform.cluster import grows_to
 from hdvae_platform.storage import Storage
 
 from .conftest import command
@@ -199,6 +201,19 @@ def test_an_address_where_no_study_can_run(address, hint, edit, hdvae):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"--address {address}: " in done.stderr
     assert hint in done.stderr
+
+
+def test_what_a_cluster_grows_to_is_said_by_the_environment(monkeypatch):
+    assert grows_to() == {}
+    monkeypatch.setenv("HDVAE_GROWS_TO", "CPU=64,GPU=8")
+    assert grows_to() == {"CPU": 64, "GPU": 8}
+
+
+@pytest.mark.parametrize("text", ["64", "CPU=", "CPU=64,", "CPU=64;GPU=8", "CPU=-1"])
+def test_what_a_cluster_grows_to_has_a_form(text, monkeypatch):
+    monkeypatch.setenv("HDVAE_GROWS_TO", text)
+    with pytest.raises(InputError, match="give what the cluster may grow to"):
+        grows_to()
 
 
 def test_a_ray_that_is_open_to_everybody_is_refused(edit, hdvae, monkeypatch):
