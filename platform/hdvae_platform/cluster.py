@@ -161,11 +161,12 @@ def _check_access(head: str, insecure: bool) -> None:
     fault = _asked(head, os.environ["RAY_AUTH_MODE"])
     if fault is not None and _REFUSED.search(fault):
         raise InputError(
-            f"{where}: the cluster wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it"
+            f"{where}: the cluster wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it "
+            "(or RAY_AUTH_MODE=disabled, if it wants none)"
         )
     if fault is not None:
         raise InputError(f"{where}: no Ray head answers there: {fault.splitlines()[-1]}")
-    if not (insecure or is_loopback(head)) and _asked(head, "disabled") is None:
+    if not (insecure or is_loopback(head)) and not _REFUSED.search(_asked(head, "disabled") or ""):
         raise InputError(
             f"{where}: the cluster takes commands from whoever reaches it: "
             "start it with RAY_AUTH_MODE=token, or give --insecure"

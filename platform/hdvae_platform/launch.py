@@ -41,10 +41,10 @@ from hdvae_platform import preflight, provenance, shared_data
 from hdvae_platform.checkpointing import Goal, Journal, run_folder
 from hdvae_platform.cluster import LOCAL, check_address, connected, machines, release
 from hdvae_platform.fencing import Attempt, Fenced
-from hdvae_platform.places import Places
+from hdvae_platform.places import Places, redacted
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import EXPIRY, HEARTBEAT, Records, Run, StudyRecord, connect
-from hdvae_platform.search import ATTEMPTS, Assignment, Search
+from hdvae_platform.search import ATTEMPTS, DATABASE_FAULTS, Assignment, Search
 from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.study import Study, first_difference
 from hdvae_platform.tracking import PATIENCE, Tracker
@@ -413,8 +413,17 @@ def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> list[
     Raises:
         InputError: the data or the cluster are not there, the name is taken by another definition, the code is another,
             or another driver holds it, or took it from this one.
+        StorageAway: the storage or the study database does not answer any more.
         KeyboardInterrupt: passed on, once everything is recorded so that the study can be resumed.
     """
+    try:
+        return _run(study, places, echo, launch)
+    except DATABASE_FAULTS as fault:
+        said = redacted(str(fault).strip().splitlines()[0])
+        raise StorageAway(f"study database {redacted(places.database)}: {said}") from fault
+
+
+def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> list[Run]:
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.workers))

@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from hdvae.randomness import derive
 from hdvae_platform.records import Kind, Records, Run
@@ -26,6 +27,8 @@ from hdvae_platform.study import Dimension, Study
 
 ATTEMPTS = 3
 """How often a run's process may die between two of its reports until that counts as the run's failure."""
+DATABASE_FAULTS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+"""What is raised where the study database is away."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
 """User attribute of a trial that is not one of the study's."""
 _INSTEAD_OF = "hdvae: instead of trial"

@@ -17,6 +17,7 @@ from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client
 
 from .conftest import command
+from .test_launch import wait_until
 from .test_tracking import wait_for
 
 SECRET = "a-secret-word"
@@ -79,3 +80,28 @@ def contents(url: str) -> list[str]:
         rows = [str(row) for table in tables for row in db.execute(sa.text(f'SELECT * FROM "{table}"'))]
     assert len(rows) > 100
     return rows
+
+
+def test_a_database_that_goes_away_ends_the_study_in_one_line(postgres, edit, places):
+    """And the same command goes on when it is back."""
+    url = postgres.database(f"study-{uuid.uuid4().hex}")
+    environment = {**os.environ, "HDVAE_STUDY_DB": url, "HDVAE_HOME": str(places.home)}
+    file = edit({"seeds": [0], "space": {}, "experiment/training/steps": 4000})
+
+    def start():
+        words, pipe = command(["study", "run", file]), subprocess.PIPE
+        return subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    driver = start()
+    try:
+        wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")))
+        postgres.kill()
+        _, errors = driver.communicate(timeout=120)
+    finally:
+        postgres.start()
+    assert (driver.returncode, errors.count("\n")) == (1, 1), errors
+    assert errors.startswith("hdvae: study database postgresql+psycopg://")
+    assert "once it is mended the same command goes on from here" in errors
+    out, errors = start().communicate(timeout=240)
+    assert "goes on from step" in out, errors
+    assert "runs 1/1" in out
