@@ -113,6 +113,9 @@ class Nodes:
         try:
             yield
         finally:
+            os.killpg(node.pid, signal.SIGTERM)  # so that the cluster hears of it at once
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(START)
             _kill(node)
 
     def kill(self, index: int) -> None:

@@ -561,10 +561,11 @@ def _tune(driver: Driver, launch: Launch) -> None:
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
         _stop_on_signals(driver)  # again: Ray puts handlers of its own in place
+        at_a_time = resources.fitting(machines())
         if launch.address != LOCAL:
             _prepare(driver)
         driver.room = lambda: resources.room(machines())
-        driver.progress.say(f"starting, {_count(resources.fitting(machines()))} at a time")
+        driver.progress.say(f"starting, {_count(at_a_time)} at a time")
         alone = resources.workers == 1
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources.per_worker() if alone else WAITING),

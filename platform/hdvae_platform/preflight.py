@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hdvae.errors import InputError
@@ -88,6 +88,8 @@ def _told(answer: Any) -> str | None:
         fault: str | None = ray.get(answer, timeout=0)
     except GetTimeoutError:
         return f"no answer in {PATIENCE} s: see whether Ray is well there"
+    except (TaskUnschedulableError, NodeDiedError):
+        return None  # it has gone; Ray finds that out some time later
     except RayError as error:
         return str(error).strip().splitlines()[-1]
     return fault
