@@ -48,7 +48,13 @@ class Nodes:
     @property
     def environment(self) -> dict[str, str]:
         """Lets a process in."""
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0"}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs start `python`
+        return {
+            "PATH": path,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
 
     def _start(self) -> None:
         port = free_port()

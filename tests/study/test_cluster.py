@@ -139,6 +139,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places,
         if "/1000000 valid/elbo" in line:
             break
     assert told[0] == "submitted as job small; Ctrl-C leaves it running\n"
+    assert "/1000000 valid/elbo" in told[-1], "".join(told)
     again = on_nodes("study", "submit", file, *there)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
     assert "study small runs there already: `hdvae study status small --address http" in again.stderr

@@ -129,7 +129,7 @@ def test_a_clock_that_differs(places, postgres):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Late) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         late = replace(places, tracking=f"http://127.0.0.1:{server.server_port}")
-        with pytest.raises(Unfit, match=r"MLflow's clock differs by 1 min 39 s.*NTP"):
+        with pytest.raises(Unfit, match=r"MLflow's clock differs by 1 min [34][0-9] s.*NTP"):
             doctor.check_clock(late)
         server.shutdown()
     agreeing = replace(places, database=postgres.database("clock"))
