@@ -22,6 +22,7 @@ from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Where several processes share the tests, one has all of a file, and all that use the cluster of nodes."""
     for item in items:
