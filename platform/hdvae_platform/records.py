@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,6 +20,7 @@ from hdvae.errors import InputError
 from hdvae_platform.fencing import Fenced
 from hdvae_platform.places import redacted
 
+Made = TypeVar("Made")
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Kind = Literal["search", "confirmation"]
 
@@ -63,6 +65,10 @@ _changes = sa.Table(
 
 HEARTBEAT = 5.0
 """Seconds between a driver's signs of life."""
+_LATE = 20
+"""How often tables are looked for again that other processes are making."""
+_THERE = re.compile("already exists|UNIQUE constraint|duplicate key", re.IGNORECASE)
+"""In what databases say of a table, or of a row of a table of versions, that another process made meanwhile."""
 EXPIRY = 30.0
 """Seconds without one after which a driver counts as gone."""
 
@@ -142,12 +148,28 @@ def connect(url: str) -> sa.Engine:
     """
     try:
         engine = sa.create_engine(url, pool_pre_ping=True)
-        _schema.create_all(engine)
+        with_tables(lambda: _schema.create_all(engine))
         _check_columns(engine, url)
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
         reason = redacted(str(fault).splitlines()[0])
         raise InputError(f"study database {redacted(url)}: {reason}; check HDVAE_STUDY_DB") from None
     return engine
+
+
+def with_tables(make: Callable[[], Made]) -> Made:
+    """Do what makes tables where there are none; again, where another process makes the same ones at the same time.
+
+    Two people may begin their first studies on a new database together. Looking for a table and making it is not one step
+    in any of the libraries that do it, so the one that is late fails; the tables are there when it looks again.
+    """
+    for _ in range(_LATE):
+        try:
+            return make()
+        except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError) as fault:
+            if not _THERE.search(str(fault)):
+                raise
+            time.sleep(0.1)
+    return make()
 
 
 def _check_columns(engine: sa.Engine, url: str) -> None:

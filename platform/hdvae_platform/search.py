@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from hdvae.randomness import derive
-from hdvae_platform.records import Kind, Records, Run
+from hdvae_platform.records import Kind, Records, Run, with_tables
 from hdvae_platform.run_table import RunTable
 from hdvae_platform.study import Dimension, Study
 
@@ -76,7 +76,7 @@ class Search:
         known = records.study(study.name)
         assert known is not None
         self._begun = known.created
-        self._storage = optuna.storages.get_storage(url)
+        self._storage = _storage(url)
         self._optuna = optuna.create_study(
             study_name=study.name,
             storage=self._storage,
@@ -352,10 +352,14 @@ class Trial:
     value: float | None
 
 
+def _storage(url: str) -> optuna.storages.BaseStorage:
+    return with_tables(lambda: optuna.storages.get_storage(url))
+
+
 def known_trials(study: Study, url: str) -> list[Trial]:
     """The trials of a study that were issued or wait; none if the study has not got so far."""
     try:
-        known = optuna.load_study(study_name=study.name, storage=optuna.storages.RDBStorage(url))
+        known = optuna.load_study(study_name=study.name, storage=_storage(url))
     except KeyError:
         return []
     return _trials(study, known)
