@@ -20,6 +20,8 @@ from benchmarks.postgres import free_port
 START = 60
 """Seconds that a node may take to be there."""
 Node = subprocess.Popen[bytes]
+_TIED = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+"""Ends a node with the process that started it, also where that is killed; Linux has it."""
 
 
 class Nodes:
@@ -57,10 +59,11 @@ class Nodes:
         }
 
     def _start(self) -> None:
+        self._logs.mkdir(exist_ok=True)
         port = free_port()
         self.address = f"{self._host(0)}:{port}"
         dashboard = [f"--dashboard-port={self._dashboard}"] if self._dashboard else ["--include-dashboard=false"]
-        self._head = self._node(0, "--head", f"--port={port}", "--num-cpus=0", *dashboard)
+        self._head = self._node(0, "--head", f"--port={port}", "--num-cpus=0", *dashboard, *self._own_folder())
         self.nodes = []
         try:
             for index in range(len(self._cpus)):
@@ -68,6 +71,10 @@ class Nodes:
         except TimeoutError:  # whoever wanted the cluster has nothing yet that could be ended
             self.end()
             raise
+
+    def _own_folder(self) -> list[str]:
+        """Options for a folder of its own: in a shared one, jobs would join the latest cluster of the machine."""
+        return [f"--temp-dir={self._logs}/ray"]
 
     def _host(self, number: int) -> str:
         """Address of the head (0) or of a node (1, 2, …)."""
@@ -89,7 +96,7 @@ class Nodes:
         home = {"HDVAE_HOME": str(self._home)} if self._home else {}
         with log.open("wb") as out:
             node = subprocess.Popen(
-                [*before, *self.command(number, words)],
+                [*_TIED, *before, *self.command(number, words)],
                 env={**os.environ, **self.environment, **home},
                 stdout=out,
                 stderr=out,
@@ -138,9 +145,10 @@ class Nodes:
         self._start()
 
     def end(self) -> None:
-        """SIGKILL to everything."""
+        """SIGKILL to everything; what it left in its folder goes too."""
         for node in [self._head, *self.nodes]:
             _kill(node)
+        shutil.rmtree(self._logs, ignore_errors=True)
 
 
 def _kill(node: Node) -> None:
@@ -187,10 +195,13 @@ class Hosts(Nodes):
     def _host(self, number: int) -> str:
         return f"{self._net}.{number + 1}"
 
+    def _own_folder(self) -> list[str]:
+        return []  # each host has its own
+
     def command(self, number: int, words: Sequence[str]) -> list[str]:
         """What runs a command on the head's machine (0) or a node's; all commands of one see the same `/tmp/ray`."""
         own = self._logs / f"ray-{number}"
-        own.mkdir(exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
         Path("/tmp/ray").mkdir(exist_ok=True)
         mounted = f'mount --bind {own} /tmp/ray && exec "$@"'
         return ["ip", "netns", "exec", f"{self._name}-{number}", "unshare", "-m", "sh", "-c", mounted, "sh", *words]

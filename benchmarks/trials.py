@@ -32,8 +32,9 @@ import yaml
 from benchmarks.common import Bar, report
 from benchmarks.postgres import running
 from hdvae_platform.checkpointing import Journal
+from hdvae_platform.driver import Driver
 from hdvae_platform.fencing import Attempt
-from hdvae_platform.launch import Driver, StudyCallback, StudySearcher, StudyStopper
+from hdvae_platform.launch import StudyCallback, StudySearcher, StudyStopper
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search, known_trials

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import ray
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -34,7 +34,11 @@ from hdvae_platform.preemption import leaving
 from hdvae_platform.storage import StorageAway
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each run; the workers look themselves
+# Where the cluster is full, a run waits for its workers, however long; and Train says nothing that anybody would read.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(7 * 24 * 3600))
 
+KILLED = "its process was killed"
+"""What is said of a run whose process, or one of whose workers, ended without a word."""
 PATIENCE = 0.5
 """Seconds to wait for word before seeing whether the workers are still there."""
 
@@ -44,7 +48,7 @@ class WorkerFailed(Exception):
 
 
 class WorkersLost(Exception):
-    """Workers were killed, or do not answer: the run may go on from its last checkpoint."""
+    """Workers were killed, did not start, or do not answer: the run may go on from its last checkpoint."""
 
 
 class _Torch(TorchConfig):
@@ -126,7 +130,7 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify, is_l
         run_config=RunConfig(
             name=spec.folder.replace("/", "-"),
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )
     training = _background(trainer.fit)
@@ -151,7 +155,7 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify, notice:
                 break
             continue
         except RayActorError:  # the queue's process was killed
-            raise WorkersLost from None
+            raise WorkersLost(KILLED) from None
         told = {end: message[end] for end in ENDS if end in message} | told  # what is told first stands
         if not told:
             notify(message)
@@ -159,9 +163,17 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify, notice:
         training.result()
     except (WorkerGroupError, RayActorError):  # of the workers, or of Train's process that looks after them
         if not told:
-            raise WorkersLost from None
+            raise WorkersLost(KILLED) from None
+    except ControllerError as fault:  # before they could say anything
+        if not told:
+            raise WorkersLost(f"its workers did not start: {_line(fault.controller_failure)}") from None
     for end, text in told.items():
         raise ENDS[end](text)
+
+
+def _line(fault: Exception) -> str:
+    lines = str(fault).strip().splitlines()
+    return lines[0] if lines else type(fault).__name__
 
 
 def _background(act: Callable[[], Any]) -> Future[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import secrets
+import threading
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -48,13 +50,14 @@ def versions() -> dict[str, str]:
     return {"Python": platform.python_version(), "torch": metadata.version("torch"), "Ray": metadata.version("ray")}
 
 
-def check(storage: Storage, study: str, checksum: str, *, gpus: bool) -> None:
-    """Look at every machine of the cluster that runs may be placed on.
+def check(storage: Storage, study: str, checksum: str, stop: threading.Event, *, gpus: bool) -> None:
+    """Look at every machine of the cluster that runs may be placed on; until `stop` is set, and nobody wants to know.
 
     Args:
         storage: of the study, as the driver sees it.
         study: its name.
         checksum: of its images, which are published.
+        stop: set when the study is to stop.
         gpus: whether runs use GPUs.
 
     Raises:
@@ -65,14 +68,16 @@ def check(storage: Storage, study: str, checksum: str, *, gpus: bool) -> None:
     wanted = Wanted(storage.root, study, checksum, marker, gpus, versions())
     working = [node for node in staying() if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
     answers = {_name(node): _ask(node, wanted, index) for index, node in enumerate(working)}
-    ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE)
+    limit, waiting = time.monotonic() + PATIENCE, list(answers.values())
+    while waiting and time.monotonic() < limit and not stop.is_set():
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1)
     faults = []
     for index, (name, answer) in enumerate(answers.items()):
         fault = _told(answer)
         faults += [f"machine {name}: {fault}"] if fault else []
         storage.delete_file(f"{marker}-{index}")
     storage.delete_file(marker)
-    if faults:
+    if faults and not stop.is_set():
         raise InputError("\n".join(faults))
 
 

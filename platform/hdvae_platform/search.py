@@ -76,7 +76,7 @@ class Search:
         known = records.study(study.name)
         assert known is not None
         self._begun = known.created
-        self._storage = _storage(url)
+        self._storage = optuna_storage(url)
         self._optuna = optuna.create_study(
             study_name=study.name,
             storage=self._storage,
@@ -352,14 +352,15 @@ class Trial:
     value: float | None
 
 
-def _storage(url: str) -> optuna.storages.BaseStorage:
+def optuna_storage(url: str) -> optuna.storages.BaseStorage:
+    """Optuna's part of the study database; its tables are made where there are none."""
     return with_tables(lambda: optuna.storages.get_storage(url))
 
 
 def known_trials(study: Study, url: str) -> list[Trial]:
     """The trials of a study that were issued or wait; none if the study has not got so far."""
     try:
-        known = optuna.load_study(study_name=study.name, storage=_storage(url))
+        known = optuna.load_study(study_name=study.name, storage=optuna_storage(url))
     except KeyError:
         return []
     return _trials(study, known)

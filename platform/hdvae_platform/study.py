@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from hdvae import presets
 from hdvae.config import Config, parse
@@ -83,6 +83,19 @@ class ConfirmConfig(Config):
     seeds: Annotated[int, Field(ge=1)] = 5
 
 
+class ElasticConfig(Config):
+    """As many workers for a run as there is room for when it starts, or goes on."""
+
+    least: Annotated[int, Field(ge=1)] = 1
+    most: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ElasticConfig:
+        if self.most < self.least:
+            raise ValueError(f"most is {self.most}, but least is {self.least}")
+        return self
+
+
 class ResourcesConfig(Config):
     """What one run uses, and how many run at a time."""
 
@@ -90,27 +103,70 @@ class ResourcesConfig(Config):
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrent: Annotated[int, Field(ge=1)] = 2
+    elastic: ElasticConfig | None = None
+    """Instead of `workers`: their number then follows the room there is, and with it the noise of dropout."""
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_fixed(cls, workers: Any) -> Any:
+        if isinstance(workers, list | dict | str):
+            raise ValueError(
+                f"{json.dumps(workers)} is no number: another number of workers draws other dropout noise, and a study "
+                "of the bias compares on equal noise; elastic: {least: 1, most: 4} asks for that all the same"
+            )
+        return workers
+
+    @model_validator(mode="after")
+    def _either(self) -> ResourcesConfig:
+        if self.elastic is not None and "workers" in self.model_fields_set and self.workers != 1:
+            raise ValueError("give either workers or elastic")
+        return self
+
+    @property
+    def together(self) -> bool:
+        """Whether a run is trained by a group of workers, and not in the process that it is given."""
+        return self.workers > 1 or self.elastic is not None
+
+    @property
+    def fewest(self) -> int:
+        """How many workers a run has at least."""
+        return self.workers if self.elastic is None else self.elastic.least
 
     def per_worker(self) -> dict[str, float]:
         """What each worker needs, by Ray's name of it."""
         return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
 
-    def room(self, machines: Sequence[Mapping[str, float]]) -> int:
-        """How many runs machines with these resources have room for, `concurrent` at most."""
-        rooms = [
-            min(int(one.get(kind, 0) / amount + 1e-9) for kind, amount in self._need().items()) for one in machines
-        ]
-        return min(sum(rooms) // self.workers, self.concurrent)
+    def slots(self, machines: Sequence[Mapping[str, float]]) -> int:
+        """How many workers machines with these resources have room for."""
+        need = self._need().items()
+        return sum(min(int(one.get(kind, 0) / amount + 1e-9) for kind, amount in need) for one in machines)
+
+    def has_room(self, slots: int, live: int) -> bool:
+        """Whether one more run may be started beside `live` others, with room left for so many workers."""
+        return live < self.concurrent and slots >= self.fewest
+
+    def workers_in(self, slots: int, live: int, batch_size: int) -> int:
+        """How many workers a run gets for which there is room; its share of it, where that is elastic.
+
+        Args:
+            slots: room is left for so many workers.
+            live: how many other runs there are.
+            batch_size: of the run, which its workers share.
+        """
+        if self.elastic is None:
+            return self.workers
+        share = max(self.elastic.least, min(self.elastic.most, slots // (self.concurrent - live)))
+        return next(count for count in range(share, 0, -1) if count == self.fewest or shares(count, batch_size))
 
     def fitting(self, machines: Sequence[Mapping[str, float]]) -> int:
-        """`room`, where there is some.
+        """How many runs at most are trained at a time on machines with these resources.
 
         Raises:
             InputError: not even one run fits; says what it needs and what there is.
         """
-        runs, need = self.room(machines), self._need()
+        runs, need = min(self.slots(machines) // self.fewest, self.concurrent), self._need()
         if not runs:
-            times = f"{self.workers} × " if self.workers > 1 else ""
+            times = f"{self.fewest} × " if self.fewest > 1 else ""
             needed = " and ".join(f"{times}{amount:g} {kind}" for kind, amount in need.items())
             there = " and ".join(f"{sum(one.get(kind, 0) for one in machines):g} {kind}" for kind in need)
             where = f" on {len(machines)} machines" if len(machines) > 1 else ""
@@ -119,6 +175,15 @@ class ResourcesConfig(Config):
 
     def _need(self) -> dict[str, float]:
         return {kind: amount for kind, amount in self.per_worker().items() if amount}
+
+
+def shares(workers: int, batch_size: int) -> bool:
+    """Whether so many workers can share a batch."""
+    try:
+        Workers(0, workers).check(batch_size)
+    except InputError:
+        return False
+    return True
 
 
 class Study(Config):
@@ -362,7 +427,7 @@ def _check_space(study: Study, where: str) -> None:
 
 def _check_shares(study: Study, experiment: Experiment, where: str) -> None:
     try:
-        Workers(0, study.resources.workers).check(experiment.training.batch_size)
+        Workers(0, study.resources.fewest).check(experiment.training.batch_size)
     except InputError as fault:
         raise InputError(f"{where}: {fault}") from None
 

@@ -36,10 +36,10 @@ def _do(config: dict[str, Any], is_leaving: Callable[[], bool]) -> None:
         tune.report({**last, **message})
 
     try:
-        if spec.workers == 1:
-            worker.run(spec, notify, leaving=is_leaving)
-        else:
+        if spec.together:
             run_together(spec, tune.get_context().get_trial_dir(), notify, is_leaving)
+        else:
+            worker.run(spec, notify, leaving=is_leaving)
     except Fenced as fence:
         notify({"fenced": str(fence)})
     except (NonFinite, BoundViolated, InputError, WorkerFailed) as fault:
@@ -50,8 +50,8 @@ def _do(config: dict[str, Any], is_leaving: Callable[[], bool]) -> None:
         notify({"interrupted": True, "step": interruption.step})
         if is_leaving():
             raise
-    except WorkersLost:
-        notify({"lost": True})
+    except WorkersLost as loss:
+        notify({"lost": str(loss)})
     except Exception:
         notify({"fault": traceback.format_exc()})
         raise

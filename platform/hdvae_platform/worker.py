@@ -49,7 +49,8 @@ class RunSpec:
         threads: CPU threads to compute with, in each worker.
         gpus: of each worker; 0 trains on the CPU.
         data_checksum: of the images that the driver saw.
-        workers: processes that train it together.
+        workers: processes that train it.
+        together: whether these are a group of their own, and not the process that the run is given.
         patience: seconds to wait for a storage that is full or away.
         goal: fields of the `Goal` by which the best checkpoint is told.
     """
@@ -64,6 +65,7 @@ class RunSpec:
     gpus: float
     data_checksum: str
     workers: int = 1
+    together: bool = False
     patience: float = 0.0
     goal: dict[str, Any] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ class RunSpec:
         gpus: float,
         data_checksum: str,
         workers: int = 1,
+        together: bool = False,
         elsewhere: bool = False,
         goal: Goal = ELBO,
     ) -> RunSpec:
@@ -96,6 +99,7 @@ class RunSpec:
             gpus=gpus,
             data_checksum=data_checksum,
             workers=workers,
+            together=together,
             patience=places.patience,
             goal=asdict(goal),
         )
@@ -174,6 +178,8 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
         StorageAway: the storage has been full or away for too long.
         Interrupted: the attempt was asked to end, or a worker is leaving; what was done is kept.
     """
+    if workers.is_first:
+        notify({"started": True})
     torch.set_num_threads(spec.threads)
     experiment = parse(Experiment, spec.experiment, "experiment")
     storage = Storage(spec.storage, spec.patience, lambda line: notify({"warning": line}))

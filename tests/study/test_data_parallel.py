@@ -11,7 +11,7 @@ import time
 import pytest
 
 from hdvae.errors import InputError
-from hdvae_platform.study import ResourcesConfig
+from hdvae_platform.study import ElasticConfig, ResourcesConfig
 from hdvae_platform.tracking import Client
 
 from .conftest import command
@@ -132,10 +132,23 @@ def test_a_batch_size_of_the_space_is_checked_as_well(edit, hdvae):
         ({"concurrent": 9, "workers": 2, "cpus_per_worker": 3}, [{"CPU": 8}, {"CPU": 4}, {"CPU": 2}], 1),
         ({"concurrent": 9, "workers": 2, "gpus_per_worker": 1}, [{"CPU": 64, "GPU": 4}, {"CPU": 64}], 2),
         ({"concurrent": 99, "gpus_per_worker": 0.1}, [{"CPU": 64, "GPU": 1}], 10),
+        ({"concurrent": 9, "elastic": ElasticConfig(least=2, most=8)}, [{"CPU": 4}, {"CPU": 3}], 3),
     ],
 )
 def test_how_many_runs_fit(resources, machines, runs):
     assert ResourcesConfig(**resources).fitting(machines) == runs
+
+
+@pytest.mark.parametrize(
+    ("slots", "live", "workers"),
+    [(8, 0, 4), (4, 0, 2), (3, 0, 1), (2, 1, 2), (3, 1, 2), (1, 1, 1), (5, 1, 4), (0, 0, None), (8, 2, None)],
+)
+def test_how_many_workers_an_elastic_run_gets(slots, live, workers):
+    """Its share of what is left, of what its batch can be shared by: 64 images, by 1, 2 or 4."""
+    resources = ResourcesConfig(elastic=ElasticConfig(most=6), concurrent=2)
+    assert resources.has_room(slots, live) == (workers is not None)
+    if workers is not None:
+        assert resources.workers_in(slots, live, batch_size=64) == workers
 
 
 def test_a_run_that_fits_nowhere():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
@@ -8,7 +10,8 @@ import sqlalchemy as sa
 from hdvae.errors import InputError
 from hdvae_platform import records as module
 from hdvae_platform.fencing import Fenced
-from hdvae_platform.records import Records, connect
+from hdvae_platform.records import Records, connect, with_tables
+from hdvae_platform.search import optuna_storage
 
 CODE = {"sources": "a"}
 
@@ -110,6 +113,30 @@ def test_a_database_of_another_version_is_one_line(url):
         db.execute(sa.text("ALTER TABLE hdvae_studies DROP COLUMN launch"))
     with pytest.raises(InputError, match="hdvae_studies has no column launch: another version of hdvae made it"):
         connect(url)
+
+
+def test_many_make_the_tables_of_a_new_database_together(url):
+    """Ours and Optuna's, which no library makes in one step."""
+    together = Barrier(6)
+
+    def begin(_):
+        together.wait()
+        return connect(url), optuna_storage(url).get_all_studies()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert [studies for _, studies in threads.map(begin, range(6))] == [[]] * 6
+
+
+def test_a_fault_that_is_no_matter_of_tables_is_raised_at_once():
+    tries = []
+
+    def fail():
+        tries.append(1)
+        raise sa.exc.OperationalError("", None, Exception("disk I/O error"))
+
+    with pytest.raises(sa.exc.OperationalError, match="disk"):
+        with_tables(fail)
+    assert len(tries) == 1
 
 
 def test_stop_is_heard_once(records):

@@ -59,7 +59,8 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
     resources = checked.resources
     steps = checked.experiment.training.steps
-    workers = f"{resources.workers} workers, each of them with " if resources.workers > 1 else ""
+    several = f"{resources.workers}" if resources.elastic is None else f"{resources.fewest} to {resources.elastic.most}"
+    workers = f"{several} workers, each of them with " if resources.together else ""
     click.echo(
         f"{_runs(checked, cost.trials, cost.runs)} of {steps} steps, {resources.concurrent} at a time, "
         f"each with {workers}{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"

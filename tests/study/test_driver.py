@@ -1,0 +1,96 @@
+"""The driver by itself, called as Tune calls it; `test_launch.py` has it on a real Ray."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from hdvae_platform.driver import SILENCE, Driver
+from hdvae_platform.records import Records, connect
+from hdvae_platform.search import Search
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import load_study
+from hdvae_platform.tracking import Tracker
+from hdvae_platform.upload import StudyTracking
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def drive(places, edit):
+    """A driver of the small study with changes, its clock, and what it prints."""
+    trackers = []
+
+    def made(changes):
+        study, clock, lines = load_study(edit(changes)), Clock(), []
+        records = Records(connect(places.database))
+        records.define(study.name, study.definition(), study.plan(), {})
+        records.take(study.name, "test")
+        trackers.append(tracker := Tracker(places, print))
+        tracking = StudyTracking(study, tracker, records, Storage(places.storage), "")
+        search = Search(study, places.database, records)
+        return Driver(study, places, search, tracking, threading.Event(), lines.append, clock), clock, lines
+
+    yield made
+    for tracker in trackers:
+        tracker.close(60)
+
+
+def test_a_run_of_which_nothing_is_heard_is_told_once(drive):
+    driver, clock, lines = drive({"seeds": [0]})
+    driver.next_config("a")
+    driver.next_config("b")
+    driver.reported("a", {"step": 0, "started": True})
+    clock.now = SILENCE - 1
+    driver.watch()
+    assert lines == []
+    clock.now = SILENCE + 1
+    driver.watch()
+    driver.watch()
+    assert [line.partition(" · ")[2] for line in lines] == [
+        f"trial 1 seed 0 waits for room: nothing was heard of it for {SILENCE:.0f} s"
+    ]
+
+
+def test_a_run_that_ended_is_not_waited_for(drive):
+    driver, clock, lines = drive({"seeds": [0]})
+    driver.next_config("a")
+    driver.ended("a", {"step": 0, "interrupted": True})
+    clock.now = 2 * SILENCE
+    driver.watch()
+    assert not any("waits for room" in line for line in lines)
+
+
+def test_elastic_runs_share_what_there_is(drive):
+    """Six places for two runs at a time: three each, of which a batch of 32 can use two; then what is left."""
+    elastic = {"seeds": [0], "experiment/training/batch_size": 32, "resources": {"elastic": {"most": 8}}}
+    driver, _, _ = drive(elastic)
+    driver.slots = lambda: 6
+    first, second = driver.next_config("a"), driver.next_config("b")
+    assert (first["workers"], second["workers"], first["together"]) == (2, 2, True)
+    assert driver.next_config("c") is None, "two at a time"
+    driver.ended("a", {"step": 10, "interrupted": True})
+    driver.slots = lambda: 3
+    assert driver.next_config("d")["workers"] == 1
+    driver.slots = lambda: 2
+    driver.ended("d", {"step": 10, "interrupted": True})
+    assert driver.next_config("e") is None, "the other one has both places"
+
+
+def test_workers_that_do_not_start_fail_a_run_in_the_end(drive):
+    driver, _, lines = drive({"seeds": [0], "resources": {"workers": 2}, "experiment/training/batch_size": 32})
+    how = "its workers did not start: no network"
+    for attempt in range(3):
+        driver.next_config(f"{attempt}")
+        driver.ended(f"{attempt}", {"step": 0, "lost": how})
+    assert [line.partition(" · ")[2] for line in lines] == [
+        f"trial 0 seed 0: {how}; it is started again",
+        f"trial 0 seed 0: {how}; it is started again",
+        f"trial 0 seed 0 FAILED: {how}, 3 times without a report in between",
+    ]
