@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "Train one experiment.",
     "evaluate": "Measure a trained run: ELBOs, relaxation bias and its bounds.",
     "sample": "Draw samples, reconstructions and resampled layers of a trained run.",
-    "study": "Check, run, follow and stop studies.",
+    "study": "Check, run, follow, stop, delete and export studies.",
     "compare": "Compare the arms of studies.",
     "doctor": "Check this machine, its cluster, servers and storage; say what to fix.",
     "ui": "Open MLflow's and Optuna's web pages on the study store.",

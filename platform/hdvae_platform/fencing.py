@@ -47,21 +47,26 @@ class Attempt:
         Raises:
             Fenced: a newer attempt has begun.
         """
-        self.check()
-        if newest_attempt(self.storage, self.run) == self.number:
+        if self._newest() == self.number:
             return
         stands = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
         self.storage.write(f"{self.run}/attempts/{self.number:04d}.json", json.dumps(stands).encode())
 
     def check(self) -> None:
-        """See that no newer attempt has begun.
+        """See that this attempt has begun, and no newer one.
 
         Raises:
-            Fenced: one has.
+            Fenced: one has, or the record of this one is gone, as it is when the study was deleted.
         """
+        if self._newest() < self.number:
+            raise Fenced(f"{self.run}: there is no attempt {self.number} any more: the study was deleted")
+
+    def _newest(self) -> int:
+        """The number of the newest attempt, which may not be later than this one."""
         newest = newest_attempt(self.storage, self.run)
         if newest > self.number:
             raise Fenced(f"{self.run}: attempt {newest} has taken over from attempt {self.number}")
+        return newest
 
     def ask_to_end(self) -> None:
         """Let whoever works at this attempt know that it is to end soon, and to keep what it has done.

@@ -309,6 +309,17 @@ class Records:
                     raise Fenced(f"study {name} is run by another driver, which took it from this one")
             yield db
 
+    def forget(self, name: str) -> None:
+        """Delete all that is known of a study.
+
+        Raises:
+            Fenced: a later launch has taken it.
+        """
+        with self._writing(name) as db:
+            for table in (_runs, _changes):
+                db.execute(table.delete().where(table.c.study == name))
+            db.execute(_studies.delete().where(_studies.c.name == name))
+
     def beat(self, name: str, driver: str) -> bool:
         """Give a sign of life; returns whether to stop: it was asked for, or another driver has taken over."""
         with self._engine.begin() as db:

@@ -7,6 +7,7 @@ is judged at each of its reports: where it is stopped its trial is, and the othe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
@@ -364,6 +365,12 @@ def known_trials(study: Study, url: str) -> list[Trial]:
     except KeyError:
         return []
     return _trials(study, known)
+
+
+def forget_study(url: str, name: str) -> None:
+    """Delete the trials of a study; it is no error if there are none."""
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=optuna_storage(url))
 
 
 def _trials(study: Study, known: optuna.Study) -> list[Trial]:

@@ -150,6 +150,11 @@ class Storage:
         with contextlib.suppress(FileNotFoundError):
             self._patiently(lambda: self._files.delete_file(self._at(name)))
 
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder with all that is in it; it is no error if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._patiently(lambda: self._files.delete_dir(self._at(name)))
+
 
 def _reason(fault: OSError) -> str:
     return fault.strerror or str(fault).splitlines()[0]

@@ -200,6 +200,33 @@ def hdvae(places: Places) -> Hdvae:
 
 
 @pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, made_tracking: Path, images: dict[str, np.ndarray]
+) -> tuple[Places, Path, subprocess.CompletedProcess[str], Hdvae]:
+    """The small study, run to its end by the command; for the tests that only look at it.
+
+    Where it lives, its file, what the command printed, and the command.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    np.savez(folder / "images.npz", **images)
+    file = folder / "small.yaml"
+    file.write_text(STUDY.replace("images.npz", str(folder / "images.npz")))
+    home = folder / "runs"
+    home.mkdir()
+    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
+    environment = {**os.environ, "HDVAE_HOME": str(home)}
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(arguments), capture_output=True, text=True, env=environment, cwd=folder, timeout=240, check=False
+        )
+
+    done = run("study", "run", file)
+    assert done.returncode == 0, done.stderr
+    return Places.under(home), file, done, run
+
+
+@pytest.fixture(scope="session")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A real Ray cluster, for all tests: a head without work that takes jobs, and two nodes with a CPU each."""
     with cluster((1, 1), jobs=True, home=tmp_path_factory.mktemp("nodes") / "runs") as made:

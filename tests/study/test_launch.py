@@ -22,7 +22,6 @@ import sqlalchemy as sa
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
 from hdvae_platform.fencing import Attempt, standing, written_by
-from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import load_study
@@ -61,30 +60,6 @@ def series(places, run_id):
 def tensors(places, trial, seed, step=20):
     checkpoints = Checkpoints(Storage(places.storage), run_folder("small", trial, seed))
     return Path(checkpoints.address(step)).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, made_tracking, images):
-    """The small study, run to its end by the command; shared by the tests that only look at it."""
-    from .conftest import STUDY
-
-    folder = tmp_path_factory.mktemp("finished")
-    np.savez(folder / "images.npz", **images)
-    file = folder / "small.yaml"
-    file.write_text(STUDY.replace("images.npz", str(folder / "images.npz")))
-    home = folder / "runs"
-    home.mkdir()
-    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
-    environment = {**os.environ, "HDVAE_HOME": str(home)}
-
-    def run(*arguments):
-        return subprocess.run(
-            command(arguments), capture_output=True, text=True, env=environment, cwd=folder, timeout=240, check=False
-        )
-
-    done = run("study", "run", file)
-    assert done.returncode == 0, done.stderr
-    return Places.under(home), file, done, run
 
 
 def test_a_study_ends_with_its_table(finished):

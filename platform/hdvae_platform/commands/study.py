@@ -1,4 +1,4 @@
-"""`hdvae study`: check, run, list, status, stop."""
+"""`hdvae study`: check, run, submit, list, status, stop, delete, export."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from hdvae.errors import InputError, nearest
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.places import Places
-from hdvae_platform.records import Records, connect
+from hdvae_platform.records import Records, StudyRecord, connect
 from hdvae_platform.status import StudyStatus, study_status
 from hdvae_platform.study import Study, load_study
 from hdvae_platform.text import duration, table
@@ -37,7 +38,7 @@ FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yam
 
 @click.group()
 def study() -> None:
-    """Check, run, follow and stop studies."""
+    """Check, run, follow, stop, delete and export studies."""
 
 
 @study.command(short_help="Validate a study file; print runs and cost.")
@@ -278,13 +279,54 @@ def _ask_to_stop(places: Places, name: str) -> None:
     click.echo(f"{name} was asked to stop; it does within some seconds")
 
 
-def _known(places: Places, name: str) -> StudyStatus:
-    from hdvae.errors import InputError, nearest
+@study.command(short_help="Delete a study: runs, checkpoints, records.")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@home_option
+def delete(name: str, yes: bool, home: Path) -> None:
+    """Delete a study that nobody runs: its MLflow runs, its folder on the storage, and its records."""
+    from hdvae_platform.deletion import delete_study
 
+    places = Places.under(home)
+    record = _record(places, name)
+    found = study_status(places, record)
+    if not yes:
+        _sure(f"delete {name} ({found.state}, {found.complete} of {found.total} runs done)?")
+    done = delete_study(places, record)
+    click.echo(
+        f"deleted {name}: {done.folder}, its records and {done.mlflow_runs} MLflow runs (`mlflow gc` clears them)"
+    )
+
+
+def _sure(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} give --yes where nobody can be asked")
+    click.confirm(question, abort=True)
+
+
+@study.command(short_help="Write a study's records as Parquet.")
+@click.argument("name")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new folder.")
+@home_option
+@json_option
+def export(name: str, out: Path, home: Path, as_json: bool) -> None:
+    """Write the records of a study: study.yaml, history.json, runs, metrics and values of each image as Parquet."""
+    from hdvae_platform.export import export as write
+
+    places = Places.under(home)
+    files = [str(file) for file in write(places, _record(places, name), out)]
+    click.echo(json.dumps({"study": name, "files": files}, indent=1) if as_json else "\n".join(files))
+
+
+def _known(places: Places, name: str) -> StudyStatus:
+    return study_status(places, _record(places, name))
+
+
+def _record(places: Places, name: str) -> StudyRecord:
     records = Records(connect(places.database))
     record = records.study(name)
     if record is None:
         names = [one.name for one in records.studies()]
         hint = nearest(name, names) or "; there are none yet"
         raise InputError(f"no study {name} in {places.home}{hint}")
-    return study_status(places, record)
+    return record

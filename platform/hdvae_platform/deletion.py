@@ -1,0 +1,45 @@
+"""Deleting a study: its runs in MLflow, its files on the storage, then what the study database knows of it.
+
+In this order: cut off in between, the study is still known, and the same command deletes the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hdvae_platform import lease
+from hdvae_platform.places import Places
+from hdvae_platform.records import Records, StudyRecord, connect
+from hdvae_platform.search import forget_study
+from hdvae_platform.storage import Storage
+from hdvae_platform.tracking import Client
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What a deletion took away: so many runs of MLflow, and a folder."""
+
+    mlflow_runs: int
+    folder: str
+
+
+def delete_study(places: Places, record: StudyRecord) -> Deleted:
+    """Delete a study, everywhere. Nobody can run it meanwhile.
+
+    Raises:
+        InputError: somebody runs it.
+        Unreachable: MLflow is away; nothing was deleted.
+        StorageAway: the storage is; the same call deletes the rest later.
+    """
+    client, name = Client(places), record.name
+    records, driver = Records(connect(places.database)), lease.driver_name()
+    records.take(name, driver, lease.dead(record))
+    try:
+        runs = client.delete({"hdvae.study": name})
+        storage = Storage(places.storage, places.patience)
+        storage.delete_folder(name)
+        forget_study(places.database, name)
+        records.forget(name)
+    finally:
+        records.release(name, driver)
+    return Deleted(runs, storage.address(name))
