@@ -120,11 +120,11 @@ class Nodes:
         return [int(row[0]) for row in rows if int(row[0]) in below and row[-1].startswith(kind)]
 
     @contextmanager
-    def further(self, before: Sequence[str]) -> Iterator[None]:
+    def further(self, before: Sequence[str] = ()) -> Iterator[Node]:
         """One more node for some time, with a CPU, started by a command that is put before its own."""
         node = self._node(0, f"--address={self.address}", "--num-cpus=1", before=before)
         try:
-            yield
+            yield node
         finally:
             os.killpg(node.pid, signal.SIGTERM)  # so that the cluster hears of it at once
             with suppress(subprocess.TimeoutExpired):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import ray
@@ -15,11 +17,12 @@ from benchmarks.nodes import Hosts, can_have_hosts
 from hdvae.errors import InputError
 from hdvae_platform.checkpointing import Journal
 from hdvae_platform.cluster import grows_to
+from hdvae_platform.preflight import PATIENCE
 from hdvae_platform.storage import Storage
 
 from .conftest import command
 from .test_data_parallel import SMALL
-from .test_launch import series, tracked
+from .test_launch import series, tracked, wait_until
 
 
 def states(hdvae):
@@ -80,6 +83,26 @@ def test_a_machine_with_an_older_ray_is_named(nodes, edit, on_nodes, tmp_path):
         done = on_nodes("study", "run", edit({}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"Ray is 2.50.0, the driver's is {ray.__version__}: install the same" in done.stderr
+
+
+def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on_nodes):
+    with nodes.further() as node:
+        os.killpg(node.pid, signal.SIGSTOP)
+        driver = subprocess.Popen(
+            command(["study", "run", edit({})]),
+            env={**os.environ, "HDVAE_HOME": str(places.home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: Storage(places.storage).list("small/preflight"))
+        driver.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        out, errors = driver.communicate(timeout=PATIENCE / 2)
+        os.killpg(node.pid, signal.SIGCONT)
+    assert time.monotonic() - started < PATIENCE / 2
+    assert (driver.returncode, errors) == (130, "hdvae: interrupted; the same command goes on from here\n"), out
+    assert states(on_nodes) == {"WAITING"}
 
 
 def test_more_gpus_than_the_cluster_has(edit, on_nodes):

@@ -59,10 +59,11 @@ def test_two_workers_measure_what_one_measures(places, edit, hdvae):
     ]
     found = {at: value for at, (value, _) in series(places, children[0, 0].run_id).items()}
 
-    assert hdvae("study", "run", edit({"resources": {}, "name": "alone"})).returncode == 0
-    (run,) = (run for run in Client(places).find({"hdvae.study": "alone"}) if run.tags["hdvae.kind"] == "run")
-    expected = {at: value for at, (value, _) in series(places, run.run_id).items()}
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    for name, resources in (("alone", {}), ("elastic", {"elastic": {"most": 1}})):
+        assert hdvae("study", "run", edit({"resources": resources, "name": name})).returncode == 0
+        (run,) = (run for run in Client(places).find({"hdvae.study": name}) if run.tags["hdvae.kind"] == "run")
+        expected = {at: value for at, (value, _) in series(places, run.run_id).items()}
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert {step for _, step in found} == {10, 20}
 
 
