@@ -145,8 +145,8 @@ def stand(nodes: Nodes) -> Iterator[Stand]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_study(folder: Path, name: str, workers: int) -> Path:
-    """The study file, and its images beside it."""
+def write_images(folder: Path) -> Path:
+    """A file with a few small images; nothing is written where it is there already."""
     images = folder / "images.npz"
     if not images.exists():
         noise = np.random.RandomState(0)
@@ -155,6 +155,12 @@ def write_study(folder: Path, name: str, workers: int) -> Path:
             for split, count in (("train", 64), ("valid", 16), ("test", 16))
         }
         np.savez(images, **splits)  # type: ignore[arg-type]
+    return images
+
+
+def write_study(folder: Path, name: str, workers: int) -> Path:
+    """The study file, and its images beside it."""
+    images = write_images(folder)
     file = folder / f"{name}.yaml"
     settings = {"images": images, "steps": STEPS[workers], "every": EVERY, "workers": workers}
     file.write_text(STUDY.format(name=name, **settings))
