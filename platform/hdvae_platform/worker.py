@@ -16,13 +16,12 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment import Experiment
 from hdvae.sampling import prior_samples
-from hdvae.training import Snapshot, train
+from hdvae.training import Snapshot, TrainState, train
 from hdvae.workers import ALONE, Workers
 from hdvae_platform import shared_data
 from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, study_of
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
-from hdvae_platform.figures import slot_use
 from hdvae_platform.notices import Notice
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png
@@ -196,13 +195,20 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
         session = RunSession(attempt, notify, workers, notice.given, Goal(**spec.goal))
         state = train(experiment, dataset, spec.seed, session, device)
     if workers.is_first:
-        picture = grid_png(prior_samples(state.result(), SAMPLES, spec.seed), columns=16)
-        attempt.check()
-        attempt.storage.write(f"{spec.folder}/samples.png", picture)
-        if experiment.model.latent == "categorical":
-            journal = Journal(storage, spec.folder)
-            history = {step: journal.entry(step).metrics for step in journal.steps()}
-            attempt.storage.write(f"{spec.folder}/slots.png", slot_use(history))
+        _draw(attempt, state, spec.seed)
+
+
+def _draw(attempt: Attempt, state: TrainState, seed: int) -> None:
+    """Leave the pictures of a run that has ended."""
+    picture = grid_png(prior_samples(state.result(), SAMPLES, seed), columns=16)
+    attempt.check()
+    attempt.storage.write(f"{attempt.run}/samples.png", picture)
+    if state.experiment.model.latent == "categorical":
+        from hdvae_platform.figures import slot_use  # half a second, which each process of a run would wait for
+
+        journal = Journal(attempt.storage, attempt.run)
+        history = {step: journal.entry(step).metrics for step in journal.steps()}
+        attempt.storage.write(f"{attempt.run}/slots.png", slot_use(history))
 
 
 def _asked_to_end(attempt: Attempt) -> bool:

@@ -20,6 +20,8 @@ from moto.server import ThreadedMotoServer
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
+from hdvae_platform.records import connect
+from hdvae_platform.search import optuna_storage
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -63,19 +65,23 @@ def images() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def made_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose MLflow database is made already: that takes some seconds."""
+def made_databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose databases are made already: that takes some seconds."""
     home = tmp_path_factory.mktemp("made")
-    mlflow.MlflowClient(Places.under(home).tracking).search_experiments()
+    made = Places.under(home)
+    mlflow.MlflowClient(made.tracking).search_experiments()
+    connect(made.database)
+    optuna_storage(made.database)
     return home
 
 
 @pytest.fixture
-def places(tmp_path: Path, made_tracking: Path) -> Places:
-    """An empty home of its own for the test, with MLflow's database ready."""
+def places(tmp_path: Path, made_databases: Path) -> Places:
+    """An empty home of its own for the test, with its databases ready."""
     home = tmp_path / "runs"
     home.mkdir()
-    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
+    for name in ("mlflow.db", "optuna.db"):
+        shutil.copy(made_databases / name, home / name)
     return Places.under(home)
 
 
@@ -201,7 +207,7 @@ def hdvae(places: Places) -> Hdvae:
 
 @pytest.fixture(scope="session")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, made_tracking: Path, images: dict[str, np.ndarray]
+    tmp_path_factory: pytest.TempPathFactory, made_databases: Path, images: dict[str, np.ndarray]
 ) -> tuple[Places, Path, subprocess.CompletedProcess[str], Hdvae]:
     """The small study, run to its end by the command; for the tests that only look at it.
 
@@ -213,7 +219,7 @@ def finished(
     file.write_text(STUDY.replace("images.npz", str(folder / "images.npz")))
     home = folder / "runs"
     home.mkdir()
-    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
+    shutil.copy(made_databases / "mlflow.db", home / "mlflow.db")
     environment = {**os.environ, "HDVAE_HOME": str(home)}
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

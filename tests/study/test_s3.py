@@ -30,9 +30,9 @@ RUN = "small/trial-0000/seed-0"
 
 
 @pytest.fixture
-def shared(tmp_path, bucket, made_tracking, monkeypatch):
+def shared(tmp_path, bucket, made_databases, monkeypatch):
     """What several machines share: the bucket, the study database and MLflow's; returns the bucket's folder."""
-    shutil.copy(made_tracking / "mlflow.db", tmp_path / "mlflow.db")
+    shutil.copy(made_databases / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("HDVAE_STORAGE", f"{bucket}/some/where")
     monkeypatch.setenv("HDVAE_STUDY_DB", f"sqlite:///{tmp_path}/study.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
