@@ -51,7 +51,7 @@ class WorkersLost(Exception):
     """Workers were killed, did not start, or do not answer: the run may go on from its last checkpoint."""
 
 
-class _Torch(TorchConfig):
+class TogetherTorch(TorchConfig):
     """Ray Train's, for workers that find each other by the addresses by which Ray found them."""
 
     @property
@@ -76,7 +76,7 @@ def _listen_where_ray_does() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-class _Trainer(TorchTrainer):
+class TogetherTrainer(TorchTrainer):
     """Ray Train's, without two processes for each run that are of no use here.
 
     One serves data sets that Ray holds. The other gives back what killed workers reserved, but needs Ray's dashboard
@@ -116,11 +116,11 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify, is_l
     # Ray puts what needs nothing anywhere: on another machine, whose end would then be this run's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _Trainer(
+    trainer = TogetherTrainer(
         _train,
         train_loop_config={"spec": spec.plain(), "queue": queue},
         # NCCL wants a GPU for each worker; of parts of one, Gloo copies
-        torch_config=_Torch(backend="nccl" if spec.gpus >= 1 else "gloo"),
+        torch_config=TogetherTorch(backend="nccl" if spec.gpus >= 1 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.gpus > 0,
