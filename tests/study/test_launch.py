@@ -455,7 +455,7 @@ import json, sys
 from hdvae_platform.fencing import Fenced
 from hdvae_platform.worker import RunSpec, run
 try:
-    run(RunSpec(**json.loads(sys.argv[1])), lambda message: print("step", message["step"], flush=True))
+    run(RunSpec(**json.loads(sys.argv[1])), lambda word: "step" in word and print("step", word["step"], flush=True))
 except Fenced as fence:
     print(fence, flush=True)
 """
