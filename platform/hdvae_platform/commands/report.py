@@ -23,7 +23,9 @@ PAGE = "report.html"
 
 @click.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.  [default: reports/NAME in the home]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.  [default: reports/NAME in the home]"
+)
 @home_option
 @json_option
 def report(name: str, out: Path | None, home: Path, as_json: bool) -> None:

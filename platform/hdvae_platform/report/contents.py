@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from hdvae_platform.comparison import Arm, Interval
 from hdvae_platform.inference import holm, significance
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, connect
-from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances, known_trials
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
 from hdvae_platform.tracking import Client, TrackedRun
@@ -27,6 +28,8 @@ ALPHA = 0.05
 """A difference counts as beyond chance where Holm's adjusted p-value is below it."""
 SHOWN = 7
 """Arms that are told apart in figures: as many as there are colours."""
+MOST = 500
+"""Arms that a report holds: of more, the best."""
 ALL_PAIRS = 12
 """Arms up to which every pair is tested; of more, each against the best."""
 
@@ -43,16 +46,16 @@ class ArmReport:
         arm: its runs.
         experiment: its settings.
         shown: its place among the arms that figures tell apart; None for the others.
-        curves: seed → curve; of shown arms only.
-        samples: a picture of its first run's samples, PNG; of shown arms only.
+        curves: MLflow's id of a run → its curve; of shown arms only.
+        samples: a seed, and a picture of what its run draws, PNG; of shown arms only.
     """
 
     number: int
     arm: Arm
     experiment: Experiment
     shown: int | None = None
-    curves: dict[int, Curve] = field(default_factory=dict)
-    samples: bytes | None = None
+    curves: dict[str, Curve] = field(default_factory=dict)
+    samples: tuple[int, bytes] | None = None
 
     @property
     def label(self) -> str:
@@ -115,8 +118,10 @@ class Contents:
     Attributes:
         study: as it is recorded.
         places: where it is.
-        arms: in the order of the trials.
-        runs: every run that the study database knows.
+        arms: in the order of the trials; the best, if there are more than `MOST`.
+        arms_in_all: how many there are.
+        trials: number of each trial → number of its arm.
+        runs: those of these arms that the study database knows.
         tracked: the complete runs of the arms, and the confirmed ones, by MLflow's id.
         pages: MLflow's page of each run that has one, by its id.
         parent: MLflow's id of the run above them; None if there is none.
@@ -127,6 +132,8 @@ class Contents:
     study: Study
     places: Places
     arms: Sequence[ArmReport]
+    arms_in_all: int
+    trials: Mapping[int, int]
     runs: Sequence[Run]
     tracked: Mapping[str, TrackedRun]
     pages: Mapping[str, str]
@@ -194,13 +201,13 @@ def read_contents(places: Places, name: str) -> Contents:
         raise InputError(f"no study {name} in {places.home}{hint}")
     study = Study.rebuilt(record.name, record.definition, record.plan)
     client = Client(places)
-    arms = [
-        ArmReport(number, arm, study.experiment_at(arm.arm))
-        for number, arm in enumerate(comparison.arms(client, [name]), start=1)
-    ]
-    _choose_shown(arms, study)
+    found = comparison.arms(client, [name])
+    arms = best_arms(
+        [ArmReport(number, arm, study.experiment_at(arm.arm)) for number, arm in enumerate(found, 1)], study
+    )
     _read_storage(arms, client, Storage(places.storage), name)
-    runs = records.runs(name)
+    trials = _trials(study, places, arms)
+    runs = [run for run in records.runs(name) if run.trial in trials]
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
     tracked |= {run.run_id: run for run in client.find({"hdvae.study": name, "hdvae.kind": "confirmation"})}
     parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
@@ -209,6 +216,8 @@ def read_contents(places: Places, name: str) -> Contents:
         study=study,
         places=places,
         arms=arms,
+        arms_in_all=len(found),
+        trials=trials,
         runs=runs,
         tracked=tracked,
         pages={run_id: client.page(run_id) for run_id in ids},
@@ -218,18 +227,26 @@ def read_contents(places: Places, name: str) -> Contents:
     )
 
 
-def _choose_shown(arms: Sequence[ArmReport], study: Study) -> None:
-    """All arms, or of many the best."""
+def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
+    """The best arms in their order, and among them those that figures tell apart."""
     sign = 1 if study.search.direction == "maximize" else -1
 
     def worth(arm: ArmReport) -> float:
         values = arm.values(study.search.metric)
         return sign * statistics.fmean(values) if values else -math.inf
 
-    having = [arm for arm in arms if arm.arm.runs]
-    best = sorted(having, key=worth, reverse=True)[:SHOWN]
-    for place, arm in enumerate(sorted(best, key=lambda arm: arm.number)):
+    best = sorted(arms, key=worth, reverse=True)[:MOST]
+    shown = [arm for arm in best if arm.arm.runs][:SHOWN]
+    for place, arm in enumerate(sorted(shown, key=lambda arm: arm.number)):
         arm.shown = place
+    return sorted(best, key=lambda arm: arm.number)
+
+
+def _trials(study: Study, places: Places, arms: Sequence[ArmReport]) -> dict[int, int]:
+    """The trials of these arms; equal parameter sets are one arm."""
+    numbers = {json.dumps(arm.arm.arm, sort_keys=True): arm.number for arm in arms}
+    known = {trial.number: json.dumps(trial.params, sort_keys=True) for trial in known_trials(study, places.database)}
+    return {trial: numbers[key] for trial, key in known.items() if key in numbers}
 
 
 def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, name: str) -> None:
@@ -241,11 +258,11 @@ def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, n
             folder = run_folder(name, int(run.tags["hdvae.trial"]), seed)
             journal = Journal(storage, folder)
             steps = journal.steps()
-            arm.curves[seed] = (
+            arm.curves[run.run_id] = (
                 {step: journal.entry(step).metrics for step in steps} if steps else _history(client, run.run_id)
             )
             if arm.samples is None and storage.exists(f"{folder}/samples.png"):
-                arm.samples = storage.read(f"{folder}/samples.png")
+                arm.samples = seed, storage.read(f"{folder}/samples.png")
 
 
 def _history(client: Client, run_id: str) -> Curve:

@@ -7,6 +7,7 @@ colours are Okabe and Ito's, which the colour-blind can tell apart; lines and ma
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -22,9 +23,9 @@ from hdvae_platform.report.contents import ArmReport
 
 INK, PAPER = "#1b1f24", "#fefefe"
 """Stand for the colours of text and background; no series has them."""
-WIDTH = 4.8
+WIDTH = 4.3
 """Inches: so that text is read on a phone, where a figure is as wide as the screen."""
-LEGEND = 62
+LEGEND = 54
 """Characters in a line of a legend."""
 
 
@@ -176,10 +177,13 @@ def style_of(arm: ArmReport) -> Style:
     return STYLES[arm.shown]
 
 
-def frame(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Let the axes show these points: bars and bands that are far longer are cut, or nothing else could be seen."""
-    for values, limit in ((xs, axes.set_xlim), (ys, axes.set_ylim)):
-        if values:
-            low, high = min(values), max(values)
-            margin = 0.35 * (high - low) or 0.05 * abs(high) or 1.0
-            limit(low - margin, high + margin)
+def around(values: Sequence[float], least: float = -math.inf) -> tuple[float, float]:
+    """Limits of an axis that shows these values: bars and bands that are far longer are cut, or nothing else were seen.
+
+    Args:
+        values: one or more.
+        least: below which there can be none.
+    """
+    low, high = min(values), max(values)
+    margin = 0.35 * (high - low) or 0.05 * abs(high) or 1.0
+    return max(low - margin, least - 0.15 * margin), high + margin

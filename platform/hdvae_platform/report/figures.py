@@ -6,7 +6,6 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,8 +15,19 @@ from hdvae.schedules import LEARNED, schedule, values
 from hdvae_platform import comparison
 from hdvae_platform.figures import BLUE, GREY, INTERVAL
 from hdvae_platform.report.contents import BIAS, ELBO, SHOWN, ArmReport, Contents, Curve
-from hdvae_platform.report.drawing import INK, Drawn, NotDrawn, Sheet, legend_of, frame, render, style_of
-from hdvae_platform.report.numbers import number
+from hdvae_platform.report.drawing import (
+    INK,
+    PAPER,
+    STYLES,
+    Drawn,
+    NotDrawn,
+    Sheet,
+    around,
+    legend_of,
+    render,
+    style_of,
+)
+from hdvae_platform.report.wording import number
 from hdvae_platform.study import Dimension
 
 SCHEDULES = {
@@ -128,7 +138,11 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
     caption = _caption(
         contents,
         "Mean over runs; bars: ±1.96 standard errors over images (root mean square over runs).",
-        *(["Arms whose variables are not relaxed have no bias, and no line."] if len(arms) < len(contents.shown) else []),
+        *(
+            ["Arms whose variables are not relaxed have no bias, and no line."]
+            if len(arms) < len(contents.shown)
+            else []
+        ),
     )
     rows = [[str(arm.number), *(_with_error(arm, metric) for metric in taus.values())] for arm in arms]
     alt = f"Relaxation bias of {len(arms)} arms at {len(taus)} temperatures from {min(taus):g} to {max(taus):g}."
@@ -165,8 +179,6 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
     told = list(lines.items())[:SHOWN]
 
     def draw() -> Figure:
-        from hdvae_platform.report.drawing import STYLES
-
         styles = [STYLES[i] for i in range(len(told))]
         sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(styles, told, strict=True)])
         (axes,) = sheet.panels
@@ -178,17 +190,20 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
             for arm in found:
                 each = arm.values(BIAS)
                 axes.plot([_size(arm)] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4)
-        frame(axes, [], [value for _, found in told for arm in found for value in arm.values(BIAS)])
+        axes.set_ylim(*around([value for _, found in told for arm in found for value in arm.values(BIAS)], 0.0))
         axes.set_xlabel("variables N, all layers")
         axes.set_ylabel("relaxation bias, nats per image")
         return sheet.figure
 
     dropped = f" The first {SHOWN} of {len(lines)} series are drawn." if len(lines) > SHOWN else ""
     caption = (
-        "Mean over runs, and each run as a dot; bands: 95% intervals over seeds, cut where they leave the picture." + dropped
+        "Mean over runs, and each run as a dot; bands: 95% intervals over seeds, cut where they leave the picture."
+        + dropped
     )
     rows = [
-        [text, str(_size(arm)), str(arm.number), _with_error(arm, BIAS)] for text, found in lines.items() for arm in found
+        [text, str(_size(arm)), str(arm.number), _with_error(arm, BIAS)]
+        for text, found in lines.items()
+        for arm in found
     ]
     alt = f"Relaxation bias against the number of variables, {len(told)} series."
     return render(name, title, caption, alt, draw, ["series", "N", "arm", "relaxation bias"], rows)
@@ -240,7 +255,8 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
             style = style_of(arm)
             axes.plot(*at[arm.number], marker=style.marker, color=style.colour, markersize=8)
             axes.annotate(str(arm.number), at[arm.number], (7, 5), textcoords="offset points")
-        frame(axes, *map(list, zip(*at.values(), strict=True)))
+        axes.set_xlim(*around([x for x, _ in at.values()], 0.0))
+        axes.set_ylim(*around([y for _, y in at.values()]))
         axes.set_xlabel("relaxation bias, nats per image (lower is better)")
         axes.set_ylabel("ELBO, nats per image (higher is better)")
         return sheet.figure
@@ -248,8 +264,10 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
     named = ", ".join(map(str, front))
     caption = _caption(
         contents,
-        f"Means; bars: 95% intervals over seeds, cut where they leave the picture. Dotted: the front of the arms "
-        f"that no other beats in both ({named}), by their means.",
+        "Means; bars: 95% intervals over seeds, cut where they leave the picture.",
+        f"Dotted: the front of the arms that no other beats in both, by their means: {named}."
+        if len(front) > 1
+        else f"By its means arm {named} beats every other in both.",
     )
     rows = [
         [str(arm.number), number(at[arm.number][0]), number(at[arm.number][1]), "yes" if arm.number in front else "no"]
@@ -281,10 +299,10 @@ def _mean(arm: ArmReport, metric: str) -> float:
 def _cross(axes: Axes, arm: ArmReport) -> None:
     """The intervals of an arm's bias and ELBO."""
     x, y = comparison.interval(arm.values(BIAS)), comparison.interval(arm.values(ELBO))
-    line = {"color": style_of(arm).colour, "linewidth": 1, "alpha": 0.6}
-    if x.low is not None:
+    line: dict[str, Any] = {"color": style_of(arm).colour, "linewidth": 1, "alpha": 0.6}
+    if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y.mean, y.mean], **line)
-    if y.low is not None:
+    if y.low is not None and y.high is not None:
         axes.plot([x.mean, x.mean], [y.low, y.high], **line)
 
 
@@ -300,7 +318,7 @@ def parallel_coordinates(contents: Contents) -> Drawn | NotDrawn:
     rows = len(space) + 1
 
     def draw() -> Figure:
-        sheet = Sheet([0.62 * rows], legend_of(shown))
+        sheet = Sheet([0.68 * rows], legend_of(shown))
         (axes,) = sheet.panels
         axes.axis("off")
         axes.set(xlim=(-0.05, 1.05), ylim=(rows - 0.55, -0.5))
@@ -340,7 +358,7 @@ def _scale(path: str, dimension: Dimension, arms: Sequence[ArmReport]) -> tuple[
         return _range_scale(dimension, any(path not in arm.arm.arm for arm in arms))
     found: list[Any] = list(dimension.choices)
     found += [None] if any(path not in arm.arm.arm for arm in arms) else []
-    width = max(60 // len(found), 3)
+    width = max(54 // len(found), 3)
     step = 1 / max(len(found) - 1, 1)
     ticks = [(i * step, _cut(_choice(value), width)) for i, value in enumerate(found)]
     return lambda value: found.index(value) * step, ticks
@@ -367,11 +385,16 @@ def _cut(text: str, width: int) -> str:
 
 def _rail(axes: Axes, row: int, title: str, ticks: Sequence[tuple[float, str]]) -> None:
     axes.axhline(row, color=INK, linewidth=0.8, alpha=0.5)
-    axes.text(-0.04, row - 0.3, title, fontweight="bold", fontsize=8, va="center")
+    over: dict[str, Any] = {
+        "va": "center",
+        "zorder": 5,
+        "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
+    }
+    axes.text(-0.04, row - 0.31, title, fontweight="bold", fontsize=8, **over)
     for i, (x, text) in enumerate(ticks):
         side = "left" if i == 0 else "right" if x >= 1 else "center"
         axes.plot([x], [row], "|", color=INK, markersize=6)
-        axes.text(x, row + 0.22, text, fontsize=7, ha=side, va="center")
+        axes.text(x, row + 0.25, text, fontsize=7, ha=side, **over)
 
 
 def importance(contents: Contents) -> Drawn | NotDrawn:
@@ -407,8 +430,10 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
     if not drawn:
         return NotDrawn(name, title, f"all are constant and the same in every arm: {_constants(told)}.")
 
+    followers = [arm for arm in contents.shown if any(arm in arms for specs in drawn.values() for _, arms in specs)]
+
     def draw() -> Figure:
-        sheet = Sheet([1.7] * len(drawn), legend_of(contents.shown), share=True)
+        sheet = Sheet([1.7] * len(drawn), legend_of(followers), share=True)
         for axes, (key, specs) in zip(sheet.panels, drawn.items(), strict=True):
             for spec, arms in specs:
                 style = style_of(arms[0]).plain | {"marker": ""}
@@ -456,7 +481,9 @@ def _moves(spec: Any) -> bool:
 
 
 def _constants(told: Mapping[str, Sequence[tuple[Any, object]]]) -> str:
-    return ", ".join(f"{SCHEDULES[key]} {specs[0][0]:g}" for key, specs in told.items() if specs and not _moves(specs[0][0]))
+    return ", ".join(
+        f"{SCHEDULES[key]} {specs[0][0]:g}" for key, specs in told.items() if specs and not _moves(specs[0][0])
+    )
 
 
 def _course(spec: Any, arm: ArmReport) -> tuple[list[int], list[float]]:

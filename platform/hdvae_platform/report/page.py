@@ -1,7 +1,7 @@
 """The report as one HTML page that asks nothing of any network.
 
-Everything that a user wrote is escaped by the template; and if it were not, the page's own policy lets no script run but
-the one whose hash it states, and no address be asked.
+Everything that a user wrote is escaped by the template; and if it were not, the page's own policy lets no script run
+but the one whose hash it states, and no address be asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hdvae_platform.places import redacted
 from hdvae_platform.records import Run
 from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, ArmReport, Contents, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.numbers import limits, mean_and_half, number, probability
+from hdvae_platform.report.wording import limits, mean_and_half, number, probability
 from hdvae_platform.text import duration
 from hdvae_platform.tracking import TrackedRun
 
@@ -114,7 +114,7 @@ def _is_address(page: str) -> bool:
 
 
 def _state(contents: Contents) -> str:
-    counts = Counter(run.state for run in contents.runs)
+    counts: Counter[str] = Counter(run.state for run in contents.runs)
     words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting", "RUNNING": "running"}
     parts = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
     return f"{len(contents.arms)} arms, {len(contents.runs)} runs: {', '.join(parts)}"
@@ -122,12 +122,23 @@ def _state(contents: Contents) -> str:
 
 def _marks(contents: Contents) -> list[str]:
     """What a reader must know before any number."""
-    return [*_unfinished(contents), *_mixed(contents), *_missing(contents), *_few_seeds(contents)]
+    return [*_many(contents), *_unfinished(contents), *_mixed(contents), *_missing(contents), *_few_seeds(contents)]
+
+
+def _many(contents: Contents) -> list[str]:
+    shown, total = len(contents.arms), contents.arms_in_all
+    if shown == total:
+        return []
+    return [f"The study has {total} arms. These are the {shown} best by {contents.metric}: `hdvae compare` has all."]
 
 
 def _unfinished(contents: Contents) -> list[str]:
     left = sum(run.unfinished for run in contents.runs)
-    return [f"The study is not finished: {left} of its runs are waiting or running, and not in these means."] if left else []
+    return (
+        [f"The study is not finished: {left} of its runs are waiting or running, and not in these means."]
+        if left
+        else []
+    )
 
 
 def _mixed(contents: Contents) -> list[str]:
@@ -150,7 +161,9 @@ def _missing(contents: Contents) -> list[str]:
         having = sum(len(arm.values(metric)) for arm in contents.arms)
         total = sum(len(arm.arm.runs) for arm in contents.arms)
         if having < total:
-            marks.append(f"{total - having} of {total} complete runs have no finite {metric}: they are not in its means.")
+            marks.append(
+                f"{total - having} of {total} complete runs have no finite {metric}: they are not in its means."
+            )
     return marks
 
 
@@ -208,12 +221,12 @@ def _full(column: str) -> str:
 
 def _arms_table(contents: Contents) -> Table:
     columns = _columns(contents)
-    header = ["arm", "runs", "pruned", "failed", *columns]
+    header = ["arm", *columns, "runs", "pruned", "failed"]
     rows = []
     for arm in contents.arms:
         cells = [Cell(f"{arm.number}. {arm.label}", arm.number, link=f"#runs-of-{arm.number}")]
-        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
         cells += [_mean_cell(arm, _full(column)) for column in columns]
+        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
         rows.append((f"arm-{arm.number}", cells))
     return Table("Arms: means over runs with 95% intervals over seeds", header, rows, frozenset(range(1, len(header))))
 
@@ -297,8 +310,8 @@ def _samples(contents: Contents) -> list[dict[str, Any]]:
         {
             "number": arm.number,
             "label": arm.label,
-            "data": base64.b64encode(arm.samples).decode(),
-            "seed": arm.arm.seeds[0],
+            "seed": arm.samples[0],
+            "data": base64.b64encode(arm.samples[1]).decode(),
         }
         for arm in contents.shown
         if arm.samples is not None
@@ -310,25 +323,24 @@ def _runs_table(contents: Contents) -> Table:
     columns = _columns(contents)
     mixed = len({run.tags.get("hdvae.sources") for run in _complete(contents)}) > 1
     header = ["trial", "seed", "arm", "state", *columns, *(["code"] if mixed else []), "MLflow run"]
-    arm_of = {int(run.tags["hdvae.trial"]): arm.number for arm in contents.arms for run in arm.arm.runs}
     begun: set[int] = set()
     rows = []
     for run in contents.runs:
-        number_ = arm_of.get(run.trial)
-        name = f"runs-of-{number_}" if number_ is not None and number_ not in begun else None
-        begun |= {number_} if number_ is not None else set()
-        rows.append((name, _run_cells(contents, run, number_, columns, mixed)))
+        arm = contents.trials[run.trial]
+        name = None if arm in begun else f"runs-of-{arm}"
+        begun.add(arm)
+        rows.append((name, _run_cells(contents, run, arm, columns, mixed)))
     return Table("Runs", header, rows, frozenset({0, 1, 2, *range(4, 4 + len(columns))}))
 
 
-def _run_cells(contents: Contents, run: Run, arm: int | None, columns: Sequence[str], mixed: bool) -> list[Cell]:
+def _run_cells(contents: Contents, run: Run, arm: int, columns: Sequence[str], mixed: bool) -> list[Cell]:
     tracked = contents.tracked.get(run.run_id or "")
     values = [math.nan if tracked is None else tracked.metrics.get(_full(column), math.nan) for column in columns]
     state = run.state.lower() + (" (confirmation)" if run.kind == "confirmation" else "")
     cells = [
         Cell(str(run.trial), run.trial),
         Cell(str(run.seed), run.seed),
-        Cell("—", math.inf) if arm is None else Cell(str(arm), arm, link=f"#arm-{arm}"),
+        Cell(str(arm), arm, link=f"#arm-{arm}"),
         Cell(state, note=redacted(run.error or "")),
         *(Cell(number(value), value) if math.isfinite(value) else Cell("—", -math.inf) for value in values),
     ]
@@ -355,9 +367,9 @@ def _provenance(contents: Contents) -> Mapping[str, str]:
         "commit": _list(run.tags.get("mlflow.source.git.commit", "not from a git checkout") for run in runs),
         "data": redacted(data.name or data.path or ""),
         **{name: _list(run.tags.get(tag, "unknown") for run in runs) for name, tag in tags.items()},
-        "settings": _list(run.tags.get("hdvae.fingerprint", "unknown") for run in runs),
-        "time of the complete runs": f"{duration(sum(spent))} in all, {sum(spent) / 3600:.2f} hours (from each run's start "
-        "to its end, interruptions counted)",
+        "fingerprints of settings": _list(run.tags.get("hdvae.fingerprint", "unknown") for run in runs),
+        "time of the complete runs": f"{duration(sum(spent))} in all, {sum(spent) / 3600:.2f} hours "
+        "(from each run's start to its end, interruptions counted)",
         "tracking": redacted(contents.places.tracking),
         "storage": redacted(contents.places.storage),
     }
