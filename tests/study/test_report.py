@@ -16,6 +16,8 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from selenium.webdriver.support.expected_conditions import frame_to_be_available_and_switch_to_it
+from selenium.webdriver.support.wait import WebDriverWait
 
 from hdvae_platform import comparison
 from hdvae_platform.cli import run as run_command
@@ -31,6 +33,8 @@ from .conftest import STUDY, command
 CLAIM = (
     "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} things <img src=http://192.0.2.1/x> run."
 )
+NO_USERS = "/ajax-api/2.0/mlflow/users/current - Failed to load resource: the server responded with a status of 404"
+"""What MLflow's page says to its console on a server without users."""
 FIGURES = {
     "learning_curves",
     "bias_by_temperature",
@@ -295,10 +299,18 @@ def test_mlflow_shows_the_run_of_the_study(chromium, finished):
     try:
         address = re.fullmatch(r"MLflow  (http://127\.0\.0\.1:\d+)\n", ui.stdout.readline())[1]
         chromium.look(1280)
-        chromium.said()
-        chromium.driver.get(f"{address}/{client.page(parent.run_id)}")
-        shown = wait_for(chromium, "small")
-        assert "small" in shown
+        chromium.said(), chromium.requests()
+        run = f"{address}/{client.page(parent.run_id)}"
+        chromium.driver.get(run)
+        wait = WebDriverWait(chromium.driver, 60)
+        wait.until(lambda driver: "small" in [head.text for head in driver.find_elements("css selector", "h1, h2")])
+        chromium.driver.get(f"{run}/artifacts/report/report.html")
+        wait.until(frame_to_be_available_and_switch_to_it(("css selector", "iframe")))
+        wait.until(lambda driver: driver.find_element("css selector", "h1").text == "small")
+        assert len(chromium.driver.find_elements("css selector", ".drawing > svg")) == len(FIGURES)
+        chromium.driver.switch_to.default_content()
+        assert [one for one in chromium.said() if NO_USERS not in one["message"]] == []
+        assert all(asked.startswith((address, "data:", "blob:", "about:")) for asked in chromium.requests())
     finally:
         ui.send_signal(signal.SIGINT)
         ui.wait(30)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hdvae.config import parse
-from hdvae_platform.comparison import Arm
+from hdvae_platform.comparison import Arm, Confirmation
 from hdvae_platform.places import Places
 from hdvae_platform.records import Run
 from hdvae_platform.report import figures
@@ -135,6 +136,14 @@ def test_links_lead_to_the_server_and_hold_no_secret():
     page = html(widths(2), [])
     assert '<a href="http://host:5000/#/experiments/1/runs/run-0-1">run-0-1</a>' in page
     assert "secret" not in page
+
+
+def test_confirmed_winners_stand_beside_the_value_of_the_search():
+    winner = Confirmation("made", 1, {"model.width": 2}, ELBO, -90.0, [7, 8], [-91.0, -93.0], ["a", "b"], 1)
+    page = html(replace(widths(2), confirmed=[winner]), [])
+    assert "Winners of the search on fresh seeds: valid/elbo" in page
+    for text in ("trial 1: width 2", "-90.00", "-92.00", "+2.00"):
+        assert f">{text}</td>" in page
 
 
 def test_the_pareto_front():

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hdvae.schedules import LEARNED, schedule, values
 from hdvae_platform import comparison
@@ -73,13 +74,18 @@ def learning_curves(contents: Contents) -> Drawn | NotDrawn:
                     axes.plot(*_line(curve, metric), color=style_of(arm).colour, linewidth=0.7, alpha=0.4)
                 axes.plot(*_mean_line(arm, metric), **style_of(arm).plain)
             axes.set_ylabel(f"{metric}\nnats per image" if metric == BIAS else metric)
-        sheet.panels[-1].set_xlabel("step")
+        _step_axis(sheet.panels[-1])
         return sheet.figure
 
     caption = _caption(contents, "Mean over the runs that got so far; thin lines: each run.")
     last = [[f"{arm.number}", *(_last(arm, metric) for metric in metrics)] for arm in arms]
     alt = f"{' and '.join(metrics)} against the training step, a line for each of {len(arms)} arms."
     return render(name, title, caption, alt, draw, ["arm", *(f"{metric}, last report" for metric in metrics)], last)
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def _curve_metric(contents: Contents) -> str:
@@ -191,6 +197,7 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
                 each = arm.values(BIAS)
                 axes.plot([_size(arm)] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4)
         axes.set_ylim(*around([value for _, found in told for arm in found for value in arm.values(BIAS)], 0.0))
+        axes.set_xticks(sorted({_size(arm) for _, found in told for arm in found}))
         axes.set_xlabel("variables N, all layers")
         axes.set_ylabel("relaxation bias, nats per image")
         return sheet.figure
@@ -443,7 +450,7 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
                     text = ", ".join(str(arm.number) for arm in arms)
                     axes.annotate(text, (ends[0][-1], ends[1][-1]), (4, 0), textcoords="offset points", va="center")
             axes.set_ylabel(SCHEDULES[key])
-        sheet.panels[-1].set_xlabel("step")
+        _step_axis(sheet.panels[-1])
         return sheet.figure
 
     constant = _constants({key: specs for key, specs in told.items() if key not in drawn})

@@ -26,7 +26,7 @@ from hdvae_platform.places import redacted
 from hdvae_platform.records import Run
 from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, ArmReport, Contents, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.wording import limits, mean_and_half, number, probability
+from hdvae_platform.report.wording import limits, mean_and_half, number, probability, signed
 from hdvae_platform.text import duration
 from hdvae_platform.tracking import TrackedRun
 
@@ -250,16 +250,16 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
             None,
             [
                 Cell(f"{one.first} − {one.second}", 1000.0 * one.first + one.second, link=f"#arm-{one.first}"),
-                Cell(f"{one.interval.mean:+.2f}", one.interval.mean),
+                Cell(signed(one.interval.mean), one.interval.mean),
                 Cell(limits(one.interval.low, one.interval.high), one.interval.mean),
                 Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
                 Cell(_verdict(one)),
-                Cell("paired by seed" if one.paired else "unpaired (Welch)"),
+                Cell("paired" if one.paired else "Welch"),
             ],
         )
         for one in found
     ]
-    header = ["arms", "difference", "95% interval", "p, Holm", "beyond chance", "how"]
+    header = ["arms", "difference", "95% interval", "p, Holm", "beyond chance", "test"]
     label = f"Differences between arms in {metric}"
     return Table(label, header, rows, frozenset({1, 2, 3})) if rows else None
 
@@ -278,7 +278,7 @@ def _confirmed_table(contents: Contents) -> Table | None:
                 Cell(number(one.confirmed.mean), one.confirmed.mean),
                 Cell(limits(one.confirmed.low, one.confirmed.high), one.confirmed.mean),
                 Cell(str(len(one.values)), len(one.values)),
-                Cell(f"{one.shrinkage:+.2f}", one.shrinkage),
+                Cell(signed(one.shrinkage), one.shrinkage),
             ],
         )
         for one in contents.confirmed

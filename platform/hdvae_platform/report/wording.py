@@ -18,6 +18,15 @@ def number(value: float) -> str:
     return f"{value:.2e}" if small or abs(value) >= LARGE else f"{value:.2f}"
 
 
+def signed(value: float) -> str:
+    """A difference, with its sign.
+
+    >>> signed(1.5), signed(-0.0004)
+    ('+1.50', '-4.00e-04')
+    """
+    return ("+" if value >= 0 else "") + number(value)
+
+
 def mean_and_half(found: Interval) -> str:
     """A mean ± half of its interval.
 
