@@ -253,13 +253,12 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
                 Cell(signed(one.interval.mean), one.interval.mean),
                 Cell(limits(one.interval.low, one.interval.high), one.interval.mean),
                 Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
-                Cell(_verdict(one)),
-                Cell("paired" if one.paired else "Welch"),
+                Cell(_verdict(one), note="" if one.paired else "by Welch's test"),
             ],
         )
         for one in found
     ]
-    header = ["arms", "difference", "95% interval", "p, Holm", "beyond chance", "test"]
+    header = ["arms", "difference", "95% interval", "p, Holm", "beyond chance"]
     label = f"Differences between arms in {metric}"
     return Table(label, header, rows, frozenset({1, 2, 3})) if rows else None
 
