@@ -30,9 +30,7 @@ from hdvae_platform.tracking import Client
 from .browser import CHROMIUM, DRIVER, browser
 from .conftest import STUDY, command
 
-CLAIM = (
-    "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} things <img src=http://192.0.2.1/x> run."
-)
+CLAIM = "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} things <b>run</b>."
 NO_USERS = "/ajax-api/2.0/mlflow/users/current - Failed to load resource: the server responded with a status of 404"
 """What MLflow's page says to its console on a server without users."""
 FIGURES = {
@@ -111,7 +109,7 @@ def test_page_and_figures_are_there_and_in_mlflow(finished, page, capsys, tmp_pa
 def test_what_a_user_wrote_is_text(page):
     text = page.read_text()
     assert "Small &lt;script&gt;document.title" in text
-    assert "{{ 7 * 7 }} things &lt;img src=" in text
+    assert "{{ 7 * 7 }} things &lt;b&gt;run" in text
     assert text.count("<script>") == 1
 
 
@@ -182,7 +180,7 @@ def test_mixed_code_and_missing_metrics_and_failures_are_marked(home):
         lacking = (runs[1].run_id, "valid/relaxation_bias")
         assert db.execute("DELETE FROM latest_metrics WHERE run_uuid = ? AND key = ?", lacking).rowcount == 1
     with contextlib.closing(sqlite3.connect(home / "optuna.db")) as db, db:
-        error = "no answer from postgresql://me:secret@host/db <b>"
+        error = "no answer from postgresql://me:secret@host/db <img src=http://192.0.2.1/x>"
         at = (error, failed.tags["hdvae.trial"], failed.tags["hdvae.seed"])
         db.execute("UPDATE hdvae_runs SET state = 'FAIL', error = ? WHERE trial = ? AND seed = ?", at)
     assert report(home) == 0
@@ -192,7 +190,7 @@ def test_mixed_code_and_missing_metrics_and_failures_are_marked(home):
     assert "<td>01234567</td>" in text
     assert "1 of 11 complete runs have no finite valid/relaxation_bias" in text
     assert "1 of 2 runs have it" in text
-    assert "postgresql://…@host/db &lt;b&gt;" in text
+    assert "postgresql://…@host/db &lt;img src=" in text
     assert "secret" not in text
     assert "11 complete, 1 failed" in text
 
@@ -252,7 +250,7 @@ def test_a_browser_shows_it_without_a_network(chromium, page, width, dark):
     pictures = chromium.driver.find_elements("css selector", ".samples img")
     assert (len(drawings), len(pictures)) == (len(FIGURES), 6)
     for one in [*drawings, *pictures]:
-        assert one.size["width"] > 200
+        assert one.size["width"] > 150
         assert one.size["height"] > 50
     broken = "return Array.from(document.images).filter((one) => !one.complete || !one.naturalWidth).length"
     assert chromium.driver.execute_script(broken) == 0
@@ -299,7 +297,8 @@ def test_mlflow_shows_the_run_of_the_study(chromium, finished):
     try:
         address = re.fullmatch(r"MLflow  (http://127\.0\.0\.1:\d+)\n", ui.stdout.readline())[1]
         chromium.look(1280)
-        chromium.said(), chromium.requests()
+        chromium.said()
+        chromium.requests()
         run = f"{address}/{client.page(parent.run_id)}"
         chromium.driver.get(run)
         wait = WebDriverWait(chromium.driver, 60)
