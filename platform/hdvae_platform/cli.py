@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "Draw samples, reconstructions and resampled layers of a trained run.",
     "study": "Check, run, follow, stop, delete and export studies.",
     "compare": "Compare the arms of studies.",
+    "report": "Write a study as one page: claim, tables, figures, provenance.",
     "doctor": "Check this machine, its cluster, servers and storage; say what to fix.",
     "ui": "Open MLflow's and Optuna's web pages on the study store.",
 }

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The tracker repeats on its own, after looking whether a lost answer was a success: a repeated request to make a run
@@ -92,6 +93,8 @@ class TrackedRun:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+    seconds: float | None = None
+    """From its first start to its end; None while it runs."""
 
 
 class Client:
@@ -214,6 +217,27 @@ class Client:
             raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
         return len(found)
 
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Store files as artifacts, by their names.
+
+        Raises:
+            Unreachable: the store does not take them.
+        """
+        try:
+            for name, data in files.items():
+                self.log_file(run_id, name, data)
+        except Exception as fault:
+            # Artifacts may be on any kind of store, each with faults of its own.
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from fault
+
+    def page(self, run_id: str) -> str:
+        """Where MLflow's pages show a run: the address on a server; on a database, what follows that of `hdvae ui`."""
+        path = f"#/experiments/{self._experiment}/runs/{run_id}"
+        if not self.address.startswith("http"):
+            return path
+        server = urlsplit(self.address)
+        return f"{server.scheme}://{server.netloc.rpartition('@')[2]}{server.path.rstrip('/')}/{path}"
+
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status=status)
@@ -246,7 +270,9 @@ def server(address: str) -> Server | None:
 
 def _tracked(run: Any) -> TrackedRun:
     metrics = {contract_name(name): value for name, value in run.data.metrics.items()}
-    return TrackedRun(run.info.run_id, run.info.status, run.data.tags, run.data.params, metrics)
+    ended, started = run.info.end_time, run.info.start_time
+    seconds = (ended - started) / 1000 if ended else None
+    return TrackedRun(run.info.run_id, run.info.status, run.data.tags, run.data.params, metrics, seconds)
 
 
 class Tracker:

@@ -9,7 +9,7 @@ import pytest
 from hdvae_platform import records as records_module
 from hdvae_platform.fencing import Fenced
 from hdvae_platform.records import Records, connect
-from hdvae_platform.search import Search, known_trials
+from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
 from hdvae_platform.study import load_study
 
 SPACE = {
@@ -434,3 +434,20 @@ def test_a_trial_whose_suggestion_was_cut_off_is_not_run(edit, begin, url):
 def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
     Records(connect(url))
     assert known_trials(load_study(study_file), url) == []
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_importance_is_of_what_the_value_depends_on(edit, begin, url, direction):
+    changes = {"space": SPACE, "search": {"method": "random", "trials": 30, "direction": direction}, "seeds": [0]}
+    study = load_study(edit(changes))
+    assert importances(study, url) is None
+    search = begin(study)
+    for _ in range(MIN_IMPORTANCE_TRIALS - 1):
+        assignment = search.next()
+        search.finish(assignment.trial, 0, assignment.params["model.width"])
+    assert importances(study, url) is None
+    finish_all(search, lambda assignment: assignment.params["model.width"])
+    found = importances(study, url)
+    assert sum(found.values()) == pytest.approx(1)
+    assert max(found, key=found.get) == next(iter(found)) == "model.width"
+    assert set(found) == set(SPACE)

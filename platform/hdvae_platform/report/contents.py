@@ -1,0 +1,281 @@
+"""What a report is about, read from MLflow, the study database and the study's storage."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hdvae.errors import InputError, nearest
+from hdvae.experiment import Experiment
+from hdvae_platform import comparison
+from hdvae_platform.checkpointing import Journal, run_folder
+from hdvae_platform.comparison import Arm, Interval
+from hdvae_platform.inference import holm, significance
+from hdvae_platform.places import Places
+from hdvae_platform.records import Records, Run, connect
+from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances, known_trials
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import Study
+from hdvae_platform.tracking import Client, TrackedRun
+
+BIAS = "valid/relaxation_bias"
+ELBO = "valid/elbo"
+ALPHA = 0.05
+"""A difference counts as beyond chance where Holm's adjusted p-value is below it."""
+SHOWN = 7
+"""Arms that are told apart in figures: as many as there are colours."""
+MOST = 500
+"""Arms that a report holds: of more, the best."""
+ALL_PAIRS = 12
+"""Arms up to which every pair is tested; of more, each against the best."""
+
+Curve = Mapping[int, Mapping[str, float]]
+"""Step → metrics of the report at that step, with the prefixes of their splits."""
+
+
+@dataclass
+class ArmReport:
+    """An arm, and what its figures need.
+
+    Attributes:
+        number: from 1; by which the page and its figures call the arm.
+        arm: its runs.
+        experiment: its settings.
+        shown: its place among the arms that figures tell apart; None for the others.
+        curves: MLflow's id of a run → its curve; of shown arms only.
+        samples: a seed, and a picture of what its run draws, PNG; of shown arms only.
+    """
+
+    number: int
+    arm: Arm
+    experiment: Experiment
+    shown: int | None = None
+    curves: dict[str, Curve] = field(default_factory=dict)
+    samples: tuple[int, bytes] | None = None
+
+    @property
+    def label(self) -> str:
+        """The arm in words."""
+        return comparison.label(self.arm.arm)
+
+    def interval(self, metric: str) -> Interval | None:
+        """Mean over the runs that have the metric, with its 95% interval over seeds."""
+        values = self.values(metric)
+        return comparison.interval(values) if values else None
+
+    def values(self, metric: str) -> list[float]:
+        """The finite values of the metric, in the order of the seeds."""
+        return [value for value in self.arm.values(metric) if math.isfinite(value)]
+
+    def standard_error(self, metric: str) -> float | None:
+        """Of the bias named `metric`, over images: the root mean square over runs."""
+        errors = self.values(metric.replace("relaxation_bias", "relaxation_bias_se"))
+        return math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two arms, in one metric: first − second.
+
+    Attributes:
+        first: number of an arm.
+        second: of another.
+        interval: of the mean difference over seeds.
+        paired: whether the arms have the same seeds.
+        adjusted: Holm's p-value over all differences in this metric; None if it could not be tested.
+    """
+
+    first: int
+    second: int
+    interval: Interval
+    paired: bool
+    adjusted: float | None
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether it stands after Holm's correction."""
+        return self.adjusted is not None and self.adjusted < ALPHA
+
+    @property
+    def upward(self) -> tuple[int, int, float, float, float]:
+        """The arm with the larger mean, the other one, and by how much with its limits; of a tested difference."""
+        value = self.interval
+        assert value.low is not None
+        assert value.high is not None
+        if value.mean >= 0:
+            return self.first, self.second, value.mean, value.low, value.high
+        return self.second, self.first, -value.mean, -value.high, -value.low
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a report says.
+
+    Attributes:
+        study: as it is recorded.
+        places: where it is.
+        arms: in the order of the trials; the best, if there are more than `MOST`.
+        arms_in_all: how many there are.
+        trials: number of each trial → number of its arm.
+        runs: those of these arms that the study database knows.
+        tracked: the complete runs of the arms, and the confirmed ones, by MLflow's id.
+        pages: MLflow's page of each run that has one, by its id.
+        parent: MLflow's id of the run above them; None if there is none.
+        confirmed: winners of the search on fresh seeds.
+        importances: share of each setting in what makes a good trial; why there is none, if there is none.
+    """
+
+    study: Study
+    places: Places
+    arms: Sequence[ArmReport]
+    arms_in_all: int
+    trials: Mapping[int, int]
+    runs: Sequence[Run]
+    tracked: Mapping[str, TrackedRun]
+    pages: Mapping[str, str]
+    parent: str | None
+    confirmed: Sequence[comparison.Confirmation]
+    importances: Mapping[str, float] | str
+
+    @property
+    def metric(self) -> str:
+        """The metric that the study was for."""
+        return self.study.search.metric
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics in which differences are tested."""
+        return list(dict.fromkeys([self.metric, BIAS]))
+
+    @property
+    def shown(self) -> list[ArmReport]:
+        """The arms that figures tell apart."""
+        return [arm for arm in self.arms if arm.shown is not None]
+
+    def differences(self, metric: str) -> list[Difference]:
+        """Between all pairs of arms that have the metric; of many arms, between the best and each other."""
+        return differences(self.arms, metric, 1 if self.study.search.direction == "maximize" else -1)
+
+
+def differences(arms: Sequence[ArmReport], metric: str, sign: int) -> list[Difference]:
+    """Differences between arms, with Holm's correction over them.
+
+    Args:
+        arms: any number.
+        metric: in which.
+        sign: 1 if larger is better, −1 if smaller is: which arm is the best of many.
+    """
+    having = [arm for arm in arms if arm.values(metric)]
+    pairs = list(itertools.combinations(having, 2))
+    if len(having) > ALL_PAIRS:
+        best = max(having, key=lambda arm: sign * statistics.fmean(arm.values(metric)))
+        pairs = [(best, arm) for arm in having if arm is not best]
+    seeds = {arm.number: _by_seed(arm, metric) for arm in having}
+    adjusted = holm([significance(seeds[a.number], seeds[b.number]) for a, b in pairs])
+    made = []
+    for (a, b), p in zip(pairs, adjusted, strict=True):
+        found = comparison.difference(seeds[a.number], seeds[b.number])
+        if found is not None:
+            made.append(Difference(a.number, b.number, *found, p))
+    return made
+
+
+def _by_seed(arm: ArmReport, metric: str) -> dict[int, float]:
+    return {seed: value for seed, value in arm.arm.by_seed(metric).items() if math.isfinite(value)}
+
+
+def read_contents(places: Places, name: str) -> Contents:
+    """Read all that the report of a study says.
+
+    Raises:
+        InputError: the study is unknown, MLflow does not answer, or no run is complete.
+    """
+    records = Records(connect(places.database))
+    record = records.study(name)
+    if record is None:
+        hint = nearest(name, [one.name for one in records.studies()]) or "; there are none yet"
+        raise InputError(f"no study {name} in {places.home}{hint}")
+    study = Study.rebuilt(record.name, record.definition, record.plan)
+    client = Client(places)
+    found = comparison.arms(client, [name])
+    arms = best_arms(
+        [ArmReport(number, arm, study.experiment_at(arm.arm)) for number, arm in enumerate(found, 1)], study
+    )
+    _read_storage(arms, client, Storage(places.storage), name)
+    trials = _trials(study, places, arms)
+    runs = [run for run in records.runs(name) if run.trial in trials]
+    tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
+    tracked |= {run.run_id: run for run in client.find({"hdvae.study": name, "hdvae.kind": "confirmation"})}
+    parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
+    ids = [*tracked, *(run.run_id for run in runs if run.run_id), *([parent.run_id] if parent else [])]
+    return Contents(
+        study=study,
+        places=places,
+        arms=arms,
+        arms_in_all=len(found),
+        trials=trials,
+        runs=runs,
+        tracked=tracked,
+        pages={run_id: client.page(run_id) for run_id in ids},
+        parent=parent.run_id if parent else None,
+        confirmed=comparison.confirmations(client, [name]),
+        importances=_importances(study, places),
+    )
+
+
+def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
+    """The best arms in their order, and among them those that figures tell apart."""
+    sign = 1 if study.search.direction == "maximize" else -1
+
+    def worth(arm: ArmReport) -> float:
+        values = arm.values(study.search.metric)
+        return sign * statistics.fmean(values) if values else -math.inf
+
+    best = sorted(arms, key=worth, reverse=True)[:MOST]
+    shown = [arm for arm in best if arm.arm.runs][:SHOWN]
+    for place, arm in enumerate(sorted(shown, key=lambda arm: arm.number)):
+        arm.shown = place
+    return sorted(best, key=lambda arm: arm.number)
+
+
+def _trials(study: Study, places: Places, arms: Sequence[ArmReport]) -> dict[int, int]:
+    """The trials of these arms; equal parameter sets are one arm."""
+    numbers = {json.dumps(arm.arm.arm, sort_keys=True): arm.number for arm in arms}
+    known = {trial.number: json.dumps(trial.params, sort_keys=True) for trial in known_trials(study, places.database)}
+    return {trial: numbers[key] for trial, key in known.items() if key in numbers}
+
+
+def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, name: str) -> None:
+    """Curves and pictures of the arms that are shown; curves from MLflow where the storage has none."""
+    for arm in arms:
+        if arm.shown is None:
+            continue
+        for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
+            folder = run_folder(name, int(run.tags["hdvae.trial"]), seed)
+            journal = Journal(storage, folder)
+            steps = journal.steps()
+            arm.curves[run.run_id] = (
+                {step: journal.entry(step).metrics for step in steps} if steps else _history(client, run.run_id)
+            )
+            if arm.samples is None and storage.exists(f"{folder}/samples.png"):
+                arm.samples = seed, storage.read(f"{folder}/samples.png")
+
+
+def _history(client: Client, run_id: str) -> Curve:
+    curve: dict[int, dict[str, float]] = {}
+    for metric, step, value in client.history(run_id):
+        curve.setdefault(step, {})[metric] = value
+    return dict(sorted(curve.items()))
+
+
+def _importances(study: Study, places: Places) -> Mapping[str, float] | str:
+    if len(study.space) < 2:
+        return "fewer than two settings were varied"
+    found = importances(study, places.database)
+    if found is None:
+        return f"it needs {MIN_IMPORTANCE_TRIALS} complete trials or more, and fewer say nothing reliable"
+    return found

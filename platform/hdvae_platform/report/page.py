@@ -1,0 +1,395 @@
+"""The report as one HTML page that asks nothing of any network.
+
+Everything that a user wrote is escaped by the template; and if it were not, the page's own policy lets no script run
+but the one whose hash it states, and no address be asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hdvae.metrics import DESCRIPTIONS
+from hdvae_platform import comparison, provenance
+from hdvae_platform.places import redacted
+from hdvae_platform.records import Run
+from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, ArmReport, Contents, Difference
+from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.wording import limits, mean_and_half, number, probability, signed
+from hdvae_platform.text import duration
+from hdvae_platform.tracking import TrackedRun
+
+TOLD = 6
+"""Differences that are told in words; the table has all."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: as it is read.
+        key: by which a column of numbers is sorted; None in a column of words.
+        link: an address, or a place on the page.
+        note: smaller, below.
+    """
+
+    text: str
+    key: float | None = None
+    link: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted.
+
+    Attributes:
+        label: what it holds, for those who do not see it.
+        header: names of the columns.
+        rows: of cells, each with the name under which links find it, or None.
+        numeric: columns of numbers.
+    """
+
+    label: str
+    header: Sequence[str]
+    rows: Sequence[tuple[str | None, Sequence[Cell]]]
+    numeric: frozenset[int] = frozenset()
+
+
+def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hdvae_platform.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script, style = _source("page.js"), _source("page.css")
+    return environment.get_template("page.html").render(
+        study=contents.study,
+        state=_state(contents),
+        marks=_marks(contents),
+        claim=contents.study.claim,
+        readings=[_reading(contents, metric) for metric in contents.metrics],
+        arms=_arms_table(contents),
+        differences=[_differences_table(contents, metric) for metric in contents.metrics],
+        all_pairs=len(contents.arms) <= ALL_PAIRS,
+        confirmed=_confirmed_table(contents),
+        drawn=[one for one in figures if isinstance(one, Drawn)],
+        numbers={one.name: _numbers_table(one) for one in figures if isinstance(one, Drawn) and one.rows},
+        not_drawn=[one for one in figures if isinstance(one, NotDrawn)],
+        inline={one.name: Markup(one.inline) for one in figures if isinstance(one, Drawn)},  # noqa: S704 - our own drawing
+        samples=_samples(contents),
+        runs=_runs_table(contents),
+        parent=contents.pages.get(contents.parent or ""),
+        parent_is_address=_is_address(contents.pages.get(contents.parent or "", "")),
+        pages_are_addresses=any(map(_is_address, contents.pages.values())),
+        provenance=_provenance(contents),
+        meanings={name: DESCRIPTIONS[name] for name in _columns(contents) if name in DESCRIPTIONS},
+        script=Markup(script),  # noqa: S704 - our own file
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(style),  # noqa: S704 - our own file
+    )
+
+
+def _source(name: str) -> str:
+    return resources.files("hdvae_platform.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _is_address(page: str) -> bool:
+    return page.startswith("http")
+
+
+def _state(contents: Contents) -> str:
+    counts: Counter[str] = Counter(run.state for run in contents.runs)
+    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting", "RUNNING": "running"}
+    parts = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
+    return f"{len(contents.arms)} arms, {len(contents.runs)} runs: {', '.join(parts)}"
+
+
+def _marks(contents: Contents) -> list[str]:
+    """What a reader must know before any number."""
+    return [*_many(contents), *_unfinished(contents), *_mixed(contents), *_missing(contents), *_few_seeds(contents)]
+
+
+def _many(contents: Contents) -> list[str]:
+    shown, total = len(contents.arms), contents.arms_in_all
+    if shown == total:
+        return []
+    return [f"The study has {total} arms. These are the {shown} best by {contents.metric}: `hdvae compare` has all."]
+
+
+def _unfinished(contents: Contents) -> list[str]:
+    left = sum(run.unfinished for run in contents.runs)
+    return (
+        [f"The study is not finished: {left} of its runs are waiting or running, and not in these means."]
+        if left
+        else []
+    )
+
+
+def _mixed(contents: Contents) -> list[str]:
+    """Runs that more than one version of the code or of the data made."""
+    marks = []
+    for what, tag in (("versions of the code", "hdvae.sources"), ("versions of the data", "hdvae.data_checksum")):
+        by = Counter(run.tags.get(tag, "unknown") for run in _complete(contents))
+        if len(by) > 1:
+            shares = ", ".join(f"{value[:8]} in {count} runs" for value, count in by.most_common())
+            marks.append(
+                f"{len(by)} {what} made these runs ({shares}): differences between arms may be theirs. "
+                "The table of runs tells which is which."
+            )
+    return marks
+
+
+def _missing(contents: Contents) -> list[str]:
+    marks = []
+    for metric in contents.metrics:
+        having = sum(len(arm.values(metric)) for arm in contents.arms)
+        total = sum(len(arm.arm.runs) for arm in contents.arms)
+        if having < total:
+            marks.append(
+                f"{total - having} of {total} complete runs have no finite {metric}: they are not in its means."
+            )
+    return marks
+
+
+def _few_seeds(contents: Contents) -> list[str]:
+    seeds = max(len(set(arm.arm.seeds)) for arm in contents.arms)
+    return [] if seeds > 1 else ["Every arm has one run: nothing here tells a difference between arms from chance."]
+
+
+def _complete(contents: Contents) -> list[TrackedRun]:
+    return [run for arm in contents.arms for run in arm.arm.runs]
+
+
+def _reading(contents: Contents, metric: str) -> dict[str, Any]:
+    """What the differences in a metric say, in words: which stand, and nothing of the claim."""
+    found = contents.differences(metric)
+    tested = [one for one in found if one.adjusted is not None]
+    beyond = sorted((one for one in tested if one.beyond_chance), key=lambda one: -abs(one.interval.mean))
+    return {
+        "metric": metric,
+        "meaning": DESCRIPTIONS.get(_bare(metric), ""),
+        "found": len(found),
+        "tested": len(tested),
+        "beyond": len(beyond),
+        "told": [_told(contents, one) for one in beyond[:TOLD]],
+        "more": max(len(beyond) - TOLD, 0),
+        "alpha": f"{ALPHA:g}",
+    }
+
+
+def _told(contents: Contents, one: Difference) -> dict[str, str]:
+    higher, lower, mean, low, high = one.upward
+    labels = {arm.number: arm.label for arm in contents.arms}
+    return {
+        "higher": f"{higher} ({labels[higher]})",
+        "lower": f"{lower} ({labels[lower]})",
+        "by": f"{number(mean)} {limits(low, high)}",
+    }
+
+
+def _bare(metric: str) -> str:
+    return metric.partition("/")[2].partition("@")[0]
+
+
+def _columns(contents: Contents) -> list[str]:
+    """The metrics of the table of arms: the study's first, then the usual ones of `valid/` that some run has."""
+    usual = [f"valid/{name}" for name in comparison.SHOWN]
+    having = {metric for arm in contents.arms for metric in arm.arm.metrics()}
+    full = [contents.metric, *(metric for metric in usual if metric in having and metric != contents.metric)]
+    return [metric.removeprefix("valid/") for metric in full]
+
+
+def _full(column: str) -> str:
+    return column if re.match("(train|valid|test)/", column) else f"valid/{column}"
+
+
+def _arms_table(contents: Contents) -> Table:
+    columns = _columns(contents)
+    header = ["arm", *columns, "runs", "pruned", "failed"]
+    rows = []
+    for arm in contents.arms:
+        cells = [Cell(f"{arm.number}. {arm.label}", arm.number, link=f"#runs-of-{arm.number}")]
+        cells += [_mean_cell(arm, _full(column)) for column in columns]
+        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
+        rows.append((f"arm-{arm.number}", cells))
+    return Table("Arms: means over runs with 95% intervals over seeds", header, rows, frozenset(range(1, len(header))))
+
+
+def _mean_cell(arm: ArmReport, metric: str) -> Cell:
+    found = arm.interval(metric)
+    if found is None:
+        return Cell("—", -math.inf)
+    notes = []
+    if metric == BIAS and (error := arm.standard_error(metric)) is not None:
+        notes.append(f"se over images {number(error)}")
+    if (having := len(arm.values(metric))) < len(arm.arm.runs):
+        notes.append(f"{having} of {len(arm.arm.runs)} runs have it")
+    return Cell(mean_and_half(found), found.mean, note=", ".join(notes))
+
+
+def _differences_table(contents: Contents, metric: str) -> Table | None:
+    found = contents.differences(metric)
+    rows = [
+        (
+            None,
+            [
+                Cell(f"{one.first} − {one.second}", 1000.0 * one.first + one.second, link=f"#arm-{one.first}"),
+                Cell(signed(one.interval.mean), one.interval.mean),
+                Cell(limits(one.interval.low, one.interval.high), one.interval.mean),
+                Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
+                Cell(_verdict(one), note="" if one.paired else "by Welch's test"),
+            ],
+        )
+        for one in found
+    ]
+    header = ["arms", "difference", "95% interval", "p, Holm", "beyond chance"]
+    label = f"Differences between arms in {metric}"
+    return Table(label, header, rows, frozenset({1, 2, 3})) if rows else None
+
+
+def _verdict(one: Difference) -> str:
+    return "not tested" if one.adjusted is None else "yes" if one.beyond_chance else "not shown"
+
+
+def _confirmed_table(contents: Contents) -> Table | None:
+    rows = [
+        (
+            None,
+            [
+                Cell(f"trial {one.trial}: {comparison.label(one.arm)}", one.trial),
+                Cell(number(one.search), one.search),
+                Cell(number(one.confirmed.mean), one.confirmed.mean),
+                Cell(limits(one.confirmed.low, one.confirmed.high), one.confirmed.mean),
+                Cell(str(len(one.values)), len(one.values)),
+                Cell(signed(one.shrinkage), one.shrinkage),
+            ],
+        )
+        for one in contents.confirmed
+    ]
+    header = ["winner", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
+    label = f"Winners of the search on fresh seeds: {contents.metric}"
+    return Table(label, header, rows, frozenset(range(1, 6))) if rows else None
+
+
+def _numbers_table(figure: Drawn) -> Table:
+    """The numbers behind a figure; the first column that holds an arm's number leads to it."""
+    at = figure.header.index("arm") if "arm" in figure.header else None
+    rows = [
+        (None, [Cell(text, _key(text), link=f"#arm-{text}" if i == at else None) for i, text in enumerate(row)])
+        for row in figure.rows
+    ]
+    numeric = frozenset(i for i in range(len(figure.header)) if all(cells[i].key is not None for _, cells in rows))
+    return Table(f"The numbers of: {figure.title}", figure.header, rows, numeric)
+
+
+def _key(text: str) -> float | None:
+    """The number with which a text begins."""
+    found = re.match(r"-?\d+(\.\d+)?(e[+-]\d+)?", text)
+    return float(found[0]) if found else -math.inf if text == "—" else None
+
+
+def _samples(contents: Contents) -> list[dict[str, Any]]:
+    return [
+        {
+            "number": arm.number,
+            "label": arm.label,
+            "seed": arm.samples[0],
+            "data": base64.b64encode(arm.samples[1]).decode(),
+        }
+        for arm in contents.shown
+        if arm.samples is not None
+    ]
+
+
+def _runs_table(contents: Contents) -> Table:
+    """Every run: its state, its numbers and where MLflow shows it."""
+    columns = _columns(contents)
+    mixed = len({run.tags.get("hdvae.sources") for run in _complete(contents)}) > 1
+    header = ["trial", "seed", "arm", "state", *columns, *(["code"] if mixed else []), "MLflow run"]
+    begun: set[int] = set()
+    rows = []
+    for run in contents.runs:
+        arm = contents.trials[run.trial]
+        name = None if arm in begun else f"runs-of-{arm}"
+        begun.add(arm)
+        rows.append((name, _run_cells(contents, run, arm, columns, mixed)))
+    return Table("Runs", header, rows, frozenset({0, 1, 2, *range(4, 4 + len(columns))}))
+
+
+def _run_cells(contents: Contents, run: Run, arm: int, columns: Sequence[str], mixed: bool) -> list[Cell]:
+    tracked = contents.tracked.get(run.run_id or "")
+    values = [math.nan if tracked is None else tracked.metrics.get(_full(column), math.nan) for column in columns]
+    state = run.state.lower() + (" (confirmation)" if run.kind == "confirmation" else "")
+    cells = [
+        Cell(str(run.trial), run.trial),
+        Cell(str(run.seed), run.seed),
+        Cell(str(arm), arm, link=f"#arm-{arm}"),
+        Cell(state, note=redacted(run.error or "")),
+        *(Cell(number(value), value) if math.isfinite(value) else Cell("—", -math.inf) for value in values),
+    ]
+    if mixed:
+        cells.append(Cell(tracked.tags.get("hdvae.sources", "")[:8] if tracked else "—"))
+    page = contents.pages.get(run.run_id or "", "")
+    return [*cells, Cell(run.run_id or "—", link=page if _is_address(page) else None)]
+
+
+def _provenance(contents: Contents) -> Mapping[str, str]:
+    """Where the runs come from: code, data, machine, time."""
+    runs = _complete(contents)
+    data = contents.study.experiment.data
+    tags = {
+        "Python": "hdvae.python",
+        "torch": "hdvae.torch",
+        "system": "hdvae.system",
+        "GPU": "hdvae.gpu",
+        "data checksum": "hdvae.data_checksum",
+    }
+    spent = [run.seconds for run in runs if run.seconds is not None]
+    found = {
+        "code": _list(_code(run) for run in runs),
+        "commit": _list(run.tags.get("mlflow.source.git.commit", "not from a git checkout") for run in runs),
+        "data": redacted(data.name or data.path or ""),
+        **{name: _list(run.tags.get(tag, "unknown") for run in runs) for name, tag in tags.items()},
+        "fingerprints of settings": _list(run.tags.get("hdvae.fingerprint", "unknown") for run in runs),
+        "time of the complete runs": f"{duration(sum(spent))} in all, {sum(spent) / 3600:.2f} hours "
+        "(from each run's start to its end, interruptions counted)",
+        "tracking": redacted(contents.places.tracking),
+        "storage": redacted(contents.places.storage),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _code(run: TrackedRun) -> str:
+    names = {
+        "version": "hdvae.version",
+        "sources": "hdvae.sources",
+        "commit": "mlflow.source.git.commit",
+        "dirty": "hdvae.git_dirty",
+    }
+    known = {key: run.tags[tag] for key, tag in names.items() if tag in run.tags}
+    return provenance.described(known) if {"version", "sources"} <= set(known) else "unknown"
+
+
+def _list(values: Iterable[str]) -> str:
+    """Different values, the most frequent first; with their counts if there are several."""
+    counts = Counter(values).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    told = [f"{value} ({count} runs)" for value, count in itertools.islice(counts, 8)]
+    return "; ".join(told) + (f"; {len(counts) - 8} more" if len(counts) > 8 else "")

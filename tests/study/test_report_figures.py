@@ -1,0 +1,229 @@
+"""What a report says of runs with known numbers, without a study behind them."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hdvae.config import parse
+from hdvae_platform.comparison import Arm, Confirmation
+from hdvae_platform.places import Places
+from hdvae_platform.records import Run
+from hdvae_platform.report import figures
+from hdvae_platform.report.contents import ALL_PAIRS, SHOWN, ArmReport, Contents, best_arms, differences
+from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.page import html
+from hdvae_platform.study import Study
+from hdvae_platform.tracking import TrackedRun
+
+BIAS, ELBO = "valid/relaxation_bias", "valid/elbo"
+PLAIN = {
+    "name": "made",
+    "claim": "Made up.",
+    "experiment": {
+        "data": {"name": "mnist5k"},
+        "model": {"layers": [{"variables": 4, "classes": 16}]},
+        "training": {"steps": 100, "temperature": 0.5},
+    },
+}
+
+
+def contents(space, sets, numbers, *, curves=None, importances="not asked", search=None):
+    """A report's contents: parameter sets, and for each its metrics by seed."""
+    study = parse(Study, {**PLAIN, "space": space, "search": search or {"method": "grid"}}, "made")
+    arms = []
+    for i, (params, seeds) in enumerate(zip(sets, numbers, strict=True)):
+        tags = {"hdvae.trial": str(i), "hdvae.arm": json.dumps(params), "hdvae.sources": "0" * 64, "hdvae.version": "1"}
+        runs = [
+            TrackedRun(f"run-{i}-{seed}", "FINISHED", {**tags, "hdvae.seed": str(seed)}, {}, metrics, 60.0)
+            for seed, metrics in enumerate(seeds)
+        ]
+        arm = ArmReport(i + 1, Arm(params, runs), study.experiment_at(params))
+        arm.curves = {run.run_id: (curves or {}).get(i, {}) for run in runs}
+        arms.append(arm)
+    kept = best_arms(arms, study)
+    runs = [
+        Run(arm.number - 1, seed, "COMPLETE", 1, 0.0, None, run.run_id, True)
+        for arm in kept
+        for seed, run in enumerate(arm.arm.runs)
+    ]
+    tracked = {run.run_id: run for arm in kept for run in arm.arm.runs}
+    return Contents(
+        study=study,
+        places=Places(Path("/home"), "sqlite://", "http://me:secret@host:5000", None, "/storage"),
+        arms=kept,
+        arms_in_all=len(arms),
+        trials={arm.number - 1: arm.number for arm in kept},
+        runs=runs,
+        tracked=tracked,
+        pages={run_id: f"http://host:5000/#/experiments/1/runs/{run_id}" for run_id in tracked},
+        parent=None,
+        confirmed=[],
+        importances=importances,
+    )
+
+
+def widths(count, seeds=2, **more):
+    """As many arms, each better than the one before, and with more bias."""
+    sets = [{"model.width": i + 1} for i in range(count)]
+    numbers = [
+        [{ELBO: -100.0 + i + 0.01 * s * i, BIAS: 0.1 * i + 0.001 * s} for s in range(seeds)] for i in range(count)
+    ]
+    return contents(
+        {"model.width": {"low": 1, "high": 1000}}, sets, numbers, search={"method": "random", "trials": 9}, **more
+    )
+
+
+def test_every_pair_is_tested_and_of_many_arms_each_against_the_best():
+    few = widths(4, seeds=3)
+    found = few.differences(ELBO)
+    assert [(one.first, one.second) for one in found] == [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
+    assert found[0].beyond_chance
+    higher, lower, mean, low, high = found[0].upward
+    assert (higher, lower) == (2, 1)
+    assert low < mean < high
+    assert mean == pytest.approx(1.01)
+    many = widths(ALL_PAIRS + 1, seeds=3).differences(ELBO)
+    assert {one.first for one in many} == {ALL_PAIRS + 1}
+    assert len(many) == ALL_PAIRS
+    assert {one.first for one in differences(widths(ALL_PAIRS + 1).arms, BIAS, -1)} == {1}
+
+
+def test_one_seed_tells_nothing_from_chance():
+    found = widths(3, seeds=1)
+    assert not any(one.beyond_chance for one in found.differences(ELBO))
+    page = html(found, [])
+    assert "No difference could be tested" in page
+    assert "Every arm has one run" in page
+
+
+def test_values_that_are_not_finite_are_in_no_mean():
+    found = contents(
+        {"model.width": {"choices": [1, 2]}},
+        [{"model.width": 1}, {"model.width": 2}],
+        [[{ELBO: -1.0}, {ELBO: math.nan}], [{ELBO: -2.0}, {ELBO: -3.0}]],
+    )
+    assert found.arms[0].values(ELBO) == [-1.0]
+    page = html(found, figures.all_figures(found))
+    assert "1 of 4 complete runs have no finite valid/elbo" in page
+    assert "4 of 4 complete runs have no finite valid/relaxation_bias" in page
+    assert ">nan" not in page
+
+
+def test_of_many_arms_the_best_are_told_apart():
+    found = widths(20)
+    assert [arm.number for arm in found.shown] == list(range(21 - SHOWN, 21))
+    drawn = figures.pareto_front(found)
+    assert len(drawn.rows) == 20
+    assert "told apart" in drawn.caption
+    ET.fromstring(drawn.svg)
+
+
+def test_a_page_has_a_bounded_number_of_arms(monkeypatch):
+    monkeypatch.setattr("hdvae_platform.report.contents.MOST", 5)
+    found = widths(8)
+    assert [arm.number for arm in found.arms] == [4, 5, 6, 7, 8]
+    page = html(found, figures.all_figures(found))
+    assert "The study has 8 arms. These are the 5 best by valid/elbo" in page
+
+
+def test_links_lead_to_the_server_and_hold_no_secret():
+    page = html(widths(2), [])
+    assert '<a href="http://host:5000/#/experiments/1/runs/run-0-1">run-0-1</a>' in page
+    assert "secret" not in page
+
+
+def test_confirmed_winners_stand_beside_the_value_of_the_search():
+    winner = Confirmation("made", 1, {"model.width": 2}, ELBO, -90.0, [7, 8], [-91.0, -93.0], ["a", "b"], 1)
+    page = html(replace(widths(2), confirmed=[winner]), [])
+    assert "Winners of the search on fresh seeds: valid/elbo" in page
+    for text in ("trial 1: width 2", "-90.00", "-92.00", "+2.00"):
+        assert f">{text}</td>" in page
+
+
+def test_the_pareto_front():
+    points = {1: (0.0, -10.0), 2: (1.0, -9.0), 3: (1.0, -9.5), 4: (2.0, -9.0), 5: (3.0, -8.0)}
+    assert figures.pareto(points) == [1, 2, 5]
+
+
+def test_schedules_are_drawn_where_something_moves_or_differs():
+    one = contents({}, [{}], [[{ELBO: -1.0}]])
+    drawn = figures.schedules(one)
+    assert isinstance(drawn, NotDrawn)
+    assert "temperature τ 0.5" in drawn.reason
+    learned = {step: {"train/tau": 1 / step} for step in (1, 2, 4)}
+    space = {"training.temperature": {"choices": [0.5, "learned", [[0, 0.8], [50, 0.1]]]}}
+    sets = [{"training.temperature": value} for value in space["training.temperature"]["choices"]]
+    two = contents(space, sets, [[{ELBO: -1.0}]] * 3, curves={1: learned})
+    drawn = figures.schedules(two)
+    assert isinstance(drawn, Drawn)
+    assert ["temperature τ", "2", "learned"] in [list(row) for row in drawn.rows]
+    assert "free bits λ, nats per layer 2" in drawn.caption
+    steps, values = figures._course(two.arms[2].experiment.training.temperature, two.arms[2])
+    assert values[steps.index(25)] == pytest.approx(0.45)
+    assert (steps[0], steps[-1]) == (0, 100)
+    assert figures._course("learned", two.arms[1]) == ([1, 2, 4], [1.0, 0.5, 0.25])
+
+
+def test_bias_by_size_takes_depth_apart():
+    layer = {"variables": 4, "classes": 16}
+    choices = [[layer], [{**layer, "variables": 8}], [layer, layer], [{**layer, "variables": 8}] * 2]
+    sets = [{"model.layers": choice} for choice in choices]
+    found = contents(
+        {"model.layers": {"choices": choices}}, sets, [[{BIAS: 1.0 + i}, {BIAS: 1.5 + i}] for i in range(4)]
+    )
+    drawn = figures.bias_by_size(found)
+    assert [row[:2] for row in drawn.rows] == [
+        ["1 layers", "4"],
+        ["1 layers", "8"],
+        ["2 layers", "8"],
+        ["2 layers", "16"],
+    ]
+    assert isinstance(figures.bias_by_size(widths(3)), NotDrawn)
+
+
+def test_ranges_and_conditions_in_parallel_coordinates():
+    space = {
+        "training.freebits": {"low": 0.1, "high": 10.0, "log": True},
+        "model.decoder": {"choices": ["free", "lipschitz"]},
+        "model.decoder_scale": {"low": 1.0, "high": 20.0, "when": {"model.decoder": "lipschitz"}},
+    }
+    sets = [
+        {"training.freebits": 1.0, "model.decoder": "free"},
+        {"training.freebits": 10.0, "model.decoder": "lipschitz", "model.decoder_scale": 20.0},
+    ]
+    found = contents(space, sets, [[{ELBO: -1.0}], [{ELBO: -2.0}]], search={"method": "random", "trials": 2})
+    drawn = figures.parallel_coordinates(found)
+    assert drawn.rows[0] == ["1", "1.0", "free", "—", "-1.00"]
+    dimensions = found.study.space
+    place, _ = figures._scale("training.freebits", dimensions["training.freebits"], found.arms)
+    assert place(1.0) == pytest.approx(0.5)
+    place, ticks = figures._scale("model.decoder_scale", dimensions["model.decoder_scale"], found.arms)
+    assert (place(20.0), place(None)) == (pytest.approx(0.9), 1.0)
+    assert ticks[-1] == (1.0, "—")
+
+
+def test_importance_is_drawn_in_order():
+    drawn = figures.importance(widths(2, importances={"b": 0.7, "a": 0.3}))
+    assert [row[0] for row in drawn.rows] == ["b", "a"]
+    assert drawn.header == ["setting", "share"]
+
+
+def test_names_with_dollars_and_markup_are_drawn_as_they_are():
+    space = {"data.path": {"choices": ["$x^{", "<b>&--></b>"]}}
+    plain = {"data": {"path": "a"}, **{key: PLAIN["experiment"][key] for key in ("model", "training")}}
+    study = {**PLAIN, "experiment": plain}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PLAIN, "experiment", study["experiment"])
+        sets = [{"data.path": choice} for choice in space["data.path"]["choices"]]
+        found = contents(space, sets, [[{ELBO: -1.0, BIAS: 0.1}], [{ELBO: -2.0, BIAS: 0.2}]])
+    drawn = figures.pareto_front(found)
+    ET.fromstring(drawn.svg)
+    ET.fromstring(f"<div xmlns:xlink='http://www.w3.org/1999/xlink'>{drawn.inline}</div>")
+    assert "<b>" not in drawn.inline
+    assert "2. path &lt;b&gt;&amp;--&gt;&lt;/b&gt;" in html(found, [drawn])
