@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "Draw samples, reconstructions and resampled layers of a trained run.",
     "study": "Check, run, follow and stop studies.",
     "compare": "Compare the arms of studies.",
+    "reproduce": "Run the paper's tables and figures again, beside its numbers.",
     "doctor": "Check this machine, its cluster, servers and storage; say what to fix.",
     "ui": "Open MLflow's and Optuna's web pages on the study store.",
 }

@@ -159,8 +159,8 @@ def connect(url: str) -> sa.Engine:
 def with_tables(make: Callable[[], Made]) -> Made:
     """Do what makes tables where there are none; again, where another process makes the same ones at the same time.
 
-    Two people may begin their first studies on a new database together. Looking for a table and making it is not one step
-    in any of the libraries that do it, so the one that is late fails; the tables are there when it looks again.
+    Two people may begin their first studies on a new database together. Looking for a table and making it is not one
+    step in any of the libraries that do it, so the one that is late fails; the tables are there when it looks again.
     """
     for _ in range(_LATE):
         try:
