@@ -19,9 +19,10 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
+from hdvae.checkpoints import standing, written_by
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
-from hdvae_platform.fencing import Attempt, standing, written_by
+from hdvae_platform.fencing import Attempt
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.storage import Storage
