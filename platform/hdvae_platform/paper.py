@@ -107,13 +107,14 @@ _RUNTIME = {"normal": (0.25, 4723.0), "categorical": (0.25, 5245.0)}
 
 
 def _table1(quantity: str, metric: str, printed: Mapping[str, tuple[float, ...]], notes: Sequence[str] = ()) -> Table:
+    columns = tuple(f"{quantity.partition(' ')[0]} {latent}" for latent in ("discrete", "normal"))
     rows = []
     for data, values in printed.items():
         for i, depth in enumerate((1, 2, 3)):
             pair = zip(values[2 * i : 2 * i + 2], (f"table2-L{depth}", f"table2-L{depth}-normal"), strict=True)
             numbers = tuple(Number(value, metric, preset, data) for value, preset in pair)
             rows.append(Row((data, str(depth)), numbers))
-    return Table("table 1", quantity, ("data", "L"), ("discrete", "normal"), tuple(rows), tuple(notes))
+    return Table("table 1", quantity, ("data", "L"), columns, tuple(rows), tuple(notes))
 
 
 def _bias_row(depth: int, variables: int, values: tuple[float, float, float]) -> Row:

@@ -58,7 +58,7 @@ def test_the_faults_in_print_are_where_they_are_printed():
 
 def test_places_name_table_row_and_column():
     assert paper.BIAS.place(paper.BIAS.rows[3], 1) == "table 4, L = 1, N = 96, L₁ τ=0"
-    assert paper.LIKELIHOOD.place(paper.LIKELIHOOD.rows[0], 1) == "table 1, data = binarized_mnist, L = 1, normal"
+    assert paper.LIKELIHOOD.place(paper.LIKELIHOOD.rows[0], 1) == "table 1, data = binarized_mnist, L = 1, L₁₀₀₀ normal"
 
 
 @pytest.fixture
