@@ -100,7 +100,7 @@ BUDGETS = {
         Budget(
             "cpu",
             "at most three hours on two cores: reduced network and steps",
-            _small(128, 8000, every=1000, images=500, draws=5, samples=10),
+            _small(128, 6000, every=1000, images=500, draws=5, samples=10),
             _THEIR_OWN,
             resources={"concurrent": 2},
             images=1000,
