@@ -30,8 +30,8 @@ import numpy as np
 from benchmarks.common import report
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, free_port, running
-from hdvae_platform.checkpointing import Journal, read_checkpoint
-from hdvae_platform.fencing import standing
+from hdvae.checkpoints import read_checkpoint, standing
+from hdvae_platform.checkpointing import Journal
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client

@@ -280,12 +280,12 @@ def _bias(columns: Columns, elbo: Tensor) -> dict[str, float]:
     metrics["relaxed_elbo"] = metrics["surrogate_elbo"] - metrics["lipschitz_bound"]
     metrics["relaxed_elbo_reads"] = metrics["surrogate_elbo"] - metrics["lipschitz_bound_reads"]
     if len(elbo) > 1:
-        metrics["relaxation_bias_se"] = _error(columns["surrogate_elbo"] - elbo)
-        metrics["coupled_bias_se"] = _error(columns["surrogate_elbo"] - columns["coupled_elbo"])
+        metrics["relaxation_bias_se"] = standard_error(columns["surrogate_elbo"] - elbo)
+        metrics["coupled_bias_se"] = standard_error(columns["surrogate_elbo"] - columns["coupled_elbo"])
     return metrics
 
 
-def _error(values: Tensor) -> float:
+def standard_error(values: Tensor) -> float:
     """Standard error of the mean over images."""
     return values.std().item() / math.sqrt(len(values))
 

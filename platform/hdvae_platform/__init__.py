@@ -1,1 +1,27 @@
 """The study platform: launches, resumes, tracks and compares HD-VAE studies on Ray, Optuna and MLflow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hdvae.trained import TrainedModel
+
+
+def load(run: str, home: str | Path | None = None) -> TrainedModel:
+    """The trained model of a run, wherever its checkpoint is; what it can do is at `hdvae.trained.TrainedModel`.
+
+    Args:
+        run: an MLflow run id, or `runs:/ID`; a registered model, `models:/STUDY/VERSION` or `models:/STUDY/latest`; or
+            the address of a run's folder, of its `checkpoints` folder or of one `.safetensors` file, on disk or S3.
+        home: the folder of everything local; by default `HDVAE_HOME`, or `runs`.
+
+    Raises:
+        InputError: there is no such run or model, or it has no readable checkpoint; or MLflow does not answer.
+    """
+    from hdvae_platform.loading import load_model  # not before it is wanted: it brings torch and MLflow
+    from hdvae_platform.places import Places
+
+    return load_model(run, Places.under(Path(home or os.environ.get("HDVAE_HOME") or "runs")))

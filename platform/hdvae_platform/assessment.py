@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from hdvae.config import parse
-from hdvae.evaluation import choose_images, evaluate
+from hdvae.evaluation import Evaluation, choose_images, evaluate, standard_error
 from hdvae.experiment import EvaluationConfig, Experiment
 from hdvae.lipschitz import certify
-from hdvae.metrics import nested
+from hdvae.metrics import at, at_samples, nested, tau_label
 from hdvae.model import HDVAE, evaluating
 from hdvae.training import trained_model
 from hdvae_platform.checkpointing import Entry
@@ -38,9 +38,11 @@ class Assessment:
         images: how many.
         step: of the checkpoint.
         samples: S of `iw_elbo`.
+        draws: M, noise draws for each image.
         temperatures: of the relaxed chains.
         grade: of the κ in the Lipschitz bounds.
         metrics: by name, without the split.
+        errors: standard errors over images of some of them.
         kappa: certified constants by name, for any image; none for normal variables.
         parts: the factors of which they are made.
         files: what is kept, by name.
@@ -53,9 +55,11 @@ class Assessment:
     images: int
     step: int
     samples: int
+    draws: int
     temperatures: Sequence[float]
     grade: str
     metrics: Mapping[str, float]
+    errors: Mapping[str, float]
     kappa: Mapping[str, float]
     parts: Sequence[tuple[str, float]]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -68,8 +72,12 @@ class Assessment:
             "split": self.split,
             "images": self.images,
             "step": self.step,
+            "samples": self.samples,
+            "draws": self.draws,
+            "tau": list(self.temperatures),
             "grade": self.grade,
             "metrics": _finite(self.metrics),
+            "standard_errors": _finite(self.errors),
             "kappa": _finite(self.kappa),
             "kappa_parts": _finite(dict(self.parts)),
         }
@@ -117,14 +125,26 @@ def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any]
         images=len(chosen),
         step=step,
         samples=config.samples,
+        draws=config.draws,
         temperatures=config.tau,
         grade=config.kappa,
         metrics=found.metrics,
+        errors=_errors(found, config),
         kappa=kappa,
         parts=parts,
     )
     files[f"{split}.json"] = json.dumps(done.document(), indent=1).encode()
     return _logged(done, files, places)
+
+
+def _errors(found: Evaluation, config: EvaluationConfig) -> dict[str, float]:
+    """Standard errors of the means over images, under the names of the metrics; none of a single image."""
+    columns = {name: values for name, values in found.per_image.items() if name in found.metrics}
+    columns["iw_elbo"] = columns[at_samples("iw_elbo", config.samples)]
+    columns["kl"] = torch.stack([values for name, values in columns.items() if name.startswith("kl/")]).sum(0)
+    for label in map(tau_label, config.tau):
+        columns[at("relaxation_bias", label)] = columns[at("surrogate_elbo", label)] - columns["elbo"]
+    return {name: standard_error(values) for name, values in columns.items() if len(values) > 1}
 
 
 def _constants(model: HDVAE) -> tuple[dict[str, float], list[tuple[str, float]]]:

@@ -12,19 +12,16 @@ first time stamp stands.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
+from hdvae.checkpoints import Damaged, encode, newest, read_checkpoint, standing, stems, step_of, written_by
 from hdvae.training import Snapshot
-from hdvae_platform.fencing import Attempt, standing, written_by
+from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
 
 KEEP = 2
@@ -77,7 +74,7 @@ class Journal:
 
     def steps(self) -> list[int]:
         """The steps recorded, increasing."""
-        self._names = {_step(name): name for name in standing(self._storage, self._run, "journal")}
+        self._names = {step_of(name): name for name in standing(self._storage, self._run, "journal")}
         return list(self._names)
 
     def steps_by(self, attempt: int) -> list[int]:
@@ -99,10 +96,6 @@ class Journal:
         return max(finite, key=lambda step: sign * values[step], default=None)
 
 
-class Damaged(Exception):
-    """A checkpoint that is not what was written; the text says how."""
-
-
 class Checkpoints:
     """The checkpoints of one run: safetensors and JSON, nothing that executes when it is read."""
 
@@ -121,37 +114,24 @@ class Checkpoints:
         Raises:
             Fenced: a newer attempt has begun.
         """
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in snapshot.tensors.items()}
-        data = save(tensors)
-        manifest = {
-            "format": 1,
-            "step": step,
-            "values": dict(snapshot.values),
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+        data, manifest = encode(snapshot, step)
         attempt.write("checkpoints", f"{step:09d}", ".safetensors", data)
-        attempt.write("checkpoints", f"{step:09d}", ".json", json.dumps(manifest, indent=1).encode())
+        attempt.write("checkpoints", f"{step:09d}", ".json", manifest)
         attempt.check()
         self._drop_older(step, attempt, best)
 
     def _drop_older(self, step: int, attempt: Attempt, best: int | None) -> None:
         """Drop all up to a step but the newest ones and the best, and what an attempt that was shut out still wrote."""
-        names = self._names()
-        kept = {names[at].removesuffix(".json") for at in names if at == best or at in list(names)[-KEEP:]}
+        there = stems(self._storage, self._run)
+        kept = {there[at] for at in there if at == best or at in list(there)[-KEEP:]}
         for name in self._storage.list(f"{self._run}/checkpoints"):
-            older = _step(name) <= step and written_by(name) <= attempt.number
+            older = step_of(name) <= step and written_by(name) <= attempt.number
             if older and name.partition(".")[0] not in kept:
                 self._storage.delete_file(f"{self._run}/checkpoints/{name}")
 
-    def _names(self) -> dict[int, str]:
-        """Step → name of the manifest; of two attempts at a step the newer one's."""
-        names = standing(self._storage, self._run, "checkpoints")
-        return {_step(name): name for name in names if name.endswith(".json")}
-
     def steps(self) -> list[int]:
         """The steps with a checkpoint, increasing."""
-        return list(self._names())
+        return list(stems(self._storage, self._run))
 
     def address(self, step: int) -> str:
         """Where the tensors of a checkpoint are."""
@@ -159,9 +139,9 @@ class Checkpoints:
 
     def addresses(self) -> dict[int, str]:
         """The same for each step with a checkpoint, increasing, from one look: a run at work drops older ones."""
-        stems = {step: name.removesuffix(".json") for step, name in self._names().items()}
         return {
-            step: self._storage.address(f"{self._run}/checkpoints/{stem}.safetensors") for step, stem in stems.items()
+            step: self._storage.address(f"{self._run}/checkpoints/{stem}.safetensors")
+            for step, stem in stems(self._storage, self._run).items()
         }
 
     def load(self, step: int) -> Snapshot:
@@ -170,42 +150,14 @@ class Checkpoints:
         Raises:
             Damaged: it is not what was written.
         """
-        try:
-            name = self._names()[step].removesuffix(".json")
-        except KeyError:
-            raise Damaged(f"{self._storage.address(self._run)}: no checkpoint of step {step}") from None
-        return read_checkpoint(self._storage, f"{self._run}/checkpoints/{name}")
+        stem = stems(self._storage, self._run).get(step)
+        if stem is None:
+            raise Damaged(f"{self._storage.address(self._run)}: no checkpoint of step {step}")
+        return read_checkpoint(self._storage, f"{self._run}/checkpoints/{stem}")
 
     def latest(self) -> tuple[Snapshot | None, list[str]]:
         """The newest checkpoint that can be read, and what was wrong with newer ones."""
-        faults: list[str] = []
-        for step in reversed(self.steps()):
-            try:
-                return self.load(step), faults
-            except Damaged as fault:
-                faults.append(str(fault))
-        return None, faults
-
-
-def read_checkpoint(storage: Storage, stem: str) -> Snapshot:
-    """Read the checkpoint whose files are `stem` with `.json` and `.safetensors`.
-
-    Raises:
-        Damaged: it is not what was written.
-    """
-    address = storage.address(f"{stem}.safetensors")
-    try:
-        manifest: dict[str, Any] = json.loads(storage.read(f"{stem}.json"))
-        data = storage.read(f"{stem}.safetensors")
-        if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise Damaged(f"{address}: size or checksum differs from its manifest")
-        return Snapshot(load(data), manifest["values"])
-    except (FileNotFoundError, KeyError, ValueError, SafetensorError) as fault:
-        raise Damaged(f"{address}: {fault}") from fault
-
-
-def _step(name: str) -> int:
-    return int(name.partition("-")[0])
+        return newest(self._storage, self._run)
 
 
 def run_folder(study: str, trial: int, seed: int) -> str:

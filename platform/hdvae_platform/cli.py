@@ -24,6 +24,7 @@ COMMANDS = {
     "study": "Check, run, follow, stop, delete and export studies.",
     "compare": "Compare the arms of studies.",
     "report": "Write a study as one page: claim, tables, figures, provenance.",
+    "reproduce": "Run the paper's tables and figures again, beside its numbers.",
     "doctor": "Check this machine, its cluster, servers and storage; say what to fix.",
     "ui": "Open MLflow's and Optuna's web pages on the study store.",
 }

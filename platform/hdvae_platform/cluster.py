@@ -23,7 +23,6 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 import hdvae
-import hdvae_platform
 from hdvae.errors import InputError
 
 LOCAL = "local"
@@ -85,7 +84,7 @@ def connected(address: str = LOCAL, *, insecure: bool = False) -> Iterator[None]
 
 def packages() -> list[str]:
     """The folders with this project's code, which Ray takes to other machines."""
-    return [str(Path(package.__file__).parent) for package in (hdvae, hdvae_platform) if package.__file__]
+    return [str(Path(file).parent) for file in (hdvae.__file__, __file__)]
 
 
 def machines() -> list[Mapping[str, float]]:

@@ -1,4 +1,4 @@
-"""Deleting a study: its runs in MLflow, its files on the storage, then what the study database knows of it.
+"""Deleting a study: its runs and model in MLflow, its files on the storage, then what the study database knows of it.
 
 In this order: cut off in between, the study is still known, and the same command deletes the rest.
 """
@@ -35,6 +35,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
     records, driver = Records(connect(places.database)), lease.driver_name()
     records.take(name, driver, lease.dead(record))
     try:
+        client.unregister(name)
         runs = client.delete({"hdvae.study": name})
         storage = Storage(places.storage, places.patience)
         storage.delete_folder(name)

@@ -15,14 +15,13 @@ and a late one draws the same picture; a late delete may take an older file that
 from __future__ import annotations
 
 import json
-import re
 
+from hdvae.checkpoints import newest_attempt, standing
 from hdvae.errors import InputError
 from hdvae_platform.storage import Storage
 
 FENCED_FOLDERS = ("journal", "checkpoints", "per_image")
 """Folders of a run in which names hold the number of an attempt."""
-_NUMBERED = re.compile(r"-(\d{4,})\.")
 
 
 class Fenced(InputError):
@@ -93,25 +92,3 @@ class Attempt:
         """
         self.check()
         self.storage.write(f"{self.run}/{folder}/{stem}-{self.number:04d}{suffix}", data)
-
-
-def newest_attempt(storage: Storage, run: str) -> int:
-    """The number of the newest attempt at a run; 0 before the first."""
-    return max((int(name.removesuffix(".json")) for name in storage.list(f"{run}/attempts")), default=0)
-
-
-def standing(storage: Storage, run: str, folder: str) -> list[str]:
-    """The files of a run's folder that count: the newest attempt's, and those that it took over; sorted."""
-    newest = newest_attempt(storage, run)
-    taken = json.loads(storage.read(f"{run}/attempts/{newest:04d}.json"))[folder] if newest else []
-    return [name for name in storage.list(f"{run}/{folder}") if name in taken or written_by(name) == newest]
-
-
-def written_by(name: str) -> int:
-    """The attempt whose number a file's name holds.
-
-    >>> written_by("000000300-0002.json")
-    2
-    """
-    found = _NUMBERED.search(name)
-    return int(found[1]) if found else 0

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from hdvae.checkpoints import Damaged, read_address
 from hdvae.errors import InputError
+from hdvae.trained import TrainedModel
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import Checkpoints, Damaged, read_checkpoint
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
+
+
+def load_model(run: str, places: Places) -> TrainedModel:
+    """See `hdvae_platform.load`."""
+    if run.startswith("models:"):
+        return Client(places).registered(run)
+    return TrainedModel.of(load_run(run.removeprefix("runs:/"), places))
 
 
 def load_run(run: str, places: Places) -> Snapshot:
@@ -25,7 +32,7 @@ def load_run(run: str, places: Places) -> Snapshot:
     """
     address = run if "/" in run or Path(run).exists() else _address(run, places)
     try:
-        return _load(address.rstrip("/"))
+        return read_address(address, Storage)
     except (OSError, Damaged) as fault:
         raise InputError(f"run {run}: {fault}") from None
 
@@ -38,15 +45,3 @@ def _address(run_id: str, places: Places) -> str:
     if not address:
         raise InputError(f"run {run_id} has no checkpoint yet")
     return address
-
-
-def _load(address: str) -> Snapshot:
-    one = re.fullmatch(r"(.*)/checkpoints/([\d-]+)\.safetensors", address)
-    if one is not None:
-        return read_checkpoint(Storage(one[1]), f"checkpoints/{one[2]}")
-    root, _, folder = address.removesuffix("/checkpoints").rpartition("/")
-    checkpoints = Checkpoints(Storage(root or "."), folder)
-    snapshot, faults = checkpoints.latest()
-    if snapshot is None:
-        raise InputError(f"run {address}: " + (faults[0] if faults else "no checkpoint there"))
-    return snapshot

@@ -11,7 +11,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from torch import Tensor
 
-from hdvae_platform.fencing import Attempt, standing, written_by
+from hdvae.checkpoints import standing, written_by
+from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
 
 FOLDER = "per_image"

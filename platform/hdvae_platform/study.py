@@ -27,6 +27,8 @@ from hdvae.workers import Workers
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
+PRESET = "preset"
+"""A path of the space that is no field of the experiment: its values are presets, put over it before all others."""
 
 
 class Dimension(Config):
@@ -205,8 +207,11 @@ class Study(Config):
             InputError: the parameters do not make a valid experiment.
         """
         plain = self.experiment.plain()
+        if PRESET in params:
+            plain = presets.merged(plain, presets.preset(str(params[PRESET])))
         for path, value in params.items():
-            set_at(plain, path, value, where=f"space.{path}")
+            if path != PRESET:
+                set_at(plain, path, value, where=f"space.{path}")
         shown = ", ".join(f"{path} = {json.dumps(value)}" for path, value in params.items())
         return parse(Experiment, plain, where=f"experiment with {shown}" if params else "experiment")
 

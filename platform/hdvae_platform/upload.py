@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hdvae.experiment import Experiment
+from hdvae.trained import TrainedModel
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, run_folder
 from hdvae_platform.per_image import find_per_image, per_image_name
@@ -18,6 +19,7 @@ from hdvae_platform.records import Kind, Records, Run, State
 from hdvae_platform.search import Assignment
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
+from hdvae_platform.summary import DESCRIPTION, best_run, run_description, run_name, study_description
 from hdvae_platform.tracking import Client, Tracker, flattened
 
 STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
@@ -130,12 +132,13 @@ class StudyTracking:
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
         kind = KINDS[assignment.kind]
         upload = RunUpload(
-            name=f"{name} trial {trial} seed {seed}" + (" confirmation" if kind == "confirmation" else ""),
+            name=run_name(assignment),
             identity={"hdvae.study": name, "hdvae.kind": kind, "hdvae.trial": str(trial), "hdvae.seed": str(seed)},
             tags={
                 **self._tags,
                 "hdvae.arm": json.dumps(assignment.params),
                 "hdvae.fingerprint": experiment.fingerprint,
+                DESCRIPTION: run_description(self._study, assignment),
             },
             params=settings(experiment, seed),
             storage=self._storage,
@@ -178,16 +181,38 @@ class StudyTracking:
         def job(client: Client) -> None:
             found = next(client.find(self._identity()), None)
             if found is None or found.status != status:
-                client.close_run(self._parent_run(client), status)
+                parent = self._parent_run(client)
+                if not unfinished:
+                    self._summarise(client, parent)
+                client.close_run(parent, status)
 
         self._tracker.send(job)
+
+    def _summarise(self, client: Client, parent: str) -> None:
+        """What people look for first: the arms in the description, and the best model in the registry."""
+        best = best_run(self._records.runs(self._study.name), self._study.search.direction)
+        if best is None:
+            return
+        client.set_tags(parent, {DESCRIPTION: study_description(client, self._study)})
+        folder = run_folder(self._study.name, best.trial, best.seed)
+        step = Checkpoints(self._storage, folder).steps()[-1]
+        kind = "its confirmation" if best.kind == "confirmation" else "the search"
+        assert best.run_id is not None
+        client.register(
+            self._study.name,
+            best.run_id,
+            {"hdvae.run_id": best.run_id, "hdvae.step": str(step)},
+            lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
+            f"The best of study {self._study.name} by {self._study.search.metric}: trial {best.trial}, "
+            f"seed {best.seed}, {best.value:.2f} in {kind}. {self._study.claim}",
+        )
 
     def _identity(self) -> dict[str, str]:
         return {"hdvae.study": self._study.name, "hdvae.kind": "study"}
 
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
-            tags = {**self._tags, "mlflow.note.content": self._study.claim}
+            tags = {**self._tags, DESCRIPTION: self._study.claim}
             self._parent = client.open_run(self._study.name, tags, self._identity())
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent

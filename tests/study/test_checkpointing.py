@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hdvae.checkpoints import Damaged
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import KEEP, Checkpoints, Damaged, Goal, Journal, run_folder
+from hdvae_platform.checkpointing import KEEP, Checkpoints, Goal, Journal, run_folder
 from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
 from hdvae_platform.worker import RunSession

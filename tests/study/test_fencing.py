@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hdvae.checkpoints import newest_attempt, standing
 from hdvae.training import Snapshot
 from hdvae_platform.checkpointing import Checkpoints, Journal
-from hdvae_platform.fencing import FENCED_FOLDERS, Attempt, Fenced, newest_attempt, standing
+from hdvae_platform.fencing import FENCED_FOLDERS, Attempt, Fenced
 from hdvae_platform.per_image import read_per_image
 from hdvae_platform.storage import Storage
 from hdvae_platform.worker import RunSession

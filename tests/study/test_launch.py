@@ -14,14 +14,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import optuna
 import pytest
 import sqlalchemy as sa
 
+import hdvae
+import hdvae_platform
+from hdvae.checkpoints import standing, written_by
 from hdvae_platform import provenance
 from hdvae_platform.checkpointing import Checkpoints, Journal, run_folder
-from hdvae_platform.fencing import Attempt, standing, written_by
+from hdvae_platform.fencing import Attempt
 from hdvae_platform.records import Records, connect
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import load_study
@@ -92,6 +96,29 @@ def test_one_parent_and_one_child_for_each_trial_and_seed(finished):
         assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+def test_mlflow_shows_the_arms_and_names_runs_by_their_settings(finished):
+    places, _, _, _ = finished
+    (parent,), children = tracked(places)
+    said = parent.tags["mlflow.note.content"]
+    assert said.startswith("Small things run fast.")
+    for arm in ("latent normal", "temperature 0.1", "temperature 0.8→0.1 at 20"):
+        assert any(line.startswith("| latent") and arm in line for line in said.splitlines())
+    assert children[0, 1].tags["mlflow.runName"] == "trial 0: latent normal, seed 1"
+    assert "- temperature 0.8→0.1 at 20" in children[2, 0].tags["mlflow.note.content"]
+
+
+def test_the_best_run_is_registered_and_can_be_loaded(finished):
+    places, _, _, _ = finished
+    children = tracked(places)[1]
+    (version,) = mlflow.MlflowClient(places.tracking).search_model_versions("name = 'small'")
+    best = max(range(3), key=lambda trial: sum(children[trial, seed].metrics["valid/elbo"] for seed in (0, 1)))
+    run = max((children[best, seed] for seed in (0, 1)), key=lambda run: run.metrics["valid/elbo"])
+    assert version.run_id == run.run_id
+    found = hdvae_platform.load("models:/small/latest", places.home)
+    images = found.sample(3).round()
+    assert found.iw_elbo(images, 3).equal(hdvae.load(run.tags["hdvae.checkpoint"]).iw_elbo(images, 3))
+
+
 def test_bias_is_the_difference_of_the_means(finished):
     places, _, _, _ = finished
     for run in tracked(places)[1].values():
@@ -128,6 +155,7 @@ def test_again_it_trains_nothing_and_prints_the_table(finished):
     assert time.monotonic() - start < 60
     assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
     assert {key: series(places, child.run_id) for key, child in tracked(places)[1].items()} == points
+    assert len(mlflow.MlflowClient(places.tracking).search_model_versions("name = 'small'")) == 1
 
 
 def test_compare_as_json(finished):

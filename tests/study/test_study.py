@@ -48,6 +48,7 @@ BAD = [
     ({"space/model.latent": {"choices": ["normal", "normal"]}}, ["space.model.latent", "twice"]),
     ({"space/model.latent": {"choices": ["gaussian"]}}, ["model.latent", "'normal'", "gaussian"]),
     ({"space/model.latnt": {"choices": [1]}}, ["space.model.latnt", "did you mean 'latent'"]),
+    ({"space/preset": {"choices": ["table2-L9"]}}, ["no preset table2-L9", "did you mean"]),
     ({"space/model.layers.7.classes": {"choices": [4]}}, ["model.layers has no field 7"]),
     ({"space/model.layers.0.classes": {"choices": [4, 5]}}, ["layers.0.classes is 5", "nearest: 4"]),
     ({"space/training.freebits": {"low": 2.0, "high": 1.0}}, ["space.training.freebits", "low 2 is above high 1"]),
@@ -234,3 +235,14 @@ def test_a_preset_over_a_file_and_alone(study_file):
     assert over.name == "small-table2-L1"
     assert over.experiment.model.blocks == "dense"
     assert over.experiment.model.layers[0].variables == 16
+
+
+def test_a_preset_in_the_space_is_put_under_the_other_settings(edit):
+    space = {"model.layers.0.classes": {"choices": [4, 16]}, "preset": {"choices": ["table2-L3", "table2-L3-normal"]}}
+    study = load_study(edit({"space": space}))
+    params = {"model.layers.0.classes": 4, "preset": "table2-L3"}
+    assert params in study.grid()
+    found = study.experiment_at(params).model
+    assert [(layer.variables, layer.classes) for layer in found.layers] == [(16, 4), (8, 64), (4, 16)]
+    assert (found.latent, found.blocks, found.width) == ("categorical", "dense", 8)
+    assert study.experiment_at({"preset": "table2-L3-normal"}).model.latent == "normal"

@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from hdvae.errors import InputError
 from hdvae.experiment import LEAST_TAU
 from hdvae.metrics import tau_label
 from hdvae_platform.assessment import Assessment, assess
-from hdvae_platform.commands.options import home_option, json_option
+from hdvae_platform.commands.options import home_option, json_option, prepare_folder
 from hdvae_platform.places import Places
 from hdvae_platform.storage import write_atomically
 from hdvae_platform.text import table
@@ -85,7 +84,7 @@ def evaluate(
     """
     settings = {"tau": tau, "samples": samples, "draws": draws, "kappa": kappa}
     if out is not None:
-        _prepare(out)
+        prepare_folder(out)
     done = assess(run, split, images, settings, Places.under(home))
     if out is not None:
         _write(out, done)
@@ -97,16 +96,6 @@ def evaluate(
         click.echo(f"{out}: {', '.join(done.files)}")
     where = f"logged to MLflow run {run}" if done.logged else "not logged: RUN is a folder, not an MLflow run id"
     click.echo(where)
-
-
-def _prepare(out: Path) -> None:
-    """See that the folder can be written, before anything is computed."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / ".probe", b"")
-        (out / ".probe").unlink()
-    except OSError as fault:
-        raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None
 
 
 def _write(out: Path, done: Assessment) -> None:

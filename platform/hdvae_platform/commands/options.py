@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from hdvae.errors import InputError
+from hdvae_platform.storage import write_atomically
+
 home_option = click.option(
     "--home",
     envvar="HDVAE_HOME",
@@ -22,3 +25,17 @@ set_option = click.option(
     metavar="PATH=VALUE",
     help="Change a field of the file, e.g. training.steps=100; may be repeated.",
 )
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder of `--out` and see that it can be written, before anything is computed.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / ".probe", b"")
+        (out / ".probe").unlink()
+    except OSError as fault:
+        raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None

@@ -31,6 +31,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 # MLflow prints the address of each run that ends, with the user and password in it.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
@@ -42,6 +43,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import OperationalError
 
 from hdvae.errors import InputError
+from hdvae.trained import TrainedModel
 from hdvae_platform.checkpointing import Entry
 from hdvae_platform.places import Places, redacted
 
@@ -57,7 +59,7 @@ RETRY = 2.0
 _PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
 """MLflow's codes for faults that pass; the others mean that the request itself is refused."""
 
-for _name in ("alembic", "mlflow.store.db.utils"):
+for _name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
@@ -217,6 +219,18 @@ class Client:
             raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
         return len(found)
 
+    def unregister(self, name: str) -> None:
+        """Delete a registered model with all its versions; it is no error if there is none.
+
+        Raises:
+            Unreachable: the store does not answer.
+        """
+        try:
+            self._client.delete_registered_model(name)
+        except MlflowException as fault:
+            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Store files as artifacts, by their names.
 
@@ -237,6 +251,42 @@ class Client:
             return path
         server = urlsplit(self.address)
         return f"{server.scheme}://{server.netloc.rpartition('@')[2]}{server.path.rstrip('/')}/{path}"
+
+    def read_file(self, run_id: str, name: str) -> bytes | None:
+        """An artifact; None if the run has none of this name.
+
+        Raises:
+            Unreachable: the store of artifacts does not answer.
+        """
+        try:
+            if all(file.path != name for file in self._client.list_artifacts(run_id, name.rpartition("/")[0])):
+                return None
+            with tempfile.TemporaryDirectory() as temporary:
+                return Path(self._client.download_artifacts(run_id, name, temporary)).read_bytes()
+        except (MlflowException, RequestException, OSError) as fault:
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+
+    def register(
+        self, name: str, run_id: str, identity: Mapping[str, str], load: Callable[[], TrainedModel], says: str
+    ) -> None:
+        """Register a model of a run, unless the newest version of this name has the tags `identity`."""
+        from hdvae_platform.tracking import registry  # not before it is wanted: MLflow's models take a second
+
+        registry.register(self._client, name, run_id, identity, load, says)
+
+    def registered(self, uri: str) -> TrainedModel:
+        """A registered model by its address `models:/NAME/VERSION`, or `models:/NAME/latest`.
+
+        Raises:
+            InputError: there is none.
+            Unreachable: MLflow does not answer.
+        """
+        from hdvae_platform.tracking import registry
+
+        try:
+            return registry.load(self._client, uri)
+        except (MlflowException, RequestException, OSError) as fault:
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
 
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""

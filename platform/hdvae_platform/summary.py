@@ -1,0 +1,93 @@
+"""What MLflow's page says of a study in words: names and descriptions of its runs, and which of them is the best."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Sequence
+
+from hdvae_platform.comparison import SHOWN, Arm, arms, interval, label
+from hdvae_platform.records import Run
+from hdvae_platform.search import Assignment
+from hdvae_platform.study import Study
+from hdvae_platform.text import markdown
+from hdvae_platform.tracking import Client
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow's page shows as the description of a run."""
+LONGEST = 5000
+"""Characters of a description: the least that a version of MLflow takes."""
+LONGEST_NAME = 200
+MOST = 20
+"""Arms in the description of a study."""
+
+
+def run_name(assignment: Assignment) -> str:
+    """The name of a run: its settings in words.
+
+    >>> run_name(Assignment(3, 0, {"model.latent": "normal"}, attempt=1))
+    'trial 3: latent normal, seed 0'
+    """
+    words = textwrap.shorten(label(assignment.params), LONGEST_NAME, placeholder=" …")
+    again = ", confirmation" if assignment.kind == "confirmation" else ""
+    return f"trial {assignment.trial}: {words}, seed {assignment.seed}{again}"
+
+
+def run_description(study: Study, assignment: Assignment) -> str:
+    """The description of a run: what was varied, a line each, and of which study it is."""
+    what = "A winner again, on a fresh seed" if assignment.kind == "confirmation" else "A run"
+    lines = [f"- {label({path: value})}" for path, value in assignment.params.items()]
+    head = f"{what} of study {study.name}, trial {assignment.trial}, seed {assignment.seed}: {study.claim}"
+    return "\n".join([head, "", *lines])[:LONGEST]
+
+
+def study_description(client: Client, study: Study) -> str:
+    """The description of a study: its claim, and its arms with 95% intervals over seeds, the best ones first."""
+    sign = 1 if study.search.direction == "maximize" else -1
+    found = [arm for arm in arms(client, [study.name]) if arm.values(study.search.metric)]
+    found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
+    metrics = list(dict.fromkeys([study.search.metric, *(f"valid/{name}" for name in SHOWN)]))
+    for shown in range(min(MOST, len(found)), 0, -1):
+        text = _page(study, found, shown, metrics)
+        if len(text) <= LONGEST:
+            return text
+    return study.claim[:LONGEST]
+
+
+def _page(study: Study, found: Sequence[Arm], shown: int, metrics: Sequence[str]) -> str:
+    rows = [[label(arm.arm), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)] for arm in found[:shown]]
+    rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
+    note = f"Nats per image, mean [95% interval] over seeds{rest}. Everything: `hdvae compare {study.name}`."
+    return "\n\n".join([study.claim, markdown(["arm", "runs", *metrics], rows), note])
+
+
+def _cell(arm: Arm, metric: str) -> str:
+    values = arm.values(metric)
+    if not values:
+        return "—"
+    found = interval(values)
+    limits = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f}{limits}"
+
+
+def best_run(runs: Sequence[Run], direction: str) -> Run | None:
+    """The best run of the best trial; by its confirmations, where winners were trained again.
+
+    A trial of which a run did not complete is not among them. None if there is no other.
+    """
+    sign = 1 if direction == "maximize" else -1
+
+    def worth(run: Run) -> float:
+        assert run.value is not None
+        return sign * run.value
+
+    for kind in ("confirmation", "search"):
+        trials: dict[int, list[Run]] = {}
+        for run in runs:
+            if run.kind == kind:
+                trials.setdefault(run.trial, []).append(run)
+        whole = [kept for kept in trials.values() if all(run.state == "COMPLETE" for run in kept)]
+        if whole:
+            best = max(whole, key=lambda kept: statistics.fmean(map(worth, kept)))
+            return max(best, key=worth)
+    return None

@@ -1,0 +1,114 @@
+"""MLflow's registry of models: the best of each study, as code and weights that anyone with MLflow can load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+import hdvae
+from hdvae.errors import InputError
+from hdvae.trained import TrainedModel
+
+SERVED = Path(__file__).with_name("served.py")
+NEEDED = ("mlflow", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
+"""What the code of a model and the library import."""
+FOLDER = "model"
+"""Of the model among the artifacts of its run."""
+
+
+def save_model(model: TrainedModel, folder: Path) -> None:
+    """Write a trained model as MLflow's pyfunc: its code, its weights, and the library that reads them."""
+    height, width = model.image
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width))]),
+        params=ParamSchema(
+            [ParamSpec("what", "string", "iw_elbo"), ParamSpec("samples", "long", 100), ParamSpec("seed", "long", 0)]
+        ),
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        checkpoint = Path(temporary) / "checkpoint"
+        model.save(checkpoint)
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(SERVED),
+            artifacts={"checkpoint": str(checkpoint)},
+            code_paths=[str(Path(hdvae.__file__).parent)],
+            signature=signature,
+            input_example=np.zeros((1, height, width), np.uint8),
+            pip_requirements=[f"{name}=={_public(importlib.metadata.version(name))}" for name in NEEDED],
+        )
+
+
+def _public(version: str) -> str:
+    """A version without the build that it is of: the index has the plain one."""
+    return re.sub(r"\+.*", "", version)
+
+
+def register(
+    client: mlflow.MlflowClient,
+    name: str,
+    run_id: str,
+    identity: Mapping[str, str],
+    load: Callable[[], TrainedModel],
+    says: str,
+) -> None:
+    """Make a new version of a registered model, unless its newest one has this identity.
+
+    Args:
+        client: MLflow.
+        name: of the registered model, which is made if there is none.
+        run_id: of the run that it is of, among whose artifacts it is stored.
+        identity: tags that tell this model from another.
+        load: gives the model.
+        says: description of the version.
+    """
+    newest = newest_version(client, name)
+    if newest is not None and all(newest.tags.get(key) == value for key, value in identity.items()):
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        save_model(load(), Path(temporary) / FOLDER)
+        client.log_artifacts(run_id, str(Path(temporary) / FOLDER), FOLDER)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    client.create_model_version(name, f"runs:/{run_id}/{FOLDER}", run_id, dict(identity), description=says)
+
+
+def newest_version(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
+    """The newest version of a registered model; None if there is none."""
+    found = client.search_model_versions(f"name = '{name}'", max_results=1, order_by=["version_number DESC"])
+    return found[0] if found else None
+
+
+def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
+    """The trained model in a registered one, `models:/NAME/VERSION` or `models:/NAME/latest`.
+
+    Raises:
+        InputError: there is none.
+    """
+    asked = re.fullmatch(r"models:/([^/']+)/(\d+|latest)", uri)
+    if asked is None:
+        raise InputError(f"{uri}: write models:/NAME/VERSION or models:/NAME/latest")
+    found = newest_version(client, asked[1])
+    if found is None:
+        raise InputError(f"{uri}: no registered model {asked[1]}; a study is registered when it is finished")
+    if asked[2] not in ("latest", str(found.version)):
+        if int(asked[2]) > int(found.version):
+            raise InputError(f"{uri}: the newest version of {asked[1]} is {found.version}")
+        found = client.get_model_version(asked[1], asked[2])
+    assert found.run_id is not None  # `register` gave it
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = client.download_artifacts(found.run_id, FOLDER, temporary)
+        return hdvae.load(Path(folder) / "artifacts" / "checkpoint")
