@@ -158,23 +158,30 @@ class Contents:
 
     def differences(self, metric: str) -> list[Difference]:
         """Between all pairs of arms that have the metric; of many arms, between the best and each other."""
-        return differences(self.arms, metric, 1 if self.study.search.direction == "maximize" else -1)
+        best = max(self.arms, key=lambda arm: worth(arm, self.study))
+        return differences(self.arms, metric, best)
 
 
-def differences(arms: Sequence[ArmReport], metric: str, sign: int) -> list[Difference]:
+def worth(arm: ArmReport, study: Study) -> float:
+    """The mean of the study's metric, turned so that larger is better; −∞ without one."""
+    values = arm.values(study.search.metric)
+    sign = 1 if study.search.direction == "maximize" else -1
+    return sign * statistics.fmean(values) if values else -math.inf
+
+
+def differences(arms: Sequence[ArmReport], metric: str, best: ArmReport) -> list[Difference]:
     """Differences between arms, with Holm's correction over them.
 
     Args:
         arms: any number.
         metric: in which.
-        sign: 1 if larger is better, −1 if smaller is: which arm is the best of many.
+        best: the arm with which each is compared, where there are too many for all pairs.
     """
     having = [arm for arm in arms if arm.values(metric)]
     pairs = list(itertools.combinations(having, 2))
     if len(having) > ALL_PAIRS:
-        best = max(having, key=lambda arm: sign * statistics.fmean(arm.values(metric)))
         pairs = [(best, arm) for arm in having if arm is not best]
-    seeds = {arm.number: _by_seed(arm, metric) for arm in having}
+    seeds = {arm.number: _by_seed(arm, metric) for arm in arms}
     adjusted = holm([significance(seeds[a.number], seeds[b.number]) for a, b in pairs])
     made = []
     for (a, b), p in zip(pairs, adjusted, strict=True):
@@ -229,13 +236,7 @@ def read_contents(places: Places, name: str) -> Contents:
 
 def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
     """The best arms in their order, and among them those that figures tell apart."""
-    sign = 1 if study.search.direction == "maximize" else -1
-
-    def worth(arm: ArmReport) -> float:
-        values = arm.values(study.search.metric)
-        return sign * statistics.fmean(values) if values else -math.inf
-
-    best = sorted(arms, key=worth, reverse=True)[:MOST]
+    best = sorted(arms, key=lambda arm: worth(arm, study), reverse=True)[:MOST]
     shown = [arm for arm in best if arm.arm.runs][:SHOWN]
     for place, arm in enumerate(sorted(shown, key=lambda arm: arm.number)):
         arm.shown = place

@@ -136,7 +136,10 @@ class Sheet:
     panels: list[Axes] = field(init=False)
 
     def __post_init__(self) -> None:
-        lines = [textwrap.fill(text, LEGEND, subsequent_indent="   ") for _, text in self.legend]
+        lines = [
+            textwrap.fill(text, LEGEND, subsequent_indent="   ", max_lines=2, placeholder=" …")
+            for _, text in self.legend
+        ]
         below = 0.17 * sum(line.count("\n") + 1 for line in lines) + 0.1 * bool(lines)
         self.figure = Figure(figsize=(WIDTH, sum(self.heights) + below), layout="constrained")
         grid = self.figure.subplots(

@@ -183,25 +183,6 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
     if not lines:
         return NotDrawn(name, title, "no two arms with a bias differ in N alone.")
     told = list(lines.items())[:SHOWN]
-
-    def draw() -> Figure:
-        styles = [STYLES[i] for i in range(len(told))]
-        sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(styles, told, strict=True)])
-        (axes,) = sheet.panels
-        for style, (_, found) in zip(styles, told, strict=True):
-            sizes, means = [_size(arm) for arm in found], [statistics.fmean(arm.values(BIAS)) for arm in found]
-            axes.plot(sizes, means, **style.plain)
-            low, high = _band(found)
-            axes.fill_between(sizes, low, high, color=style.colour, alpha=0.15, linewidth=0)
-            for arm in found:
-                each = arm.values(BIAS)
-                axes.plot([_size(arm)] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4)
-        axes.set_ylim(*around([value for _, found in told for arm in found for value in arm.values(BIAS)], 0.0))
-        axes.set_xticks(sorted({_size(arm) for _, found in told for arm in found}))
-        axes.set_xlabel("variables N, all layers")
-        axes.set_ylabel("relaxation bias, nats per image")
-        return sheet.figure
-
     dropped = f" The first {SHOWN} of {len(lines)} series are drawn." if len(lines) > SHOWN else ""
     caption = (
         "Mean over runs, and each run as a dot; bands: 95% intervals over seeds, cut where they leave the picture."
@@ -213,7 +194,27 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
         for arm in found
     ]
     alt = f"Relaxation bias against the number of variables, {len(told)} series."
-    return render(name, title, caption, alt, draw, ["series", "N", "arm", "relaxation bias"], rows)
+    return render(
+        name, title, caption, alt, lambda: _draw_by_size(told), ["series", "N", "arm", "relaxation bias"], rows
+    )
+
+
+def _draw_by_size(told: Sequence[tuple[str, Sequence[ArmReport]]]) -> Figure:
+    """A line for each series of arms, its band, and every run as a dot."""
+    sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(STYLES, told, strict=False)])
+    (axes,) = sheet.panels
+    for style, (_, found) in zip(STYLES, told, strict=False):
+        sizes = [_size(arm) for arm in found]
+        axes.plot(sizes, [_mean(arm, BIAS) for arm in found], **style.plain)
+        axes.fill_between(sizes, *_band(found), color=style.colour, alpha=0.15, linewidth=0)
+        for size, arm in zip(sizes, found, strict=True):
+            each = arm.values(BIAS)
+            axes.plot([size] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4)
+    axes.set_ylim(*around([value for _, found in told for arm in found for value in arm.values(BIAS)], 0.0))
+    axes.set_xticks(sorted({_size(arm) for _, found in told for arm in found}))
+    axes.set_xlabel("variables N, all layers")
+    axes.set_ylabel("relaxation bias, nats per image")
+    return sheet.figure
 
 
 def _size(arm: ArmReport) -> int:
@@ -442,13 +443,12 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
     def draw() -> Figure:
         sheet = Sheet([1.7] * len(drawn), legend_of(followers), share=True)
         for axes, (key, specs) in zip(sheet.panels, drawn.items(), strict=True):
+            ends = []
             for spec, arms in specs:
-                style = style_of(arms[0]).plain | {"marker": ""}
-                axes.plot(*_course(spec, arms[0]), **style)
-                ends = _course(spec, arms[0])
-                if ends[0]:
-                    text = ", ".join(str(arm.number) for arm in arms)
-                    axes.annotate(text, (ends[0][-1], ends[1][-1]), (4, 0), textcoords="offset points", va="center")
+                steps, course = _course(spec, arms[0])
+                axes.plot(steps, course, **(style_of(arms[0]).plain | {"marker": ""}))
+                ends += [(steps[-1], course[-1], arm.number) for arm in arms if steps]
+            _mark_ends(axes, ends)
             axes.set_ylabel(SCHEDULES[key])
         _step_axis(sheet.panels[-1])
         return sheet.figure
@@ -466,6 +466,21 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
     ]
     alt = f"Schedules over training: {', '.join(SCHEDULES[key] for key in drawn)}."
     return render(name, title, caption, alt, draw, ["schedule", "arms", "step → value"], rows)
+
+
+def _mark_ends(axes: Axes, ends: Sequence[tuple[int, float, int]]) -> None:
+    """The numbers of arms at the right ends of their lines (step, value, number); where ends are close, together."""
+    low, high = axes.get_ylim()
+    groups: list[list[tuple[int, float, int]]] = []
+    for end in sorted(ends, key=lambda end: end[1]):
+        if groups and end[1] - groups[-1][0][1] < 0.1 * (high - low):
+            groups[-1].append(end)
+        else:
+            groups.append([end])
+    for group in groups:
+        at = max(step for step, _, _ in group), statistics.fmean(value for _, value, _ in group)
+        text = ", ".join(str(one) for one in sorted(number for _, _, number in group))
+        axes.annotate(text, at, (4, 0), textcoords="offset points", va="center")
 
 
 def _specs(arms: Sequence[ArmReport], key: str) -> list[tuple[Any, list[ArmReport]]]:

@@ -24,7 +24,7 @@ from hdvae.metrics import DESCRIPTIONS
 from hdvae_platform import comparison, provenance
 from hdvae_platform.places import redacted
 from hdvae_platform.records import Run
-from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, ArmReport, Contents, Difference
+from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.wording import limits, mean_and_half, number, probability, signed
 from hdvae_platform.text import duration
@@ -194,13 +194,11 @@ def _reading(contents: Contents, metric: str) -> dict[str, Any]:
 
 
 def _told(contents: Contents, one: Difference) -> dict[str, str]:
+    """A difference in words; many arms are called by their numbers alone, which the table explains."""
     higher, lower, mean, low, high = one.upward
-    labels = {arm.number: arm.label for arm in contents.arms}
-    return {
-        "higher": f"{higher} ({labels[higher]})",
-        "lower": f"{lower} ({labels[lower]})",
-        "by": f"{number(mean)} {limits(low, high)}",
-    }
+    few = len(contents.arms) <= SHOWN
+    names = {arm.number: f"{arm.number} ({arm.label})" if few else str(arm.number) for arm in contents.arms}
+    return {"higher": names[higher], "lower": names[lower], "by": f"{number(mean)} {limits(low, high)}"}
 
 
 def _bare(metric: str) -> str:
