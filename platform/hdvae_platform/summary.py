@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -22,6 +23,15 @@ MOST = 20
 """Arms in the description of a study."""
 
 
+def words(text: str) -> str:
+    """A text of the user's for MLflow's page, which would take what looks like HTML for that, and load its pictures.
+
+    >>> words("x < y & <img src=z>")
+    'x &lt; y &amp; &lt;img src=z&gt;'
+    """
+    return html.escape(text, quote=False)
+
+
 def run_name(assignment: Assignment) -> str:
     """The name of a run: its settings in words.
 
@@ -36,8 +46,8 @@ def run_name(assignment: Assignment) -> str:
 def run_description(study: Study, assignment: Assignment) -> str:
     """The description of a run: what was varied, a line each, and of which study it is."""
     what = "A winner again, on a fresh seed" if assignment.kind == "confirmation" else "A run"
-    lines = [f"- {label({path: value})}" for path, value in assignment.params.items()]
-    head = f"{what} of study {study.name}, trial {assignment.trial}, seed {assignment.seed}: {study.claim}"
+    lines = [f"- {words(label({path: value}))}" for path, value in assignment.params.items()]
+    head = f"{what} of study {study.name}, trial {assignment.trial}, seed {assignment.seed}: {words(study.claim)}"
     return "\n".join([head, "", *lines])[:LONGEST]
 
 
@@ -51,14 +61,17 @@ def study_description(client: Client, study: Study) -> str:
         text = _page(study, found, shown, metrics)
         if len(text) <= LONGEST:
             return text
-    return study.claim[:LONGEST]
+    return words(study.claim)[:LONGEST]
 
 
 def _page(study: Study, found: Sequence[Arm], shown: int, metrics: Sequence[str]) -> str:
-    rows = [[label(arm.arm), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)] for arm in found[:shown]]
+    rows = [
+        [words(label(arm.arm)), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
+        for arm in found[:shown]
+    ]
     rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
     note = f"Nats per image, mean [95% interval] over seeds{rest}. Everything: `hdvae compare {study.name}`."
-    return "\n\n".join([study.claim, markdown(["arm", "runs", *metrics], rows), note])
+    return "\n\n".join([words(study.claim), markdown(["arm", "runs", *metrics], rows), note])
 
 
 def _cell(arm: Arm, metric: str) -> str:

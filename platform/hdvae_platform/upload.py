@@ -19,7 +19,7 @@ from hdvae_platform.records import Kind, Records, Run, State
 from hdvae_platform.search import Assignment
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
-from hdvae_platform.summary import DESCRIPTION, best_run, run_description, run_name, study_description
+from hdvae_platform.summary import DESCRIPTION, best_run, run_description, run_name, study_description, words
 from hdvae_platform.tracking import Client, Tracker, flattened
 
 STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
@@ -204,7 +204,7 @@ class StudyTracking:
             {"hdvae.run_id": best.run_id, "hdvae.step": str(step)},
             lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
             f"The best of study {self._study.name} by {self._study.search.metric}: trial {best.trial}, "
-            f"seed {best.seed}, {best.value:.2f} in {kind}. {self._study.claim}",
+            f"seed {best.seed}, {best.value:.2f} in {kind}. {words(self._study.claim)}",
         )
 
     def _identity(self) -> dict[str, str]:
@@ -212,7 +212,7 @@ class StudyTracking:
 
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
-            tags = {**self._tags, DESCRIPTION: self._study.claim}
+            tags = {**self._tags, DESCRIPTION: words(self._study.claim)}
             self._parent = client.open_run(self._study.name, tags, self._identity())
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent

@@ -30,7 +30,7 @@ from hdvae_platform.tracking import Client
 from .browser import CHROMIUM, DRIVER, browser
 from .conftest import STUDY, command
 
-CLAIM = "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} things <b>run</b>."
+CLAIM = "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} <img src='http://127.0.0.1:9/'> things <b>run</b>."
 NO_USERS = "/ajax-api/2.0/mlflow/users/current - Failed to load resource: the server responded with a status of 404"
 """What MLflow's page says to its console on a server without users."""
 FIGURES = {
@@ -44,7 +44,7 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, made_tracking, images):
+def finished(tmp_path_factory, made_databases, images):
     """A home with a study of six arms and two seeds, run to its end by the command."""
     folder = tmp_path_factory.mktemp("reported")
     np.savez(folder / "images.npz", **images)
@@ -55,7 +55,7 @@ def finished(tmp_path_factory, made_tracking, images):
     (folder / "small.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     home = folder / "runs"
     home.mkdir()
-    shutil.copy(made_tracking / "mlflow.db", home / "mlflow.db")
+    shutil.copy(made_databases / "mlflow.db", home / "mlflow.db")
     environment = {**os.environ, "HDVAE_HOME": str(home)}
     run = ["study", "run", folder / "small.yaml"]
     done = subprocess.run(command(run), env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -47,11 +47,11 @@ def budget(file, **changes) -> Budget:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, made_tracking, images):
+def home(tmp_path_factory, made_databases, images):
     folder = tmp_path_factory.mktemp("reproduction")
     np.savez(folder / "images.npz", **images)
     (folder / "runs").mkdir()
-    shutil.copy(made_tracking / "mlflow.db", folder / "runs/mlflow.db")
+    shutil.copy(made_databases / "mlflow.db", folder / "runs/mlflow.db")
     return Places.under(folder / "runs"), folder / "images.npz"
 
 
