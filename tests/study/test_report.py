@@ -30,7 +30,8 @@ from hdvae_platform.tracking import Client
 from .browser import CHROMIUM, DRIVER, browser
 from .conftest import STUDY, command
 
-CLAIM = "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} <img src='http://127.0.0.1:9/'> things <b>run</b>."
+CLAIM = "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} things <b>run</b>."
+CLAIM += " <img src='http://127.0.0.1:9/'>"
 NO_USERS = "/ajax-api/2.0/mlflow/users/current - Failed to load resource: the server responded with a status of 404"
 """What MLflow's page says to its console on a server without users."""
 FIGURES = {
