@@ -33,7 +33,9 @@ from benchmarks.postgres import Postgres, free_port, running
 from hdvae.checkpoints import read_checkpoint, standing
 from hdvae_platform.checkpointing import Journal
 from hdvae_platform.places import Places
+from hdvae_platform.search import known_trials
 from hdvae_platform.storage import Storage
+from hdvae_platform.study import load_study
 from hdvae_platform.tracking import Client
 
 EVERY = 50
@@ -265,7 +267,10 @@ def repeated(storage: Storage, name: str) -> list[str]:
         folder = f"{name}/trial-{trial:04d}/seed-0"
         for record in storage.list(f"{folder}/attempts"):
             stood = json.loads(storage.read(f"{folder}/attempts/{record}"))
-            reported, kept = (max((int(n[:9]) for n in stood[kind]), default=0) for kind in ("journal", "checkpoints"))
+            whole = {
+                kind: [int(n[:9]) for n in stood[kind] if n.endswith(".json")] for kind in ("journal", "checkpoints")
+            }
+            reported, kept = (max(whole[kind], default=0) for kind in ("journal", "checkpoints"))
             if reported - kept > EVERY:
                 found.append(f"{ARMS[trial]}: {reported} steps were reported, and it went on from {kept}")
     return found
@@ -301,6 +306,11 @@ def violations(place: Stand, name: str, expected: Result) -> list[str]:
         ).stdout
     )
     found += [f"trial {row['number']} is {row['state']}" for row in status["trials"] if row["state"] != "COMPLETE"]
+    metric, last = "valid/elbo", STEPS[2 if int(name.rpartition("-")[2]) % 2 else 1]
+    told = known_trials(load_study(place.folder / f"{name}.yaml"), place.database)
+    values = [(trial.state, trial.value) for trial in told]
+    if values != [("COMPLETE", expected[arm][1][metric, last]) for arm in ARMS]:
+        found.append(f"Optuna has {values}")
     return found
 
 

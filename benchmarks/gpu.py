@@ -81,13 +81,17 @@ def run(folder: Path, images: Path, setting: Setting) -> tuple[float, float]:
         driver = drive(file)
     if driver.wait() != 0:
         raise SystemExit(f"{setting.name}: the study ended with exit code {driver.returncode}")
+    if setting.killed and not list((folder / "home/studies").glob(f"{setting.name}/*/*/attempts/0002.json")):
+        raise SystemExit(f"{setting.name}: the study had ended before it was killed")
     return journal.entry(STEPS).metrics["valid/elbo"], time.monotonic() - start
 
 
 def drive(file: Path) -> subprocess.Popen[bytes]:
     """Start the command of a user; what goes wrong is printed."""
     command = [sys.executable, "-m", "hdvae_platform.cli", "study", "run", str(file), "--address", "local"]
-    environment = {**os.environ, "HDVAE_HOME": str(file.parent / "home")}
+    elsewhere = ("HDVAE_", "MLFLOW_", "RAY_ADDRESS")  # a team's stores are no place for this
+    own = {name: value for name, value in os.environ.items() if not name.startswith(elsewhere)}
+    environment = {**own, "HDVAE_HOME": str(file.parent / "home")}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 

@@ -293,6 +293,9 @@ def violations(done: Simulation, trials: int) -> list[str]:
         for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "run"})
     )
     expected = Counter((number, run.run_id, STATUSES[run.state]) for number, run in runs.items())
+    parents = [run.status for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "study"})]
+    if parents != ["FINISHED"]:
+        found.append(f"MLflow has the study as {parents}")
     found += [f"MLflow lacks {lacking}" for lacking in expected - tracked]
     found += [f"MLflow has {extra}" for extra in tracked - expected]
     return found

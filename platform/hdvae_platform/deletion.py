@@ -5,6 +5,7 @@ In this order: cut off in between, the study is still known, and the same comman
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hdvae_platform import lease
@@ -13,6 +14,9 @@ from hdvae_platform.records import Records, StudyRecord, connect
 from hdvae_platform.search import forget_study
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
+
+_PART = re.compile(r"trial-\d+|data|preflight")
+"""What a study has in its folder; trainings of `hdvae train` with its name are beside it, and stay."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,24 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
 
     Raises:
         InputError: somebody runs it.
-        Unreachable: MLflow is away; nothing was deleted.
+        Unreachable: MLflow is away; the same call deletes it later.
         StorageAway: the storage is; the same call deletes the rest later.
     """
     client, name = Client(places), record.name
     records, driver = Records(connect(places.database)), lease.driver_name()
+    storage = Storage(places.storage, places.patience)
     records.take(name, driver, lease.dead(record))
     try:
-        client.unregister(name)
-        runs = client.delete({"hdvae.study": name})
-        storage = Storage(places.storage, places.patience)
-        storage.delete_folder(name)
-        forget_study(places.database, name)
-        records.forget(name)
+        with lease.beating(records, name, driver):
+            client.unregister(name)
+            runs = client.delete({"hdvae.study": name})
+            for part in filter(_PART.fullmatch, storage.list(name)):
+                records.check(name)
+                storage.delete_folder(f"{name}/{part}")
+            storage.delete_file(f"{name}/study.json")
+            records.check(name)
+            forget_study(places.database, name)
+            records.forget(name)
     finally:
         records.release(name, driver)
     return Deleted(runs, storage.address(name))

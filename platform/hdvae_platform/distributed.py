@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import ray
 from ray.exceptions import RayActorError
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -45,6 +45,10 @@ PATIENCE = 0.5
 
 class WorkerFailed(Exception):
     """Training failed in a worker; the text is what it said."""
+
+
+class WorkerCrashed(Exception):
+    """A worker raised what no user could understand; the text is its traceback. The run may go on."""
 
 
 class WorkersLost(Exception):
@@ -92,6 +96,7 @@ ENDS: dict[str, type[Exception]] = {
     "fenced": Fenced,
     "away": StorageAway,
     "fault": WorkerFailed,
+    "crashed": WorkerCrashed,
     "interrupted": Interrupted,
 }
 """What a worker may tell of its end, and how it is raised here."""
@@ -108,7 +113,8 @@ def run_together(spec: worker.RunSpec, scratch: str, notify: worker.Notify, is_l
 
     Raises:
         WorkerFailed: training failed in a worker.
-        WorkersLost: a worker was killed.
+        WorkerCrashed: a worker crashed.
+        WorkersLost: a worker was killed, or the workers did not start.
         Fenced: a newer attempt has begun.
         StorageAway: the storage has been full or away for too long.
         Interrupted: the run was asked to end, or one of its processes is leaving.
@@ -164,16 +170,16 @@ def _forward(training: Future[Any], queue: Queue, notify: worker.Notify, notice:
     except (WorkerGroupError, RayActorError):  # of the workers, or of Train's process that looks after them
         if not told:
             raise WorkersLost(KILLED) from None
-    except ControllerError as fault:  # before they could say anything
+    except TrainingFailedError as fault:  # of Train itself: the workers did not start, say
         if not told:
-            raise WorkersLost(f"its workers did not start: {_line(fault.controller_failure)}") from None
+            raise WorkersLost(f"Ray Train could not go on: {_line(fault)}") from None
     for end, text in told.items():
         raise ENDS[end](text)
 
 
 def _line(fault: Exception) -> str:
     lines = str(fault).strip().splitlines()
-    return lines[0] if lines else type(fault).__name__
+    return lines[-1] if lines else type(fault).__name__
 
 
 def _background(act: Callable[[], Any]) -> Future[Any]:
@@ -212,5 +218,5 @@ def _train(config: dict[str, Any]) -> None:
         queue.put({"fault": str(fault)})
         raise
     except Exception:
-        queue.put({"fault": traceback.format_exc()})
+        queue.put({"crashed": traceback.format_exc()})
         raise

@@ -81,10 +81,10 @@ class Driver:
                 self.search.fail(assignment.trial, assignment.seed, str(fault))
                 self.progress.ended(_name(assignment), f"FAILED: {fault}")
                 continue
+            workers = resources.workers_in(self._free(), len(self._live), experiment.training.batch_size)
             self._attempt(assignment).begin()
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
             self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
-            workers = resources.workers_in(self._free(), len(self._live), experiment.training.batch_size)
             self._live[trial_id], self._workers[trial_id] = assignment, workers
             self._silent[trial_id] = self._clock()
             self.progress.expect(self.search.total_runs())
@@ -149,10 +149,17 @@ class Driver:
             self.tracking.forward(assignment)
             self.progress.moved(_name(assignment), result["step"], result["metrics"].get(self.study.search.metric))
 
-    def died(self, trial_id: str, how: str = KILLED) -> None:
-        """A run's process was killed: by the system for want of memory, say. It goes on from its last checkpoint."""
+    def died(self, trial_id: str) -> None:
+        """A run's process was killed: by the system for want of memory, say."""
         assignment = self._live.get(trial_id)
-        if assignment is None:
+        if assignment is not None:
+            self._died(assignment, KILLED)
+            del self._live[trial_id]
+
+    def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
+        """A run's process was killed or crashed: it goes on from its last checkpoint, unless that happens all the time."""
+        if self.stop.is_set():
+            self._interrupted(assignment)
             return
         self.search.note(assignment.trial, assignment.seed, how)
         if self.search.retry(assignment.trial, assignment.seed):
@@ -160,16 +167,12 @@ class Driver:
             self.progress.interrupted(_name(assignment))
             self.progress.say(f"{_name(assignment)}: {how}; it is started again")
         else:
-            self._failed(assignment, f"{how}, {ATTEMPTS} times without a report in between")
-        del self._live[trial_id]
+            self._failed(assignment, f"{how}, {ATTEMPTS} times without a report in between", details)
 
     def ended(self, trial_id: str, result: dict[str, Any] | None) -> None:
         """A run's process is done with it: by its end, a fault, because it is pruned or the study stops."""
         assignment = self._live.get(trial_id)
         if assignment is None:
-            return
-        if lost := (result or {}).get("lost"):
-            self.died(trial_id, lost)
             return
         if away := (result or {}).get("away"):  # nothing of this run can be kept; nor, most likely, of the others
             self.fault = self.fault or StorageAway(away)
@@ -177,6 +180,10 @@ class Driver:
         fault = (result or {}).get("fault")
         if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
             self._pruned(assignment, (result or {}).get("step", 0))
+        elif lost := (result or {}).get("lost"):
+            self._died(assignment, lost)
+        elif crash := (result or {}).get("crashed"):
+            self._died(assignment, _last_line(crash), crash)
         elif fault:
             self._failed(assignment, str(fault))
         elif (result or {}).get("completed"):
@@ -248,9 +255,9 @@ class Driver:
             goal=Goal(self.study.search.metric, self.study.search.direction),
         )
 
-    def _failed(self, assignment: Assignment, fault: str) -> None:
+    def _failed(self, assignment: Assignment, fault: str, details: str | None = None) -> None:
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
-        self.storage.write(self._error_file(assignment), fault.encode())
+        self.storage.write(self._error_file(assignment), (details or fault).encode())
         self.tracking.end(assignment, "FAIL")
         self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")

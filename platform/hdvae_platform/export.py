@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from hdvae_platform.per_image import find_per_image
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, StudyRecord, connect
 from hdvae_platform.status import study_status
-from hdvae_platform.storage import Storage
+from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.study import Study
 
 RUNS = pa.schema(
@@ -66,6 +65,7 @@ def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
 
     Raises:
         InputError: the folder holds something, or cannot be made.
+        StorageAway: the storage does not answer.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: there is something already; give a new folder")
@@ -75,8 +75,9 @@ def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
             made = Path(folder) / "made"
             made.mkdir()
             _write(places, record, made)
-            shutil.copymode(made.parent.parent, made)
             made.replace(out)
+    except StorageAway:
+        raise
     except OSError as fault:
         raise InputError(f"--out {out}: cannot be written: {fault.strerror or fault}") from None
     return sorted(out.iterdir())

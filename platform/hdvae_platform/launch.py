@@ -6,6 +6,7 @@ and nothing is read back from its own experiment state.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -40,7 +41,7 @@ from hdvae_platform.records import Records, Run, connect
 from hdvae_platform.search import DATABASE_FAULTS, Search
 from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.study import Study, first_difference
-from hdvae_platform.tracking import PATIENCE, Tracker
+from hdvae_platform.tracking import PATIENCE, Client, Tracker, Unreachable
 from hdvae_platform.trial import trainable
 from hdvae_platform.upload import StudyTracking
 from hdvae_platform.worker import load_data
@@ -109,7 +110,7 @@ class StudyCallback(_OfDriver, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """An end that the run did not report is that of its process. Tune's own record of it cannot be read yet."""
-        if not {"fault", "interrupted"}.isdisjoint(trial.last_result or {}):
+        if not {"fault", "crashed", "interrupted"}.isdisjoint(trial.last_result or {}):
             self._driver.guard(lambda: self._driver.ended(trial.trial_id, trial.last_result))
         else:
             self._driver.guard(lambda: self._driver.died(trial.trial_id))
@@ -241,12 +242,34 @@ def _drive(
         driver.catch_up()
         if search.has_work():
             driver.storage.check()
+            _own(driver.storage, study.name, records)
         if search.has_work() and not stop.is_set():
             _tune(driver, launch)
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
     if driver.interrupted and (search.has_work() or any(run.unfinished for run in search.runs())):
         raise KeyboardInterrupt
     return search.runs()
+
+
+def _own(storage: Storage, name: str, records: Records) -> None:
+    """See that the study's folder is of the study that this database knows; another one may have that name too.
+
+    Raises:
+        InputError: it is another's.
+    """
+    known = records.study(name)
+    assert known is not None
+    mine = {"created": known.created}
+    try:
+        found = json.loads(storage.read(f"{name}/study.json"))
+    except FileNotFoundError:
+        storage.write(f"{name}/study.json", json.dumps(mine).encode())
+        return
+    if found != mine:
+        raise InputError(
+            f"{storage.address(name)} is of a study {name} that another study database knows: give this one another name, "
+            "or see whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"
+        )
 
 
 def _finish_tracking(tracker: Tracker, echo: Echo) -> None:
@@ -304,6 +327,11 @@ def _prepare(driver: Driver) -> None:
         InputError: one cannot.
     """
     study, tracking = driver.study, driver.tracking
+    if not any(run.attempts for run in driver.search.runs()):  # later, training goes on without MLflow
+        try:
+            Client(driver.places)
+        except Unreachable as fault:
+            raise InputError(f"{fault}: start it, or set MLFLOW_TRACKING_URI") from None
     shared_data.publish(driver.storage, study.name, load_data(study.experiment, driver.places.home))
     driver.elsewhere = True
     gpus = study.resources.gpus_per_worker > 0
@@ -329,7 +357,7 @@ def _stop_on_signals(driver: Driver) -> None:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        driver.hurried = driver.stop.is_set()
+        driver.hurried = driver.interrupted
         driver.interrupted = True
         driver.stop.set()
 

@@ -45,8 +45,8 @@ def dead(record: StudyRecord | None) -> str | None:
         os.kill(int(found[2]), 0)
     except ProcessLookupError:
         return holder
-    except PermissionError:
-        return None
+    except PermissionError:  # it lives, and is another user's
+        pass
     return None
 
 

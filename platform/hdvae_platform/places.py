@@ -64,7 +64,7 @@ def _artifacts(home: Path, storage: str) -> str:
         return (home / "artifacts").as_uri()
     if importlib.util.find_spec("boto3") is None:
         raise InputError("HDVAE_STORAGE is on S3, where MLflow wants boto3: pip install 'hdvae[s3]'")
-    return f"{storage.rstrip('/')}/artifacts"
+    return f"{storage.rstrip('/')}/_artifacts"  # no study can have that name
 
 
 def _seconds(variable: str, usual: float) -> float:

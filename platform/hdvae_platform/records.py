@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -66,7 +66,7 @@ _changes = sa.Table(
 HEARTBEAT = 5.0
 """Seconds between a driver's signs of life."""
 _LATE = 20
-"""How often tables are looked for again that other processes are making."""
+"""How often to look again for tables that other processes are making, a tenth of a second apart."""
 _THERE = re.compile("already exists|UNIQUE constraint|duplicate key", re.IGNORECASE)
 """In what databases say of a table, or of a row of a table of versions, that another process made meanwhile."""
 EXPIRY = 30.0
@@ -132,10 +132,13 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class Change:
-    """A change between two launches of a study: of its `plan`, or of the `code` it is run with."""
+    """A change between two launches of a study: of its `plan`, or of the `code` it is run with.
+
+    Or one of this name was `deleted`: then `before` holds the numbers of its last launch, and of the last attempt.
+    """
 
     time: float
-    what: Literal["plan", "code"]
+    what: Literal["plan", "code", "deleted"]
     before: dict[str, Any]
     after: dict[str, Any]
 
@@ -205,6 +208,7 @@ class Records:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._launches: dict[str, int] = {}
+        self._attempts: dict[str, int] = {}
 
     def study(self, name: str) -> StudyRecord | None:
         """A study, or None if there is none of this name."""
@@ -226,7 +230,8 @@ class Records:
         if self.study(name) is None:
             # Another process may be first: then its record stands.
             with contextlib.suppress(sa.exc.IntegrityError), self._engine.begin() as db:
-                db.execute(_studies.insert().values(name=name, created=time.time(), stop=False, **row))
+                launch = self._last(name)["launch"]
+                db.execute(_studies.insert().values(name=name, created=time.time(), stop=False, launch=launch, **row))
         known = self.study(name)
         assert known is not None
         return known
@@ -315,10 +320,23 @@ class Records:
         Raises:
             Fenced: a later launch has taken it.
         """
+        known = self.study(name)
+        assert known is not None
+        attempts = max([self._last(name)["attempts"], *(run.attempts for run in self.runs(name))])
+        last = {"launch": known.launch, "attempts": attempts}
         with self._writing(name) as db:
-            for table in (_runs, _changes):
-                db.execute(table.delete().where(table.c.study == name))
-            db.execute(_studies.delete().where(_studies.c.name == name))
+            for table, column in ((_runs, _runs.c.study), (_changes, _changes.c.study), (_studies, _studies.c.name)):
+                db.execute(table.delete().where(column == name))
+            row = {"time": time.time(), "what": "deleted", "before": json.dumps(last), "after": json.dumps({})}
+            db.execute(_changes.insert().values(study=name, **row))
+
+    def _last(self, name: str) -> Mapping[str, int]:
+        """The numbers of the last launch, and of the last attempt, of deleted studies of a name.
+
+        A new one counts on from them: a process that outlived the deletion must not take its numbers for its own.
+        """
+        deleted = [change.before for change in self.changes(name) if change.what == "deleted"]
+        return deleted[-1] if deleted else {"launch": 0, "attempts": 0}
 
     def beat(self, name: str, driver: str) -> bool:
         """Give a sign of life; returns whether to stop: it was asked for, or another driver has taken over."""
@@ -326,7 +344,7 @@ class Records:
             given = db.execute(
                 _studies.update().where(_studies.c.name == name, _studies.c.driver == driver).values(beat=time.time())
             )
-            stop = db.execute(sa.select(_studies.c.stop).where(_studies.c.name == name)).scalar_one()
+            stop = db.execute(sa.select(_studies.c.stop).where(_studies.c.name == name)).scalar_one_or_none()
         return bool(stop) or given.rowcount == 0
 
     def release(self, name: str, driver: str) -> None:
@@ -350,18 +368,18 @@ class Records:
             rows = db.execute(query).mappings().all()
         return [Run(**{key: value for key, value in row.items() if key != "study"}) for row in rows]
 
-    def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> None:
-        """Add a run that waits to be started.
+    def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> Run:
+        """Add a run that waits to be started, and return it.
 
         Raises:
             Fenced: a later launch has taken the study.
         """
+        if name not in self._attempts:
+            self._attempts[name] = self._last(name)["attempts"]
+        run = replace(Run.fresh(trial, seed, kind), attempts=self._attempts[name])
         with self._writing(name) as db:
-            db.execute(
-                _runs.insert().values(
-                    study=name, trial=trial, seed=seed, kind=kind, state="WAITING", attempts=0, tracked=False
-                )
-            )
+            db.execute(_runs.insert().values(study=name, **vars(run)))
+        return run
 
     def set_run(self, name: str, trial: int, seed: int, **values: Any) -> None:
         """Change columns of a run.

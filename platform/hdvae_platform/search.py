@@ -138,7 +138,7 @@ class Search:
 
     def _open_confirmations(self) -> None:
         for trial, seed in self._confirmations_to_open():
-            self._add(Run.fresh(trial, seed, "confirmation"))
+            self._add(trial, seed, "confirmation")
             self._pending.append((trial, seed))
 
     def _confirmations_to_open(self) -> list[tuple[int, int]]:
@@ -285,15 +285,14 @@ class Search:
                 self._open(run.trial)
             self._tell_if_done(run.trial)
 
-    def _add(self, run: Run) -> None:
-        self._records.add_run(self._study.name, run.trial, run.seed, run.kind)
-        self._runs.put(run)
+    def _add(self, trial: int, seed: int, kind: Kind = "search") -> None:
+        self._runs.put(self._records.add_run(self._study.name, trial, seed, kind))
 
     def _open(self, trial: int) -> None:
         """Make sure that the trial has its runs; queue those that wait."""
         for seed in self._seeds_of(trial):
             if (trial, seed) not in self._runs:
-                self._add(Run.fresh(trial, seed))
+                self._add(trial, seed)
             if self._runs[trial, seed].state == "WAITING" and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))
 

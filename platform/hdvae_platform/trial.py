@@ -10,7 +10,7 @@ from ray import tune
 
 from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite
 from hdvae_platform import worker
-from hdvae_platform.distributed import WorkerFailed, WorkersLost, run_together
+from hdvae_platform.distributed import WorkerCrashed, WorkerFailed, WorkersLost, run_together
 from hdvae_platform.fencing import Fenced
 from hdvae_platform.preemption import leaving
 from hdvae_platform.storage import StorageAway
@@ -52,8 +52,10 @@ def _do(config: dict[str, Any], is_leaving: Callable[[], bool]) -> None:
             raise
     except WorkersLost as loss:
         notify({"lost": str(loss)})
+    except WorkerCrashed as crash:
+        notify({"crashed": str(crash)})
     except Exception:
-        notify({"fault": traceback.format_exc()})
+        notify({"crashed": traceback.format_exc()})
         raise
     else:
         notify({"completed": True})

@@ -24,6 +24,8 @@ from hdvae_platform.tracking import Client, Tracker, flattened
 
 STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
 """MLflow's status for a run that is not running; one that waits was cut off."""
+SUMMARISED = "hdvae.summarised"
+"""Tag of a study's run: of how many runs its description and the registered model are."""
 KINDS: dict[Kind, str] = {"search": "run", "confirmation": "confirmation"}
 """Values of the tag `hdvae.kind` of a training."""
 
@@ -178,26 +180,32 @@ class StudyTracking:
         failed = any(run.state == "FAIL" for run in runs)
         status = "KILLED" if unfinished else "FAILED" if failed else "FINISHED"
 
-        def job(client: Client) -> None:
+        def close(client: Client) -> None:
             found = next(client.find(self._identity()), None)
             if found is None or found.status != status:
-                parent = self._parent_run(client)
-                if not unfinished:
-                    self._summarise(client, parent)
-                client.close_run(parent, status)
+                client.close_run(self._parent_run(client), status)
 
-        self._tracker.send(job)
+        def summarise(client: Client) -> None:
+            parent = next(client.find(self._identity()))
+            best = best_run(self._records.runs(self._study.name), self._study.search.direction)
+            of = f"{sum(run.state == 'COMPLETE' for run in runs)} complete runs"
+            if best is not None and parent.tags.get(SUMMARISED) != of:
+                client.set_tags(parent.run_id, {DESCRIPTION: study_description(client, self._study)})
+                self._register(client, best)
+                client.set_tags(parent.run_id, {SUMMARISED: of})
 
-    def _summarise(self, client: Client, parent: str) -> None:
-        """What people look for first: the arms in the description, and the best model in the registry."""
-        best = best_run(self._records.runs(self._study.name), self._study.search.direction)
-        if best is None:
-            return
-        client.set_tags(parent, {DESCRIPTION: study_description(client, self._study)})
+        self._tracker.send(close)  # by itself: what follows may be refused, by a server without a registry say
+        if not unfinished:
+            self._tracker.send(summarise)
+
+    def _register(self, client: Client, best: Run) -> None:
+        """Put the model of the best run into the registry, if its checkpoint is there."""
         folder = run_folder(self._study.name, best.trial, best.seed)
-        step = Checkpoints(self._storage, folder).steps()[-1]
+        steps = Checkpoints(self._storage, folder).steps()
+        if not steps or best.run_id is None:
+            return
+        step = steps[-1]
         kind = "its confirmation" if best.kind == "confirmation" else "the search"
-        assert best.run_id is not None
         client.register(
             self._study.name,
             best.run_id,

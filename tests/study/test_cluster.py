@@ -84,6 +84,14 @@ def test_a_machine_with_an_older_ray_is_named(nodes, edit, on_nodes, tmp_path):
     assert f"Ray is 2.50.0, the driver's is {ray.__version__}: install the same" in done.stderr
 
 
+def test_a_study_does_not_begin_where_mlflow_is_out_of_reach(edit, on_nodes, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    done = on_nodes("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "MLflow at http://127.0.0.1:1: " in done.stderr
+    assert "start it, or set MLFLOW_TRACKING_URI" in done.stderr
+
+
 def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on_nodes):
     with nodes.further() as node:
         os.killpg(node.pid, signal.SIGSTOP)

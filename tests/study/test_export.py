@@ -26,7 +26,6 @@ def test_nothing_but_the_files_is_left(exported):
     names = ["history.json", "images.parquet", "metrics.parquet", "runs.parquet", "study.yaml"]
     assert [file.name for file in sorted(exported.iterdir())] == names
     assert [file.name for file in exported.parent.iterdir()] == ["small"]
-    assert exported.stat().st_mode & 0o077 == exported.parent.stat().st_mode & 0o077
 
 
 def test_the_study_file_is_the_study(finished, exported):

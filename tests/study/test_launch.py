@@ -658,3 +658,15 @@ def test_stop_from_another_shell(places, edit, hdvae):
     assert json.loads(hdvae("study", "status", "small", "--json").stdout)["state"] == "interrupted"
     parents, children = tracked(places)
     assert {run.status for run in [*parents, *children.values()]} == {"KILLED"}
+
+
+def test_a_folder_of_another_databases_study_is_left_alone(places, edit, hdvae):
+    """Two people with study databases of their own, a storage in common, and the same idea for a name."""
+    file = edit({"space": {}, "seeds": [0]})
+    folder = Path(places.storage) / "small"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps({"created": 1.0}))
+    done = hdvae("study", "run", file)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"{folder} is of a study small that another study database knows: give this one another name" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["study.json"]

@@ -97,7 +97,7 @@ def test_a_study_on_s3_survives_its_server_and_its_machine(shared, s3, tmp_path,
     keys = {
         entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket=bucket.removeprefix("s3://"))["Contents"]
     }
-    assert any(key.startswith("some/where/artifacts/") and key.endswith("samples.png") for key in keys)
+    assert any(key.startswith("some/where/_artifacts/") and key.endswith("samples.png") for key in keys)
     assert any(key.startswith(f"some/where/{RUN}/per_image/valid-") for key in keys)
     for home in ("first", "second"):
         assert {path.name for path in Path(tmp_path / home).iterdir()} == {"ray.log"}
