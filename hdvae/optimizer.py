@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hdvae.slots import fetch, rows_of
 
-CACHED = 2**16
+CACHED = 2**17
 """Numbers of a parameter that are moved at a time: so many, with moments and gradients, stay in a core's cache."""
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
