@@ -102,9 +102,9 @@ class Categorical:
         """Normalised log-probabilities, P tensors of (B, N, M)."""
         return [_normalised(part) for part in self.logits]
 
-    def weights(self, part: int) -> Tensor:
-        """Probabilities of a part's classes up to a factor, the largest 1, (B, N, M); no graph, and memory of its own."""
-        return powers_of_two(self.logits[part].detach() / math.log(2))
+    def weights(self, part: int, variables: slice) -> Tensor:
+        """Probabilities of a part's classes up to a factor, the largest 1, of some variables, (B, n, M); no graph."""
+        return powers_of_two(self.logits[part][:, variables].detach() / math.log(2))
 
     def tie(self, part: int, chosen: Tensor) -> Tensor:
         """Zeros (B, N, C) with the gradient of a part's logits at some of its classes (B, N, C)."""

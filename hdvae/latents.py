@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -93,9 +92,10 @@ class Keyed(Categorical):
         """M of each part."""
         return [keys.shape[1] for keys in self.keys]
 
-    def weights(self, part: int) -> Tensor:
+    def weights(self, part: int, variables: slice) -> Tensor:
         """See `Categorical.weights`; of products that are made for them, and not kept."""
-        return powers_of_two(_products(self.queries[part].detach() / math.log(2), self.keys[part].detach()))
+        queries, keys = self.queries[part][:, variables].detach(), self.keys[part][variables].detach()
+        return powers_of_two(_products(queries / math.log(2), keys))
 
     def tie(self, part: int, chosen: Tensor) -> Tensor:
         """See `Categorical.tie`; the gradient goes to queries and keys directly, without one of all logits."""

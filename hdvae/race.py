@@ -37,6 +37,8 @@ SLACK = 2e-3
 """Relative margin of the bound: linear interpolation of log F_a, which is concave, stays below it by less."""
 NEVER = -1e30
 """Score of a draw that repeats another one: its weight is 0 at any temperature."""
+CACHED = 2**20
+"""Weights of classes that are made at a time: more leave the cache, and are memory that every step asks for anew."""
 MANY, SLABS = 256, 8
 """From so many classes of a part on they are laid out in slabs, so many where that divides them."""
 FEW = 512
@@ -89,22 +91,28 @@ def draw(law: Categorical, uniform: Tensor) -> Drawn:
         uniform: in [0, 1), (B, N, P, C).
     """
     each = [_draw_part(law, p, uniform[:, :, p]) for p in range(len(law.sizes))]
+    a = each[0]
     if len(each) == 1:
-        return each[0]
-    a, b = each
+        return Drawn(a.slots.long(), a.pi, a.tie)
+    b = each[1]
     return Drawn(a.slots.long() * law.sizes[1] + b.slots, a.pi * b.pi, a.tie + b.tie)
 
 
 def _draw_part(law: Categorical, part: int, uniform: Tensor) -> Drawn:
-    chosen, pi = _inverse(law.weights(part), uniform)
+    reads, variables = uniform.shape[:2]
+    most = max(1, CACHED // max(1, reads * law.sizes[part]))
+    each = [slice(n, n + most) for n in range(0, variables, most)]
+    found = [_inverse(law.weights(part, some), uniform[:, some]) for some in each]
+    chosen, pi = found[0] if len(found) == 1 else (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     return Drawn(chosen, pi, law.tie(part, chosen))
 
 
 def _inverse(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes by inversion of uniform numbers (…, C), and their shares, (…, C) both; a class without weight never comes.
+    """Classes by inversion of uniform numbers (…, C), and their shares, both (…, C); none that has no weight.
 
-    Running sums over all M classes would be most of a race's cost where M is large: each number waits for the one
-    before. Many classes are laid out in slabs, one below the other: sums run down all columns at once, then over the columns' totals.
+    Running sums over all M classes would be most of a race's cost where M is large, as each waits for the one before.
+    So many classes are laid out in slabs, one below the other: sums run down all columns at once, and over the totals
+    of the columns one by one.
 
     Args:
         weights: of the classes up to a factor, (…, M); overwritten.
@@ -131,10 +139,10 @@ def _inverse(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _first_above(sums: Tensor, target: Tensor, found: Tensor, stride: int) -> Tensor:
-    """The first of the places `found`, `found` + stride, … (…, C) whose sum (…, M) is above the target, at most the last.
+    """The first of the places `found`, `found` + stride, … (…, C) whose sum (…, M) is above the target, or the last.
 
     A binary search without branches: `searchsorted` mispredicts them, and takes two or three times as long. `found` is
-    overwritten. Narrow indices take half the time.
+    overwritten; its numbers are narrow, which saves a third.
     """
     count = sums.shape[-1] // stride
     step = 1 << (count - 1).bit_length() >> 1
