@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -79,7 +79,6 @@ class Distribution(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Categorical:
     """N categorical variables whose log-probabilities are sums over independent key parts.
 
@@ -90,21 +89,32 @@ class Categorical:
         logits: log-probabilities up to a constant for each variable and part, P tensors of (B, N, M).
     """
 
-    logits: Sequence[Tensor]
+    def __init__(self, logits: Sequence[Tensor]) -> None:
+        self.logits = logits
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """M of each part."""
+        return [part.shape[-1] for part in self.logits]
 
     @functools.cached_property
     def parts(self) -> list[Tensor]:
         """Normalised log-probabilities, P tensors of (B, N, M)."""
-        return [normalised(part, torch.log_softmax) for part in self.logits]
+        return [_normalised(part) for part in self.logits]
 
-    def logits_at(self, part: int, chosen: Tensor) -> Tensor:
-        """Logits of a part at some of its classes, (B, N, C) → (B, N, C)."""
-        return self.logits[part].gather(-1, chosen)
+    def weights(self, part: int, variables: slice) -> Tensor:
+        """Probabilities of a part's classes up to a factor, the largest 1, of some variables, (B, n, M); no graph."""
+        return powers_of_two(self.logits[part][:, variables].detach() / math.log(2))
+
+    def tie(self, part: int, chosen: Tensor) -> Tensor:
+        """Zeros (B, N, C) with the gradient of a part's logits at some of its classes (B, N, C)."""
+        zeros: Tensor = _Tie.apply(self.logits[part], chosen)  # type: ignore[no-untyped-call]
+        return zeros
 
     @property
     def classes(self) -> int:
         """K."""
-        return math.prod(part.shape[-1] for part in self.logits)
+        return math.prod(self.sizes)
 
     def joint(self) -> Tensor:
         """Log π over all classes, (B, N, K)."""
@@ -115,16 +125,16 @@ class Categorical:
 
     def split(self, hard: Tensor) -> list[Tensor]:
         """The class of each part, P tensors of the same shape, for joint classes (B, N) or (B, N, C)."""
-        if len(self.logits) == 1:
+        if len(self.sizes) == 1:
             return [hard]
-        m = self.logits[1].shape[-1]
+        m = self.sizes[1]
         return [torch.div(hard, m, rounding_mode="floor"), hard % m]
 
     def marginals(self, soft: Tensor) -> list[Tensor]:
         """The marginals of z̃ (B, N, K) over each part: P tensors of (B, N, M)."""
-        if len(self.logits) == 1:
+        if len(self.sizes) == 1:
             return [soft]
-        square = soft.view(*soft.shape[:-1], *(part.shape[-1] for part in self.logits))
+        square = soft.view(*soft.shape[:-1], *self.sizes)
         return [square.sum(-1), square.sum(-2)]
 
     def log_prob(self, hard: Tensor) -> Tensor:
@@ -166,12 +176,32 @@ class Categorical:
         return torch.stack([-(q.exp() * q).sum((-2, -1)) for q in self.parts]).sum(0)
 
 
-def normalised(logits: Tensor, normalise: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """`torch.softmax` or `torch.log_softmax` of logits (B, N, M) over M.
+def powers_of_two(logarithms: Tensor) -> Tensor:
+    """2^l for l (…, M), divided by the largest of the M; in the place of l. `exp` and `softmax` are slower."""
+    return logarithms.sub_(logarithms.amax(-1, keepdim=True)).exp2_()
 
-    Batched products of queries and keys lie in memory as (N, B, M): in another order each of these would copy them.
+
+class _Tie(torch.autograd.Function):
+    """Zeros with the gradient of `gather` over the last dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, chosen: Tensor) -> Tensor:
+        ctx.save_for_backward(chosen)
+        ctx.shape = logits.shape
+        return logits.new_zeros(()).expand(chosen.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (chosen,) = ctx.saved_tensors
+        return gradients[0].new_zeros(ctx.shape).scatter_add_(-1, chosen, gradients[0]), None
+
+
+def _normalised(logits: Tensor) -> Tensor:
+    """`log_softmax` of logits (B, N, M) over M.
+
+    Batched products of queries and keys lie in memory as (N, B, M): in another order it would copy them.
     """
-    return normalise(logits.transpose(0, 1), -1).transpose(0, 1)
+    return logits.transpose(0, 1).log_softmax(-1).transpose(0, 1)
 
 
 def _at(parts: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:

@@ -11,19 +11,19 @@ seen, D value size, Q query size for one variable (P · d1).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hdvae.distributions import Categorical, Distribution, Draw, Normal
+from hdvae.distributions import Categorical, Distribution, Draw, Normal, powers_of_two
 from hdvae.experiment import LayerConfig, ModelConfig
 from hdvae.race import draw, plan, race
 from hdvae.randomness import NoiseSource
-from hdvae.slots import products_at, read_slots
+from hdvae.slots import read_slots, tie_products
 
 FEW_KEYS = 256
 """Keys of a part up to which the gradient of all logits costs less than that of some."""
@@ -71,21 +71,40 @@ class StochasticLayer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Keyed(Categorical):
-    """A categorical law that knows its logits to be products of queries and keys.
+    """A categorical law that knows its logits to be products of queries and keys, and has them when they are asked for.
 
     Attributes:
         queries: of each part, (B, N, Q).
         keys: of each part, (N, M, Q).
     """
 
-    queries: Sequence[Tensor]
-    keys: Sequence[Tensor]
+    def __init__(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> None:
+        self.queries, self.keys = queries, keys
 
-    def logits_at(self, part: int, chosen: Tensor) -> Tensor:
-        """See `Categorical.logits_at`; the gradient passes by the logits of all other classes."""
-        return products_at(self.queries[part], self.keys[part], self.logits[part], chosen)
+    @functools.cached_property
+    def logits(self) -> list[Tensor]:  # type: ignore[override]
+        """See `Categorical`."""
+        return [_products(q, k) for q, k in zip(self.queries, self.keys, strict=True)]
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """M of each part."""
+        return [keys.shape[1] for keys in self.keys]
+
+    def weights(self, part: int, variables: slice) -> Tensor:
+        """See `Categorical.weights`; of products that are made for them, and not kept."""
+        queries, keys = self.queries[part][:, variables].detach(), self.keys[part][variables].detach()
+        return powers_of_two(_products(queries / math.log(2), keys))
+
+    def tie(self, part: int, chosen: Tensor) -> Tensor:
+        """See `Categorical.tie`; the gradient goes to queries and keys directly, without one of all logits."""
+        return tie_products(self.queries[part], self.keys[part], chosen)
+
+
+def _products(queries: Tensor, keys: Tensor) -> Tensor:
+    """Of queries (B, N, Q) and keys (N, M, Q), (B, N, M); in memory (N, B, M)."""
+    return torch.einsum("bnq,nmq->bnm", queries, keys)
 
 
 class MemoryLayer(nn.Module):
@@ -121,8 +140,8 @@ class MemoryLayer(nn.Module):
         """The categorical law of queries (B, N · P · d1)."""
         queries = raw.view(len(raw), self.variables, self.key_parts, -1).unbind(2)
         keys = self.keys_PNMQ.unbind(0)
-        logits = [torch.einsum("bnq,nmq->bnm", q, k) for q, k in zip(queries, keys, strict=True)]
-        return Keyed(logits, queries, keys) if self.part_classes > FEW_KEYS else Categorical(logits)
+        law = Keyed(queries, keys)
+        return law if self.part_classes > FEW_KEYS else Categorical(law.logits)
 
     def noise(self, source: NoiseSource) -> Tensor:
         """Gumbel noise for every class, (B, N, K)."""

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hdvae.slots import rows_of
+from hdvae.slots import fetch, rows_of
 
+CACHED = 2**17
+"""Numbers of a parameter that are moved at a time: so many, with moments and gradients, stay in a core's cache."""
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
@@ -43,20 +45,27 @@ class RowAdamax(torch.optim.Adamax):
 def _update_rows(parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
     """One step of Adamax for the rows (n, k) that have a gradient, with the bias correction of each."""
     if not state:
-        state["exp_avg"], state["exp_inf"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["row_step"] = torch.zeros(parameter.shape[:2], dtype=torch.int32, device=parameter.device)
+        n, k, d = parameter.shape
+        # Both moments of a row lie side by side: fetching rows that no cache holds is what a step costs.
+        state["row_moments"] = parameter.new_zeros(n, k, 2 * d)
+        state["row_step"] = torch.zeros(n, k, dtype=torch.int32, device=parameter.device)
+    tables = [table.flatten(0, 1) for table in (parameter, state["row_moments"], state["row_step"].unsqueeze(-1))]
+    most = max(1, CACHED // parameter.shape[-1])
+    for rows, g in zip(torch.split(rows_of(gradient), most), torch.split(gradient.values(), most), strict=True):
+        _move(tables, rows, g, group)
+
+
+def _move(tables: Sequence[Tensor], rows: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    """Move some rows (R,) of values, moments and step counts by their gradient (R, D)."""
+    values, moments, steps = (fetch(tables[0], rows), fetch(tables[1], rows), tables[2].index_select(0, rows).add_(1))
     beta, decay = group["betas"]
-    rows, g = rows_of(gradient), gradient.values()
-    tables = [table.flatten(0, 1) for table in (state["row_step"].unsqueeze(-1), state["exp_avg"], state["exp_inf"])]
-    steps, average, largest = (table.index_select(0, rows) for table in tables)
-    steps += 1
-    average.lerp_(g, 1 - beta)
+    average, largest = moments.chunk(2, -1)
+    average.mul_(beta).add_(g, alpha=1 - beta)
     torch.maximum(largest.mul_(decay), g.abs().add_(group["eps"]), out=largest)
-    for table, new in zip(tables, (steps, average, largest), strict=True):
-        table.index_copy_(0, rows, new)
     rate = -group["lr"] / (1 - beta ** steps.to(g.dtype))
-    values = parameter.flatten(0, 1)
-    values.index_copy_(0, rows, values.index_select(0, rows).add_(average.div_(largest).mul_(rate)))
+    values.addcmul_(average / largest, rate)
+    for table, new in zip(tables, (values, moments, steps), strict=True):
+        table.index_copy_(0, rows, new)
 
 
 def entries(gradient: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdvae.distributions import Categorical, normalised
+from hdvae.distributions import Categorical
 from hdvae.experiment import RaceConfig
 
 FAINTEST = 2.0**-25
@@ -37,6 +37,10 @@ SLACK = 2e-3
 """Relative margin of the bound: linear interpolation of log F_a, which is concave, stays below it by less."""
 NEVER = -1e30
 """Score of a draw that repeats another one: its weight is 0 at any temperature."""
+CACHED = 2**20
+"""Weights of classes that are made at a time: more leave the cache, and are memory that every step asks for anew."""
+MANY, SLABS = 256, 8
+"""From so many classes of a part on they are laid out in slabs, so many where that divides them."""
 FEW = 512
 """Up to so many classes, a table of them finds repeats sooner than sorting does."""
 NODES = 32
@@ -70,13 +74,13 @@ class Drawn:
     Attributes:
         slots: classes, (B, N, C).
         pi: their probabilities, (B, N, C), without gradient.
-        logits: the sums of their logits, (B, N, C), with it. The gradient of log π differs by the normaliser's, which
-            is the same for all classes: a softmax of scores takes no notice of it.
+        tie: zeros, (B, N, C), with the gradient of the sums of their logits. That of log π differs by the normaliser's,
+            which is the same for all classes: a softmax of scores takes no notice of it.
     """
 
     slots: Tensor
     pi: Tensor
-    logits: Tensor
+    tie: Tensor
 
 
 def draw(law: Categorical, uniform: Tensor) -> Drawn:
@@ -86,34 +90,69 @@ def draw(law: Categorical, uniform: Tensor) -> Drawn:
         law: of the classes.
         uniform: in [0, 1), (B, N, P, C).
     """
-    each = [_draw_part(law, p, uniform[:, :, p]) for p in range(len(law.logits))]
+    each = [_draw_part(law, p, uniform[:, :, p]) for p in range(len(law.sizes))]
+    a = each[0]
     if len(each) == 1:
-        return each[0]
-    a, b = each
-    return Drawn(a.slots * law.logits[1].shape[-1] + b.slots, a.pi * b.pi, a.logits + b.logits)
+        return Drawn(a.slots.long(), a.pi, a.tie)
+    b = each[1]
+    return Drawn(a.slots.long() * law.sizes[1] + b.slots, a.pi * b.pi, a.tie + b.tie)
 
 
 def _draw_part(law: Categorical, part: int, uniform: Tensor) -> Drawn:
-    cumulative = normalised(law.logits[part].detach(), torch.softmax).cumsum_(-1)
-    chosen = _inverse(cumulative, uniform * cumulative[..., -1:])
-    # What lies between two sums is the probability with which a class is drawn, rounding and all.
-    below = cumulative.gather(-1, (chosen - 1).clamp_(min=0)).mul_(chosen > 0)
-    return Drawn(chosen, cumulative.gather(-1, chosen) - below, law.logits_at(part, chosen))
+    reads, variables = uniform.shape[:2]
+    most = max(1, CACHED // max(1, reads * law.sizes[part]))
+    each = [slice(n, n + most) for n in range(0, variables, most)]
+    found = [_inverse(law.weights(part, some), uniform[:, some]) for some in each]
+    chosen, pi = found[0] if len(found) == 1 else (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return Drawn(chosen, pi, law.tie(part, chosen))
 
 
-def _inverse(cumulative: Tensor, target: Tensor) -> Tensor:
-    """The first class whose cumulative weight (…, M) is above the target (…, C), at most the last; (…, C).
+def _inverse(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes by inversion of uniform numbers (…, C), and their shares, both (…, C); none that has no weight.
 
-    A binary search without branches: `searchsorted` mispredicts them, and takes two or three times as long.
+    Running sums over all M classes would be most of a race's cost where M is large, as each waits for the one before.
+    So many classes are laid out in slabs, one below the other: sums run down all columns at once, and over the totals
+    of the columns one by one.
+
+    Args:
+        weights: of the classes up to a factor, (…, M); overwritten.
+        uniform: in [0, 1).
     """
-    classes = cumulative.shape[-1]
-    found = torch.zeros_like(target, dtype=torch.int64)
-    step = 1 << (classes - 1).bit_length() >> 1
+    slabs = math.gcd(weights.shape[-1], SLABS) if weights.shape[-1] >= MANY else 1
+    columns = weights.shape[-1] // slabs
+    for s in range(1, slabs):
+        weights[..., s * columns :][..., :columns] += weights[..., (s - 1) * columns :][..., :columns]
+    totals = weights[..., -columns:]
+    cumulative = totals.cumsum(-1)
+    total = cumulative[..., -1:]
+    target = uniform * total
+    found = _first_above(cumulative, target, torch.zeros_like(target, dtype=torch.int32), 1)
+    below = cumulative.gather(-1, (found - 1).clamp_(min=0)).mul_(found > 0)
+    if slabs == 1:
+        return found, (cumulative.gather(-1, found) - below) / total
+    nearly = totals.gather(-1, found).mul_(1 - torch.finfo(target.dtype).eps / 2)  # what rounding adds finds no class
+    target = torch.minimum(target.sub_(below), nearly, out=target)
+    found = _first_above(weights, target, found, columns)
+    # What lies between two sums is the probability with which a class is drawn, rounding and all.
+    below = weights.gather(-1, (found - columns).clamp_(min=0)).mul_(found >= columns)
+    return found, (weights.gather(-1, found) - below) / total
+
+
+def _first_above(sums: Tensor, target: Tensor, found: Tensor, stride: int) -> Tensor:
+    """The first of the places `found`, `found` + stride, … (…, C) whose sum (…, M) is above the target, or the last.
+
+    A binary search without branches: `searchsorted` mispredicts them, and takes two or three times as long. `found` is
+    overwritten; its numbers are narrow, which saves a third.
+    """
+    count = sums.shape[-1] // stride
+    step = 1 << (count - 1).bit_length() >> 1
     while step:
-        probe = found + (step - 1) if classes & (classes - 1) == 0 else (found + (step - 1)).clamp_(max=classes - 1)
-        found.add_(cumulative.gather(-1, probe) <= target, alpha=step)
+        probe = found + (step - 1) * stride
+        if count & (count - 1):
+            probe.clamp_(max=sums.shape[-1] - 1)
+        found.add_(sums.gather(-1, probe) <= target, alpha=step * stride)
         step >>= 1
-    return found.clamp_(max=classes - 1)
+    return found.clamp_(max=sums.shape[-1] - 1) if count & (count - 1) else found
 
 
 def race(law: Categorical, noise: Tensor, tau: float | Tensor, arrivals: int, tail: int) -> Race:
@@ -137,7 +176,7 @@ def race(law: Categorical, noise: Tensor, tau: float | Tensor, arrivals: int, ta
         copies = _copies(drawn.slots, law.classes)[..., arrivals:]
         scores = torch.cat([scores, weights + copies.to(weights.dtype).log()], -1)
     repeated = _repeated(drawn.slots, law.classes)
-    scores = torch.add(scores + (drawn.logits - drawn.logits.detach()) / tau, repeated, alpha=NEVER)
+    scores = torch.add(scores + drawn.tie / tau, repeated, alpha=NEVER)
     with torch.no_grad():
         counted = ~repeated[..., :arrivals]
         seen = Seen(scores[..., :arrivals], drawn.pi[..., :arrivals], counted, last.squeeze(-1))
@@ -156,8 +195,8 @@ def _repeated(slots: Tensor, classes: int) -> Tensor:
         places = torch.arange(slots.shape[-1], dtype=torch.int32, device=slots.device).expand_as(slots)
         first = places.new_full((*slots.shape[:-1], classes), slots.shape[-1])
         return first.scatter_reduce_(-1, slots, places, "amin").gather(-1, slots) != places
-    order, same = _ordered(slots)
-    return torch.empty_like(same).scatter_(-1, order, same)
+    order, same = _ordered(slots, classes)
+    return torch.empty_like(same).scatter_(0, order, same).view_as(slots)
 
 
 def _copies(slots: Tensor, classes: int) -> Tensor:
@@ -165,17 +204,22 @@ def _copies(slots: Tensor, classes: int) -> Tensor:
     if classes <= FEW:
         counts = slots.new_zeros(*slots.shape[:-1], classes).scatter_add_(-1, slots, torch.ones_like(slots))
         return counts.gather(-1, slots)
-    order, same = _ordered(slots)
-    starts = torch.arange(slots.shape[-1], device=slots.device).mul(~same).cummax(-1).values
-    counts = torch.zeros_like(order).scatter_add_(-1, starts, torch.ones_like(starts))
-    return torch.empty_like(counts).scatter_(-1, order, counts)
+    order, same = _ordered(slots, classes)
+    starts = torch.arange(len(same), device=slots.device).mul(~same).cummax(0).values
+    counts = torch.zeros_like(order).scatter_add_(0, starts, torch.ones_like(starts))
+    return torch.empty_like(counts).scatter_(0, order, counts).view_as(slots)
 
 
-def _ordered(slots: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of draws by class, the first of each first, and which are of the class before them: (…, C) each."""
-    ordered, order = slots.sort(dim=-1, stable=True)
+def _ordered(slots: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """All draws of all reads (…, C) in the order of their classes, those of a read in its own: places, flat.
+
+    And which of them follow one of the same class and read. One long sort by digits is faster than many short ones.
+    """
+    flat = slots.flatten()
+    ordered, order = (flat.int() if classes < 2**31 else flat).sort(stable=True)
+    reads = order // slots.shape[-1]
     same = torch.zeros_like(ordered, dtype=torch.bool)
-    torch.eq(ordered[..., 1:], ordered[..., :-1], out=same[..., 1:])
+    torch.logical_and(ordered[1:] == ordered[:-1], reads[1:] == reads[:-1], out=same[1:])
     return order, same
 
 

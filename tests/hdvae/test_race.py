@@ -66,9 +66,35 @@ def test_draws_follow_the_law_and_know_their_probability(shape):
     torch.testing.assert_close(drawn.pi, joint.gather(-1, drawn.slots).exp())
 
 
+@pytest.mark.parametrize("classes", [256, 260, 300, 301])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
+def test_many_classes_are_drawn_in_proportion(classes, scale):
+    """Evenly spaced numbers: as many of them find a class as it has weight, whichever way the sums run."""
+    count = 40_000
+    law = expanded(law_of((classes,), scale=scale), 1)
+    drawn = draw(law, ((torch.arange(count, dtype=torch.float64) + 0.5) / count).view(1, 1, 1, count))
+    pi = law.joint().detach().exp()
+    found = torch.bincount(drawn.slots.flatten(), minlength=classes)
+    assert ((found - count * pi.flatten()).abs() < 1 + 1e-6).all()
+    torch.testing.assert_close(drawn.pi, pi.gather(-1, drawn.slots.long()), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("classes", [8, 256, 301])
+def test_a_class_without_weight_is_never_drawn(classes):
+    """In single precision, where sums round: every third class alone has weight, and numbers lie next to all sums."""
+    logits = torch.full((1, 1, classes), -1000.0)
+    logits[..., 1::3] = torch.randn(1, 1, len(range(1, classes, 3)), generator=torch.Generator().manual_seed(4))
+    edges = logits.softmax(-1).double().cumsum(-1).float()
+    steps = torch.arange(-20, 21) * 2.0**-24
+    numbers = (edges.unsqueeze(-1) + steps).clamp(0, 1 - 2.0**-24).view(1, 1, 1, -1)
+    drawn = draw(Categorical([logits]), numbers)
+    assert (drawn.slots % 3 == 1).all()
+    assert (drawn.pi > 0).all()
+
+
 @pytest.mark.parametrize("number", [0.0, 1 - 2.0**-24])
 @pytest.mark.parametrize("scale", [1e-3, 200.0])
-@pytest.mark.parametrize("shape", [(9, 9), (8, 8), (13,)])
+@pytest.mark.parametrize("shape", [(9, 9), (8, 8), (13,), (300, 300), (301, 301)])
 def test_extreme_noise_gives_classes_that_exist(number, scale, shape):
     law = expanded(law_of(shape, scale=scale, dtype=torch.float32), 4)
     drawn = draw(law, torch.full((4, 1, len(shape), 2), number))

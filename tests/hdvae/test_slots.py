@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from hdvae.slots import grouped, of_rows, products_at, read_slots, rows_of, rows_once
+from hdvae.slots import fetch, grouped, of_rows, read_slots, rows_of, rows_once, tie_products
 
 
 def some(tables, classes=50, draws=6, seed=0):
@@ -71,17 +71,26 @@ def test_sparse_tensor_of_rows():
     assert rows_of(tensor).tolist() == [1, 5]
 
 
-def test_products_and_their_gradients_are_those_of_gather():
+def test_rows_are_fetched_as_they_are():
+    table = torch.randn(9, 5, requires_grad=True)
+    rows = torch.tensor([3, 0, 3, 8])
+    got = fetch(table, rows)
+    assert torch.equal(got, table[rows])
+    assert not got.requires_grad
+    assert fetch(table, rows[:0]).shape == (0, 5)
+
+
+def test_ties_are_zeros_with_the_gradient_of_products():
     """With keys that are chosen often, and keys that are not chosen at all."""
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(5, 2, 3, dtype=torch.float64, generator=generator).requires_grad_()
     keys = torch.randn(2, 7, 3, dtype=torch.float64, generator=generator).requires_grad_()
     chosen = torch.randint(0, 6, (5, 2, 9), generator=generator)
     products = torch.einsum("bnq,nmq->bnm", queries, keys)
-    got, wanted = products_at(queries, keys, products, chosen), products.gather(-1, chosen)
-    assert torch.equal(got, wanted)
+    got, wanted = tie_products(queries, keys, chosen), products.gather(-1, chosen)
+    assert torch.equal(got, torch.zeros_like(wanted))
     weights = torch.randn(5, 2, 9, dtype=torch.float64, generator=generator)
-    mine = torch.autograd.grad((weights * got.exp()).sum(), (queries, keys))
+    mine = torch.autograd.grad((weights * (wanted.detach() + got).exp()).sum(), (queries, keys))
     theirs = torch.autograd.grad((weights * wanted.exp()).sum(), (queries, keys))
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other)
