@@ -157,7 +157,7 @@ class Driver:
             del self._live[trial_id]
 
     def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
-        """A run's process was killed or crashed: it goes on from its last checkpoint, unless that happens all the time."""
+        """A run was killed or crashed: it goes on from its last checkpoint, unless that happens all the time."""
         if self.stop.is_set():
             self._interrupted(assignment)
             return

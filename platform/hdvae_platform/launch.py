@@ -267,8 +267,8 @@ def _own(storage: Storage, name: str, records: Records) -> None:
         return
     if found != mine:
         raise InputError(
-            f"{storage.address(name)} is of a study {name} that another study database knows: give this one another name, "
-            "or see whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"
+            f"{storage.address(name)} is of a study {name} that another study database knows: give this one another "
+            "name, or see whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"
         )
 
 

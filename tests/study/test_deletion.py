@@ -46,14 +46,37 @@ def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     assert [one.name for one in records.studies()] == ["other"]
     assert (records.runs(name), known_trials(done.study, places.database)) == ([], [])
     assert list(Client(places).find({"hdvae.study": name})) == []
-    assert Storage(places.storage).list("") == ["other"]
+    assert Storage(places.storage).list("many") == []
     with pytest.raises(Fenced, match="there is no attempt 1 any more: the study was deleted"):
         worker.write("journal", "000000010", ".json", b"late")
-    assert Storage(places.storage).list("") == ["other"]
+    assert Storage(places.storage).list("many") == []
+    assert Storage(places.storage).list("other") == ["file"]
 
     records.define(name, done.study.definition(), done.study.plan(), {})
+    records.take(name, "new")
     assignment = Search(done.study, places.database, records).next()
-    assert (assignment.trial, assignment.attempt) == (0, 1)
+    assert (assignment.trial, assignment.attempt) == (0, 2), "numbers go on: 1 is a number of the deleted study's"
+    Attempt(Storage(places.storage), run_folder(name, 0, 0), assignment.attempt).begin()
+    with pytest.raises(Fenced, match="attempt 2 has taken over from attempt 1"):
+        worker.write("journal", "000000010", ".json", b"late")
+    with pytest.raises(Fenced):
+        done.records.set_run(name, 0, 0, state="FAIL")
+    assert [change.what for change in records.changes(name)] == ["deleted"]
+
+
+def test_trainings_of_the_same_name_stay(done):
+    """`hdvae train` with the same file leaves its checkpoints beside the study's."""
+    storage = Storage(done.places.storage)
+    storage.write("many/train-0123456789abcdef-seed-0/checkpoints/file", b"stays")
+    delete_study(done.places, done.records.study("many"))
+    assert storage.list("many") == ["train-0123456789abcdef-seed-0"]
+
+
+def test_a_registered_model_goes_too(done):
+    client = Client(done.places)
+    client._client.create_registered_model("many")
+    delete_study(done.places, done.records.study("many"))
+    assert list(client._client.search_registered_models()) == []
 
 
 def test_a_study_that_is_being_run_stays(done):

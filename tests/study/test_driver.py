@@ -83,9 +83,37 @@ def test_elastic_runs_share_what_there_is(drive):
     assert driver.next_config("e") is None, "the other one has both places"
 
 
+def test_a_run_that_crashes_goes_on_until_it_does_all_the_time(drive, places):
+    """Three times without a report in between; a report begins the count anew."""
+    driver, _, lines = drive({"seeds": [0]})
+    crash = {"step": 0, "crashed": "Traceback\n  File …\nRuntimeError: out of memory\n"}
+    for attempt in range(2):
+        driver.next_config(f"{attempt}")
+        driver.ended(f"{attempt}", crash)
+    driver.next_config("2")
+    driver.reported("2", {"step": 10, "metrics": {}})
+    driver.ended("2", crash)
+    for attempt in range(3, 5):
+        driver.next_config(f"{attempt}")
+        driver.ended(f"{attempt}", crash)
+    said = [line.partition(" · ")[2] for line in lines]
+    assert said[:-1] == ["trial 0 seed 0: RuntimeError: out of memory; it is started again"] * 4
+    assert said[-1] == "trial 0 seed 0 FAILED: RuntimeError: out of memory, 3 times without a report in between"
+    assert driver.search.run(0, 0).error == "RuntimeError: out of memory, 3 times without a report in between"
+    assert Storage(places.storage).read("small/trial-0000/seed-0/error.txt").decode() == crash["crashed"]
+
+
+def test_what_is_lost_while_the_study_stops_is_no_death(drive):
+    driver, _, lines = drive({"seeds": [0]})
+    driver.next_config("a")
+    driver.stop.set()
+    driver.ended("a", {"step": 0, "lost": "its process was killed"})
+    assert (driver.search.run(0, 0).state, driver.search.run(0, 0).error, lines) == ("WAITING", None, [])
+
+
 def test_workers_that_do_not_start_fail_a_run_in_the_end(drive):
     driver, _, lines = drive({"seeds": [0], "resources": {"workers": 2}, "experiment/training/batch_size": 32})
-    how = "its workers did not start: no network"
+    how = "Ray Train could not go on: no network"
     for attempt in range(3):
         driver.next_config(f"{attempt}")
         driver.ended(f"{attempt}", {"step": 0, "lost": how})

@@ -275,20 +275,29 @@ def test_failures_end_their_trial_and_the_study_goes_on(places, edit, hdvae):
 
 
 def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdvae):
-    """A folder in the way of its last checkpoint fails a run; with the folder gone, it goes on where it stood."""
+    """A folder in the way of its last checkpoint crashes each attempt at a run, which then fails.
+
+    With the folder gone, it goes on where it stood.
+    """
     reference, _, _, _ = finished
     file = edit({"experiment/data/path": str(reference.home.parent / "images.npz"), "seeds": [0]})
     folder = places.home / "studies/small/trial-0001/seed-0"
-    obstacle = folder / "checkpoints/000000020-0001.safetensors"
-    (obstacle / "full").mkdir(parents=True)
+    obstacles = [folder / f"checkpoints/000000020-000{attempt}.safetensors" for attempt in (1, 2, 3)]
+    for obstacle in obstacles:
+        (obstacle / "full").mkdir(parents=True)
     failed = hdvae("study", "run", file)
     assert failed.returncode == 1, failed.stderr
     assert "--retry-failed` starts them again" in failed.stderr
     assert (folder / "error.txt").read_text().count("\n") > 5
+    assert failed.stdout.count("; it is started again") == 2
+    (row,) = [row for row in json.loads(hdvae("study", "status", "small", "--json").stdout)["trials"] if row["error"]]
+    assert (row["number"], row["attempts"]) == (1, 3)
+    assert row["error"].endswith(", 3 times without a report in between")
     parents, children = tracked(places)
     assert [parents[0].status, children[1, 0].status] == ["FAILED", "FAILED"]
 
-    shutil.rmtree(obstacle)
+    for obstacle in obstacles:
+        shutil.rmtree(obstacle)
     assert hdvae("study", "run", file).returncode == 1, "without the flag a failure stands"
     retried = hdvae("study", "run", file, "--retry-failed")
     assert retried.returncode == 0, retried.stderr
