@@ -60,7 +60,7 @@ def bias_curve(metrics: Mapping[str, float], taus: Sequence[float], title: str, 
     bottom.legend(frameon=False)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
-    return {f"bias.{kind}": _rendered(figure, kind) for kind in ("png", "svg")}
+    return {f"bias.{kind}": rendered(figure, kind) for kind in ("png", "svg")}
 
 
 def slot_use(history: Mapping[int, Mapping[str, float]]) -> bytes:
@@ -86,10 +86,11 @@ def slot_use(history: Mapping[int, Mapping[str, float]]) -> bytes:
     axes[0].set_title("The use of the memories' slots", loc="left")
     axes[0].legend(frameon=False)
     axes[-1].set_xlabel("step")
-    return _rendered(figure, "png")
+    return rendered(figure, "png")
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
+    """A figure as a file of a kind: `png` or `svg`."""
     out = io.BytesIO()
     figure.savefig(out, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
     return out.getvalue()

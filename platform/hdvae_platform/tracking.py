@@ -200,6 +200,20 @@ class Client:
             path.write_bytes(data)
             self._client.log_artifact(run_id, str(path), folder or None)
 
+    def read_file(self, run_id: str, name: str) -> bytes | None:
+        """An artifact; None if the run has none of this name.
+
+        Raises:
+            Unreachable: the store of artifacts does not answer.
+        """
+        try:
+            if all(file.path != name for file in self._client.list_artifacts(run_id, name.rpartition("/")[0])):
+                return None
+            with tempfile.TemporaryDirectory() as temporary:
+                return Path(self._client.download_artifacts(run_id, name, temporary)).read_bytes()
+        except (MlflowException, RequestException, OSError) as fault:
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status=status)
