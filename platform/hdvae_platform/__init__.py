@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hdvae.trained import TrainedModel
 
 
@@ -25,3 +28,21 @@ def load(run: str, home: str | Path | None = None) -> TrainedModel:
     from hdvae_platform.places import Places
 
     return load_model(run, Places.under(Path(home or os.environ.get("HDVAE_HOME") or "runs")))
+
+
+def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
+    """The runs of a study as a tidy pandas table, a row for each.
+
+    Args:
+        name: of the study.
+        home: the local folder, by default `HDVAE_HOME` or `runs`.
+
+    Returns:
+        Columns: study, kind (search or confirmation), trial, seed, state, run_id, arm (in words), each setting by its
+        dotted path, and the last value of each metric by its full name, in nats per image.
+
+    Raises:
+        InputError: MLflow has no such study.
+    """
+    notebook = importlib.import_module("hdvae_platform.notebook")  # not before: workers need no MLflow
+    return notebook.results(name, home)

@@ -89,7 +89,7 @@ def test_grouping_by_a_setting():
     runs = (run('{"a": 1}', 0, elbo=-1.0), run('{"a": 2}', 0, elbo=-2.0))
     assert [arm.arm for arm in arms(*runs)] == [{"a": 1}, {"a": 2}]
     assert [arm.arm for arm in arms(*runs, by=["model.width"])] == [{"model.width": 8}]
-    assert arms(*runs, by=["model.width"])[0].by_seed("valid/elbo") == {}
+    assert arms(*runs, by=["model.width"])[0].by_seed("valid/elbo") == {0: -1.5}
     with pytest.raises(InputError, match=r"did you mean 'model\.width'"):
         arms(*runs, by=["model.widht"])
 
@@ -125,7 +125,7 @@ def test_markdown_has_intervals_and_differences():
     assert "| 2. k b\\|c | 1 | -9.00 |" in page
     assert "| 1 − 2 | -2.00 |" in page
     assert "`hdvae compare s --format md`" in page
-    assert "| difference in valid/elbo | mean | 95% interval | how |" in page
+    assert "| difference in valid/elbo | mean | 95% over seeds | p | p, Holm | how |" in page
     assert page.count("|---|---:|") == 2
 
 

@@ -3,68 +3,96 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hdvae.errors import InputError
 from hdvae_platform import comparison
 from hdvae_platform.commands.options import home_option, json_option
+from hdvae_platform.comparison_table import as_csv, as_parquet
 from hdvae_platform.places import Places
 from hdvae_platform.storage import write_atomically
 from hdvae_platform.tracking import Client
+from hdvae_platform.trend_figure import trend_figure
+
+FORMATS = ("terminal", "md", "csv", "json", "parquet")
+PICTURES = (".png", ".svg")
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--by", multiple=True, metavar="PATH", help="Group by this setting instead of all that were varied.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Show this metric; may be repeated.")
+@click.option("--where", multiple=True, metavar="PATH=VALUE", help="Only runs with this setting; may be repeated.")
+@click.option("--against", multiple=True, metavar="PATH=VALUE", help="Compare every arm with the one that has this.")
+@click.option("--trend", metavar="PATH", help="Ask whether the metric (the bias) has a trend in this setting.")
 @click.option(
-    "--format", "form", default="terminal", show_default=True, type=click.Choice(["terminal", "md"]), help="As what."
+    "--direction",
+    default="two-sided",
+    show_default=True,
+    type=click.Choice(["increasing", "decreasing", "two-sided"]),
+    help="Of the trend, stated before looking.",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here instead of printing.")
+@click.option("--format", "form", default="terminal", show_default=True, type=click.Choice(FORMATS), help="As what.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here; with --trend, .png or .svg is its plot."
+)
 @home_option
 @json_option
-def compare(
-    names: tuple[str, ...],
-    by: tuple[str, ...],
-    metrics: tuple[str, ...],
-    form: str,
-    out: Path | None,
-    home: Path,
-    as_json: bool,
-) -> None:
-    """Compare the arms of studies: means over seeds, the differences between arms, and confirmed winners."""
-    client = Client(Places.under(home))
-    compared, confirmed = comparison.arms(client, names, by), comparison.confirmations(client, names)
-    full = [comparison.known_metric(compared, metric) for metric in metrics]
-    if as_json:
-        text = json.dumps(comparison.as_json(names, compared, full, confirmed), indent=1)
-    elif form == "md":
-        shown = full or list(comparison.DIFFERENCES)
-        text = comparison.as_markdown(names, compared, shown, _command(names, by, metrics), confirmed)
+def compare(form: str, out: Path | None, home: Path, as_json: bool, **asked: Any) -> None:
+    """Compare the arms of studies: means over seeds, the differences between arms, trends, and confirmed winners."""
+    form = "json" if as_json else form
+    picture = out is not None and out.suffix in PICTURES
+    if picture and asked["trend"] is None:
+        raise InputError(f"--out {out}: a picture is made of a trend: give --trend PATH")
+    if form == "parquet" and (out is None or picture):
+        raise InputError("--format parquet needs --out FILE")
+    found = comparison.compare(Client(Places.under(home)), _question(asked, whole=form in ("json", "csv", "parquet")))
+    if out is not None and picture:
+        if len(found.trends) > 1:
+            raise InputError(f"--out {out}: a picture shows one metric: give one --metric")
+        for kind, data in trend_figure(found.trends[0]).items():
+            _write(out.with_suffix(f".{kind}"), data)
+        click.echo(_rendered(found, form).decode().rstrip("\n"))
+    elif out is not None:
+        _write(out, _rendered(found, form))
+        click.echo(str(out))
     else:
-        text = _terminal(compared, full, confirmed)
-    if out is None:
-        click.echo(text.rstrip("\n"))
-        return
+        click.echo(_rendered(found, form).decode().rstrip("\n"))
+
+
+def _question(asked: Mapping[str, Any], *, whole: bool) -> comparison.Question:
+    return comparison.Question(
+        studies=asked["names"],
+        by=asked["by"],
+        metrics=[comparison.full_name(metric) for metric in asked["metrics"]],
+        where=comparison.settings_of(asked["where"], "--where"),
+        against=comparison.settings_of(asked["against"], "--against"),
+        trend=asked["trend"],
+        direction=asked["direction"],
+        whole=whole,
+    )
+
+
+def _rendered(found: comparison.Comparison, form: str) -> bytes:
+    if form == "parquet":
+        return as_parquet(found)
+    if form == "csv":
+        return as_csv(found)
+    if form == "json":
+        return (json.dumps(found.plain(), indent=1) + "\n").encode()
+    if form == "md":
+        return comparison.in_markdown(found, shlex.join(["hdvae", *sys.argv[1:]])).encode()
+    return (comparison.in_full(found) + "\n").encode()
+
+
+def _write(out: Path, data: bytes) -> None:
     try:
-        write_atomically(out, (text.rstrip("\n") + "\n").encode())
+        write_atomically(out, data)
     except OSError as fault:
         raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None
-    click.echo(str(out))
-
-
-def _terminal(
-    compared: Sequence[comparison.Arm], metrics: Sequence[str], confirmed: Sequence[comparison.Confirmation]
-) -> str:
-    tables = [comparison.as_table(compared, metrics)]
-    tables += [comparison.differences_table(compared, metric) for metric in metrics or comparison.DIFFERENCES]
-    tables.append(comparison.confirmation_table(confirmed))
-    return "\n\n".join(filter(None, tables))
-
-
-def _command(names: Sequence[str], by: Sequence[str], metrics: Sequence[str]) -> str:
-    options = [f"--by {path}" for path in by] + [f"--metric {metric}" for metric in metrics]
-    return " ".join(["hdvae compare", *names, *options, "--format md"])

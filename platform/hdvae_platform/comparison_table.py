@@ -1,0 +1,69 @@
+"""A comparison as one tidy table, for CSV and Parquet: a row for each arm, difference or trend level, and metric."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pandas as pd
+
+from hdvae_platform.arms import label
+from hdvae_platform.comparison_text import Shown
+from hdvae_platform.inference import interval
+
+COLUMNS = ("what", "arm", "minus", "metric", "mean", "low", "high", "runs", "pruned", "failed", "unfinished", "seeds")
+TESTS = ("paired", "p", "p_holm", "models_low", "models_high", "images")
+
+
+def tidy(found: Shown) -> pd.DataFrame:
+    """The table: `what` says of what kind a row is; cells that its kind has not are empty."""
+    rows = [*_arm_rows(found), *_difference_rows(found)]
+    rows += [
+        {"what": "trend", "arm": f"{one.path} {level:g}", "metric": one.metric, "mean": mean, "runs": runs, "p": one.p}
+        | {"fitted": fitted}
+        for one in found.trends
+        for level, runs, mean, fitted in zip(one.levels, one.runs, one.means, one.fitted, strict=True)
+    ]
+    columns = [*COLUMNS, *TESTS, *(["fitted"] if found.trends else [])]
+    return pd.DataFrame(rows, columns=columns).convert_dtypes()
+
+
+def _arm_rows(found: Shown) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": "arm",
+            "arm": label(arm.arm),
+            "metric": metric,
+            **vars(interval(list(by_seed.values()))),
+            **{key: getattr(arm, key) for key in ("pruned", "failed", "unfinished")},
+            "runs": len(arm.values(metric)),
+            "seeds": len(by_seed),
+        }
+        for arm in found.arms
+        for metric in found.metrics or arm.metrics()
+        if (by_seed := arm.by_seed(metric))
+    ]
+
+
+def _difference_rows(found: Shown) -> list[dict[str, Any]]:
+    rows = []
+    for one in found.differences:
+        row: dict[str, Any] = {"what": "difference", "arm": label(one.a), "minus": label(one.b), "metric": one.metric}
+        row |= {**vars(one.value), "paired": one.paired, "seeds": one.seeds, "p": one.p, "p_holm": one.p_holm}
+        if one.models is not None:
+            value = one.models.value
+            row |= {"models_low": value.low, "models_high": value.high, "images": one.models.images}
+        rows.append(row)
+    return rows
+
+
+def as_csv(found: Shown) -> bytes:
+    """The table as CSV in UTF-8."""
+    return bytes(tidy(found).to_csv(index=False).encode())
+
+
+def as_parquet(found: Shown) -> bytes:
+    """The table as Parquet."""
+    out = io.BytesIO()
+    tidy(found).to_parquet(out, index=False)
+    return out.getvalue()

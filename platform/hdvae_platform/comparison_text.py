@@ -1,0 +1,231 @@
+"""Comparisons as tables of text: for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hdvae_platform.arms import Arm, label
+from hdvae_platform.confirmation import Confirmation
+from hdvae_platform.differences import Difference, couples, differences
+from hdvae_platform.inference import Interval, interval
+from hdvae_platform.marks import marks
+from hdvae_platform.text import markdown, table
+from hdvae_platform.trends import Trend
+
+SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
+"""The metrics of the printed table, under `valid/`."""
+DIFFERENCES = ("valid/elbo", "valid/relaxation_bias")
+"""The metrics of which differences are printed when none is asked for."""
+LARGE = 1e5
+"""From here on hundredths of a nat are no news."""
+DIFFERENCE_HEADER = ("mean", "95% over seeds", "p", "p, Holm", "how", "95% of these models", "on")
+CONFIRMATION_HEADER = ("confirmed on fresh seeds", "metric", "search", "confirmed", "95% interval", "runs", "shrinkage")
+LEGEND = (
+    "95% over seeds: of the difference between trainings, the independent unit being the seed; p of no difference, "
+    "and p adjusted by Holm for all differences of its table.",
+    "95% of these models: how these very models differ on images like those measured, paired by seed and image; "
+    "it says nothing of other trainings.",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a comparison.
+
+    Attributes:
+        studies: names.
+        arms: in the order of the studies.
+        metrics: full names of those that were asked for; empty for the usual ones.
+        differences: between arms.
+        confirmations: winners of searches, on fresh seeds.
+        trends: one for each metric, if they were asked for.
+        marks: what a reader must know, a line each.
+    """
+
+    studies: Sequence[str]
+    arms: Sequence[Arm]
+    metrics: Sequence[str] = ()
+    differences: Sequence[Difference] = ()
+    confirmations: Sequence[Confirmation] = ()
+    trends: Sequence[Trend] = ()
+    marks: Sequence[str] = ()
+
+
+def in_full(found: Shown) -> str:
+    """A comparison for a terminal."""
+    notes = [f"! {mark}" for mark in found.marks]
+    if found.trends:
+        parts = [_trend(one, table) for one in found.trends]
+    else:
+        parts = [_arms(found, table), *_differences(found, table)]
+        parts += ["\n".join(LEGEND)] if len(parts) > 1 else []
+        parts.append(confirmation_table(found.confirmations))
+    return "\n\n".join(filter(None, ["\n".join(notes), *parts]))
+
+
+def in_markdown(found: Shown, command: str) -> str:
+    """A comparison as a page of Markdown, which names the command that made it."""
+    parts = [f"# {', '.join(found.studies)}", f"Made by `{command}`. Nats per image."]
+    parts += ["\n".join(f"- **{mark.partition(':')[0]}**:{mark.partition(':')[2]}" for mark in found.marks)]
+    if found.trends:
+        parts += [_trend(one, markdown) for one in found.trends]
+    else:
+        apart = _differences(found, markdown)
+        parts += [_arms(found, markdown), *apart, *(LEGEND if apart else ())]
+        rows = confirmation_rows(found.confirmations)
+        parts += [markdown(CONFIRMATION_HEADER, rows)] if rows else []
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+Form = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+"""How a table is set: `table` or `markdown`."""
+
+
+def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
+    """Arms for a terminal: mean ± standard deviation over runs; the bias also with its error over images."""
+    names = list(metrics) or [f"valid/{name}" for name in SHOWN]
+    header = ["arm", "runs", *(name.removeprefix("valid/") if not metrics else name for name in names)]
+    rows = [[label(arm.arm), _count(arm), *(_cell(arm, name) for name in names)] for arm in compared]
+    notes = [
+        "Nats per image"
+        + (", valid split" if not metrics else "")
+        + "; mean ± standard deviation over runs (seeds, unless arms are pooled).",
+        "(se …) is the standard error of relaxation_bias over images, root mean square over seeds.",
+    ]
+    shows_bias = any("relaxation_bias" in name for name in names)
+    return "\n".join([table(header, rows), "", *notes[: 2 if shows_bias else 1]])
+
+
+def as_markdown(
+    studies: Sequence[str],
+    compared: Sequence[Arm],
+    metrics: Sequence[str],
+    command: str,
+    confirmed: Sequence[Confirmation] = (),
+) -> str:
+    """A page of arms that are at hand: means with 95% intervals over seeds, then the differences between arms.
+
+    Args:
+        studies: names.
+        compared: their arms.
+        metrics: full names.
+        command: that made the page, for the reader.
+        confirmed: the winners of their searches.
+    """
+    tested = [name for name in metrics if name in DIFFERENCES] or metrics
+    apart = differences(couples(compared), [name for name in tested if not name.startswith("test/")])
+    found = Shown(studies, compared, metrics, apart, confirmed, (), marks(compared, metrics))
+    return in_markdown(found, command)
+
+
+def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
+    """The winners of searches: what they had in the search, and what they have on fresh seeds."""
+    rows = confirmation_rows(confirmed)
+    return table(CONFIRMATION_HEADER, rows) if rows else ""
+
+
+def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
+    """The same, row by row, under `CONFIRMATION_HEADER`."""
+    rows = []
+    for one in confirmed:
+        found = one.confirmed
+        limits = "—" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
+        name = f"trial {one.trial}: {label(one.arm)}"
+        worth = [f"{one.search:.2f}", f"{found.mean:.2f}", limits, str(len(one.values)), f"{one.shrinkage:+.2f}"]
+        rows.append([name, one.metric, *worth])
+    return rows
+
+
+def _arms(found: Shown, form: Form) -> str:
+    """Every arm: the mean of each metric with its 95% interval over seeds."""
+    names = found.metrics or [f"valid/{name}" for name in SHOWN]
+    rows = [
+        [f"{number}. {label(arm.arm)}", _count(arm), *(_interval_cell(arm, name) for name in names)]
+        for number, arm in enumerate(found.arms, 1)
+    ]
+    return form(["arm: mean [95% over seeds]", "runs", *names], rows)
+
+
+def _differences(found: Shown, form: Form) -> list[str]:
+    """A table for each metric of which differences are shown, its arms by their numbers."""
+    numbers = {label(arm.arm): str(number) for number, arm in enumerate(found.arms, 1)}
+    tables = []
+    for metric in found.metrics or DIFFERENCES:
+        rows = [_difference_row(one, numbers) for one in found.differences if one.metric == metric]
+        tables += [form([f"difference in {metric}", *DIFFERENCE_HEADER], rows)] if rows else []
+    return tables
+
+
+def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
+    how = f"paired by {one.seeds} seed{'s' if one.seeds > 1 else ''}" if one.paired else "unpaired"
+    models = one.models
+    on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
+    return [
+        f"{numbers[label(one.a)]} − {numbers[label(one.b)]}",
+        f"{one.value.mean:+.2f}",
+        _limits(one.value),
+        _p(one.p),
+        _p(one.p_holm),
+        how,
+        "—" if models is None else _limits(models.value),
+        on,
+    ]
+
+
+def _trend(one: Trend, form: Form) -> str:
+    """A trend: the test in words, the levels with their fit, and the change from the first to the last."""
+    rows = [
+        [f"{level:g}", str(runs), _number(mean), _number(fitted)]
+        for level, runs, mean, fitted in zip(one.levels, one.runs, one.means, one.fitted, strict=True)
+    ]
+    kind = "increasing" if one.grows else "decreasing"
+    lines = [f"trend of {one.metric} in {one.path}: {one.words}"]
+    lines.append(form([one.path, "runs", "mean", f"isotonic fit, {kind}"], rows))
+    if one.change is not None:
+        apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {one.change.mean:+.2f}"
+        lines.append(f"{apart} nats per image, 95% over seeds {_limits(one.change)}")
+    return "\n\n".join(lines)
+
+
+def _limits(found: Interval) -> str:
+    return "—" if found.low is None else f"[{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def _p(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2g}"
+
+
+def _interval_cell(arm: Arm, metric: str) -> str:
+    by_seed = arm.by_seed(metric)
+    if not by_seed:
+        return "—"
+    found, held = interval(list(by_seed.values())), len(arm.values(metric))
+    limits = "" if found.low is None or found.high is None else f" [{_number(found.low)}, {_number(found.high)}]"
+    return f"{_number(found.mean)}{limits}" + (f" of {held}" if held < len(arm.runs) else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < LARGE else f"{value:.2e}"
+
+
+def _count(arm: Arm) -> str:
+    parts = [str(len(arm.runs))]
+    counted = ((arm.pruned, "pruned"), (arm.failed, "failed"), (arm.unfinished, "unfinished"))
+    return " + ".join([*parts, *(f"{count} {what}" for count, what in counted if count)])
+
+
+def _cell(arm: Arm, metric: str) -> str:
+    values = arm.values(metric)
+    if not values:
+        return "—"
+    text = f"{statistics.fmean(values):.2f}"
+    text += f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    name = metric.partition("/")[2]
+    if name.partition("@")[0] == "relaxation_bias":
+        errors = arm.values(metric.replace("relaxation_bias", "relaxation_bias_se"))
+        error = math.sqrt(statistics.fmean([e * e for e in errors])) if errors else math.nan
+        text += f" (se {error:.2f})"
+    return text + (f" of {len(values)}" if len(values) < len(arm.runs) else "")

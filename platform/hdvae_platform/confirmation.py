@@ -1,0 +1,103 @@
+"""The winners of searches, on seeds that the search had not seen: their values there were not chosen for being high."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hdvae_platform.arms import setting, varied_in
+from hdvae_platform.inference import Interval, interval
+from hdvae_platform.tracking import Client, TrackedRun
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A winner of a search, and what it is worth on seeds that the search had not seen.
+
+    Attributes:
+        study: of which.
+        trial: its number.
+        arm: dotted path → value.
+        metric: what the search was for.
+        search: the mean over the seeds of the search.
+        seeds: the fresh ones.
+        values: the metric of each.
+        run_ids: MLflow's.
+        sign: 1 if the metric was maximised, −1 if minimised.
+    """
+
+    study: str
+    trial: int
+    arm: dict[str, Any]
+    metric: str
+    search: float
+    seeds: list[int]
+    values: list[float]
+    run_ids: list[str]
+    sign: int
+
+    @property
+    def confirmed(self) -> Interval:
+        """The mean over the fresh seeds."""
+        return interval(self.values)
+
+    @property
+    def shrinkage(self) -> float:
+        """By how much the search promised too much: what was luck in its choice."""
+        return self.sign * (self.search - self.confirmed.mean)
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-like values."""
+        kept = {key: value for key, value in vars(self).items() if key not in ("values", "sign")}
+        return {**kept, "confirmed": {**vars(self.confirmed), "values": self.values}, "shrinkage": self.shrinkage}
+
+
+def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, Any] | None = None) -> list[Confirmation]:
+    """The confirmed winners of the studies that have the settings `where`, each study's best by search value first."""
+    return [one for study in dict.fromkeys(studies) for one in _confirmations_of(client, study, where or {})]
+
+
+def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> list[Confirmation]:
+    complete = {"hdvae.study": study, "hdvae.state": "COMPLETE"}
+    kept = [
+        run
+        for run in client.find({**complete, "hdvae.kind": "confirmation"})
+        if all(setting(run, path) == value for path, value in where.items())
+    ]
+    parent = next(client.find({"hdvae.study": study, "hdvae.kind": "study"}), None) if kept else None
+    if parent is None:
+        return []
+    metric, sign = parent.params["metric"], 1 if parent.params["direction"] == "maximize" else -1
+    runs: dict[int, list[TrackedRun]] = {}
+    for run in kept:
+        if metric in run.metrics:
+            runs.setdefault(int(run.tags["hdvae.trial"]), []).append(run)
+    searched: dict[int, list[float]] = {}
+    for run in client.find({**complete, "hdvae.kind": "run"}):
+        if metric in run.metrics:
+            searched.setdefault(int(run.tags["hdvae.trial"]), []).append(run.metrics[metric])
+    found = [
+        _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs[trial])
+        for trial in runs
+        if trial in searched
+    ]
+    return sorted(found, key=lambda one: (-one.sign * one.search, one.trial))
+
+
+def _confirmation(
+    study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
+) -> Confirmation:
+    runs = sorted(runs, key=lambda run: int(run.tags["hdvae.seed"]))
+    return Confirmation(
+        study=study,
+        trial=trial,
+        arm=varied_in(runs[0]),
+        metric=metric,
+        search=search,
+        seeds=[int(run.tags["hdvae.seed"]) for run in runs],
+        values=[run.metrics[metric] for run in runs],
+        run_ids=[run.run_id for run in runs],
+        sign=sign,
+    )

@@ -1,0 +1,41 @@
+"""A study as a table for notebooks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from hdvae.errors import InputError, nearest
+from hdvae_platform.arms import label, value_of, varied_in
+from hdvae_platform.places import Places
+from hdvae_platform.tracking import Client, TrackedRun
+
+KINDS = {"run": "search", "confirmation": "confirmation"}
+
+
+def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
+    """A row for each run of a study, confirmations too, in order: see `hdvae_platform.results`."""
+    client = Client(Places.under(Path(home or os.environ.get("HDVAE_HOME", "runs"))))
+    rows = [_row(run) for kind in KINDS for run in client.find({"hdvae.study": name, "hdvae.kind": kind})]
+    if not rows:
+        known = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]
+        raise InputError(f"no study {name} in MLflow at {client.address}{nearest(name, known)}")
+    return pd.DataFrame(rows).sort_values(["kind", "trial", "seed"], ascending=[False, True, True], ignore_index=True)
+
+
+def _row(run: TrackedRun) -> dict[str, object]:
+    tags, varied = run.tags, varied_in(run)
+    return {
+        "study": tags["hdvae.study"],
+        "kind": KINDS[tags["hdvae.kind"]],
+        "trial": int(tags["hdvae.trial"]),
+        "seed": int(tags["hdvae.seed"]),
+        "state": tags.get("hdvae.state", "RUNNING"),
+        "run_id": run.run_id,
+        "arm": label(varied),
+        **{path: value_of(text) for path, text in run.params.items() if path != "seed"},
+        **varied,
+        **run.metrics,
+    }

@@ -1,0 +1,37 @@
+"""The picture of a trend: the blocks, the means of the levels and the isotonic fit."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from hdvae_platform.figures import BLUE, GREY, ORANGE, rendered
+from hdvae_platform.trends import Trend
+
+LINES = 60
+"""Blocks that are drawn."""
+
+
+def trend_figure(found: Trend) -> dict[str, bytes]:
+    """A trend as a picture.
+
+    Returns:
+        Bytes by kind: `png` and `svg`.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    at = {level: place for place, level in enumerate(found.levels)}
+    for number, block in enumerate(found.blocks[:LINES]):
+        places = [at[level] for level in sorted(block.values)]
+        values = [block.values[level] for level in sorted(block.values)]
+        label = f"{len(found.blocks)} blocks" + (f", {LINES} drawn" if len(found.blocks) > LINES else "")
+        axes.plot(places, values, color=GREY, linewidth=0.8, alpha=0.45, label=label if number == 0 else None)
+    axes.plot(list(at.values()), found.means, color=BLUE, marker="o", linestyle="none", label="mean of the level")
+    kind = "increasing" if found.grows else "decreasing"
+    axes.plot(list(at.values()), found.fitted, color=ORANGE, linewidth=2, label=f"isotonic fit, {kind}")
+    axes.set_xticks(list(at.values()), [f"{level:g}" for level in found.levels])
+    axes.set_xlabel(found.path)
+    axes.set_ylabel(f"{found.metric}, nats per image")
+    axes.set_title(found.words, loc="left", fontsize=10)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return {form: rendered(figure, form) for form in ("png", "svg")}
