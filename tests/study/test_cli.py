@@ -56,10 +56,11 @@ def test_a_batch_larger_than_the_data(capsys, places, edit):
 
 
 def test_check_starts_nothing(capsys, places, study_file):
+    before = {file.name: file.read_bytes() for file in places.home.iterdir()}
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
     shown = capsys.readouterr().out
     assert "6 runs (3 parameter sets × 2 seeds) of 20 steps, 2 at a time" in shown
-    assert not (places.home / "optuna.db").exists()
+    assert {file.name: file.read_bytes() for file in places.home.iterdir()} == before
     assert run(["study", "check", str(study_file), "--home", str(places.home), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["trials"], document["runs"], len(document["arms"])) == (3, 6, 3)
