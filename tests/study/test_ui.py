@@ -11,6 +11,8 @@ import threading
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search
 from hdvae_platform.study import load_study
@@ -27,7 +29,8 @@ def command_lines() -> str:
     return "\n".join(lines)
 
 
-def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
     study, records = load_study(study_file), Records(connect(places.database))
     records.define(study.name, study.definition(), study.plan(), {})
     Search(study, places.database, records)
@@ -36,7 +39,6 @@ def test_both_pages_answer_on_this_machine_only_and_close_together(places, study
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a runner may have it ignored
     )
     watchdog = threading.Timer(120, page.kill)
     watchdog.start()
@@ -52,8 +54,9 @@ def test_both_pages_answer_on_this_machine_only_and_close_together(places, study
         assert "mlflow server" in seen
         assert places.database not in seen, "an address can hold a password"
         assert places.tracking not in seen
-        page.send_signal(signal.SIGINT)
+        page.send_signal(end)
         assert page.wait(30) == 0
+        assert "--port 15731" not in command_lines(), "MLflow's page is left"
     finally:
         watchdog.cancel()
         page.kill()
