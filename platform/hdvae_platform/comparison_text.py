@@ -143,7 +143,7 @@ def _arms(found: Shown, form: Form) -> str:
     """Every arm: the mean of each metric with its 95% interval over seeds."""
     names = found.metrics or [f"valid/{name}" for name in SHOWN]
     rows = [
-        [f"{number}. {label(arm.arm)}", _count(arm), *(_interval_cell(arm, name) for name in names)]
+        [f"({number}) {label(arm.arm)}", _count(arm), *(_interval_cell(arm, name) for name in names)]
         for number, arm in enumerate(found.arms, 1)
     ]
     return form(["arm: mean [95% over seeds]", "runs", *names], rows)
@@ -164,7 +164,7 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
     models = one.models
     on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
     return [
-        f"{numbers[label(one.a)]} − {numbers[label(one.b)]}",
+        f"({numbers[label(one.a)]}) − ({numbers[label(one.b)]})",
         f"{one.value.mean:+.2f}",
         _limits(one.value),
         _p(one.p),

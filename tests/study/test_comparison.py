@@ -121,9 +121,9 @@ def test_markdown_has_intervals_and_differences():
     )
     page = comparison.as_markdown(["s"], compared, ["valid/elbo"], "hdvae compare s --format md")
     limits = comparison.interval([-10.0, -11.0, -12.0])
-    assert f"| 1. k a | 3 | -11.00 [{limits.low:.2f}, {limits.high:.2f}] |" in page
-    assert "| 2. k b\\|c | 1 | -9.00 |" in page
-    assert "| 1 − 2 | -2.00 |" in page
+    assert f"| (1) k a | 3 | -11.00 [{limits.low:.2f}, {limits.high:.2f}] |" in page
+    assert "| (2) k b\\|c | 1 | -9.00 |" in page
+    assert "| (1) − (2) | -2.00 |" in page
     assert "`hdvae compare s --format md`" in page
     assert "| difference in valid/elbo | mean | 95% over seeds | p | p, Holm | how |" in page
     assert page.count("|---|---:|") == 2

@@ -1,29 +1,110 @@
+"""The statistics of comparisons against known truth, SciPy and statsmodels."""
+
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from hdvae_platform.inference import holm, significance
+from hdvae.errors import InputError
+from hdvae_platform.inference import difference, holm, significance
+from hdvae_platform.trends import Block, jonckheere, ordered, trend
 
-
-def test_the_test_is_paired_where_the_seeds_are_the_same():
-    a, b = {0: 1.0, 1: 2.0, 2: 4.0}, {2: 1.0, 1: 0.5, 0: 0.0}
-    assert significance(a, b) == pytest.approx(stats.ttest_rel([1, 2, 4], [0, 0.5, 1]).pvalue)
-    expected = stats.ttest_ind([1, 2, 4], [1, 0.5], equal_var=False).pvalue
-    assert significance(a, {5: 1.0, 6: 0.5}) == pytest.approx(expected)
+STUDIES = 3000
 
 
-def test_what_cannot_be_tested_has_no_p_value():
-    assert significance({0: 1.0}, {0: 2.0}) is None
-    assert significance({0: 1.0, 1: 2.0}, {5: 2.0}) is None
-    assert significance({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}) is None
-    assert significance({0: 0.0, 1: 0.0}, {5: 0.0, 6: 0.0}) is None
+def simulated(random, seeds=5, effect=1.5, shared=3.0, own=1.0):
+    """Two arms whose seeds share what makes them differ most."""
+    both = random.normal(0, shared, seeds)
+    a, b = (both + mean + random.normal(0, own, seeds) for mean in (effect, 0.0))
+    return dict(enumerate(a)), dict(enumerate(b))
 
 
-def test_holm_keeps_its_level_over_a_family_of_tests():
-    """Of 4000 families of six true hypotheses, 5% have one rejected or more; uncorrected it would be 26%."""
-    p = np.random.RandomState(0).uniform(size=(4000, 6))
-    wrong = np.mean([min(holm(list(row))) < 0.05 for row in p])
-    assert 0.04 < wrong < 0.06
-    assert np.mean(p.min(axis=1) < 0.05) > 0.2
+def test_paired_intervals_cover_the_effect_and_are_narrower_by_the_known_factor():
+    random, hits, widths = np.random.default_rng(0), 0, []
+    for _ in range(STUDIES):
+        a, b = simulated(random)
+        value, paired = difference(a, b)
+        welch, _ = difference(a, {seed + 100: x for seed, x in b.items()})
+        assert paired
+        hits += value.low <= 1.5 <= value.high
+        widths.append(((welch.high - welch.low) ** 2, (value.high - value.low) ** 2))
+    assert 0.93 < hits / STUDIES < 0.97
+    t = stats.t.ppf(0.975, [8, 4])
+    known = np.sqrt(10) * t[0] / t[1]  # standard deviations √(3² + 1²) against 1, and degrees of freedom
+    assert np.sqrt(np.divide(*np.mean(widths, axis=0))) == pytest.approx(known, rel=0.05)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_tests_keep_their_level_and_are_scipys(paired):
+    random, p_values = np.random.default_rng(1), []
+    for _ in range(STUDIES):
+        a, b = simulated(random, effect=0.0, shared=3.0 if paired else 0.0)
+        b = b if paired else {seed + 100: x for seed, x in b.items()}
+        p_values.append(significance(a, b))
+    assert 0.03 < np.mean(np.array(p_values) < 0.05) < 0.07
+    x, y = list(a.values()), list(b.values())
+    expected = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
+    assert p_values[-1] == pytest.approx(expected.pvalue)
+
+
+def test_holm_is_that_of_statsmodels():
+    p = np.random.default_rng(2).uniform(0, 0.1, 12)
+    assert holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
+    assert holm([None, 0.02]) == [None, 0.02]
+
+
+def test_most_seeds_must_be_shared_to_be_paired():
+    a = {0: 1.0, 1: 2.0, 2: 3.0}
+    assert difference(a, {0: 0.0, 1: 0.5})[1]
+    assert not difference(a, {0: 0.0, 7: 0.5})[1]
+
+
+def test_jonckheere_of_one_block_is_kendalls_test():
+    row = np.random.default_rng(3).normal(size=7)
+    found = jonckheere([row])
+    for side, p in (("greater", found.increasing), ("less", found.decreasing)):
+        assert p == pytest.approx(stats.kendalltau(range(7), row, alternative=side, method="exact").pvalue)
+
+
+def test_jonckheere_of_incomplete_blocks_by_enumeration():
+    rows = [[1.0, 3.0, 2.0], [5.0, 9.0], [0.0, 1.0, 3.0]]
+    found = jonckheere(rows)
+
+    def pairs(some):
+        return sum(b > a for row in some for a, b in itertools.combinations(row, 2))
+
+    law = [pairs(some) for some in itertools.product(*(itertools.permutations(row) for row in rows))]
+    assert found.increasing == pytest.approx(np.mean(np.array(law) >= pairs(rows)))
+    assert found.decreasing == pytest.approx(np.mean(np.array(law) <= pairs(rows)))
+
+
+def test_tied_blocks_keep_the_level():
+    random = np.random.default_rng(4)
+    p_values = np.array([jonckheere(random.integers(0, 3, (6, 4)).tolist()).p("two-sided") for _ in range(STUDIES)])
+    assert 0.02 < np.mean(p_values < 0.05) < 0.07
+    assert jonckheere([[1.0, 1.0]]).p("two-sided") == 1.0
+
+
+def test_complete_blocks_are_pages():
+    table = np.random.default_rng(5).normal(size=(4, 5)) + np.arange(5)
+    found = ordered(table.tolist())
+    assert found.test == "page"
+    assert found.increasing == pytest.approx(stats.page_trend_test(table).pvalue)
+    assert found.decreasing == pytest.approx(stats.page_trend_test(table[:, ::-1]).pvalue)
+
+
+def test_a_trend_is_fitted_free_of_the_heights_of_incomplete_blocks():
+    blocks = [Block(0, {1.0: 0.0, 2.0: 1.0}), Block(0, {2.0: 101.0, 4.0: 100.5}), Block(1, {1.0: 50.0, 4.0: 50.5})]
+    found = trend([*blocks, Block(1, {2.0: 7.0})], "n", "m", "increasing")
+    assert np.diff(found.means) == pytest.approx([1.0, -0.5])
+    assert found.fitted[1] == pytest.approx(found.fitted[2])
+    assert (found.runs, found.left_out, found.order.test) == ([2, 2, 2], 1, "jonckheere")
+    assert found.change.mean == pytest.approx(0.5)
+    with pytest.raises(InputError, match="differ by it alone"):
+        trend([Block(0, {1.0: 0.0})], "n", "m")
+    with pytest.raises(InputError, match="cannot be compared"):
+        trend([Block(0, {1.0: 0.0, 2.0: 1.0}), Block(0, {3.0: 0.0, 4.0: 1.0})], "n", "m")
