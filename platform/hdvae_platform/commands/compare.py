@@ -61,7 +61,7 @@ def compare(form: str, out: Path | None, home: Path, as_json: bool, **asked: Any
         click.echo(_rendered(found, form).decode().rstrip("\n"))
     elif out is not None:
         _write(out, _rendered(found, form))
-        click.echo(str(out))
+        click.echo(json.dumps({"out": str(out)}) if as_json else str(out))
     else:
         click.echo(_rendered(found, form).decode().rstrip("\n"))
 

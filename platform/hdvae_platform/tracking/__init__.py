@@ -37,6 +37,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 import mlflow
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
@@ -120,13 +121,25 @@ class Client:
             raise Unreachable(f"MLflow at {redacted(places.tracking)}: {_first_line(fault)}") from None
 
     def find(self, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
-        """All runs with these tags, page by page, the oldest first."""
+        """All runs with these tags, page by page, the oldest first.
+
+        Raises:
+            Unreachable: the store does not answer any more.
+        """
         if any("'" in value for value in tags.values()):
             return  # no name of a study or a run has one
         clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         token: str | None = None
         while True:
-            page = self._client.search_runs(
+            page = self._page(clauses, token)
+            yield from map(_tracked, page)
+            token = page.token
+            if not token:
+                return
+
+    def _page(self, clauses: str, token: str | None) -> PagedList[mlflow.entities.Run]:
+        try:
+            return self._client.search_runs(
                 [self._experiment],
                 clauses,
                 run_view_type=ViewType.ACTIVE_ONLY,
@@ -134,10 +147,10 @@ class Client:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            yield from map(_tracked, page)
-            token = page.token
-            if not token:
-                return
+        except (MlflowException, RequestException, OperationalError, OSError) as fault:
+            if not _passes(fault):
+                raise
+            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
 
     def get(self, run_id: str) -> TrackedRun | None:
         """A run by its id; None if there is none."""

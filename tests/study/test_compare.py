@@ -1,0 +1,225 @@
+"""`hdvae compare` and `hdvae_platform.results` on a study with known numbers in a real MLflow database."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+import hdvae_platform
+from hdvae.errors import InputError
+from hdvae_platform.checkpointing import Entry
+from hdvae_platform.cli import run as hdvae
+from hdvae_platform.image_pairs import CLEAR, derived
+from hdvae_platform.per_image import as_parquet, per_image_name
+from hdvae_platform.places import Places
+from hdvae_platform.tracking import Client
+
+SEEDS, WIDTHS, IMAGES = 6, (2, 4, 8), 40
+DOCS = Path(__file__).parents[2] / "docs/comparison.md"
+
+
+def effect(width: int) -> float:
+    return 3.0 * np.log2(width)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, made_databases):
+    """A study of two latents × three widths × six seeds: the bias grows with the width, the ELBO too.
+
+    Images and seeds have effects of their own, which pairs are free of.
+    """
+    home = tmp_path_factory.mktemp("compared") / "runs"
+    home.mkdir()
+    (home / "mlflow.db").write_bytes((made_databases / "mlflow.db").read_bytes())
+    client, random = Client(Places.under(home)), np.random.RandomState(0)
+    client.open_run("known", {}, {"hdvae.study": "known", "hdvae.kind": "study"}, new=True)
+    image_effect, seed_effect = 10 * random.normal(size=IMAGES), 5 * random.normal(size=SEEDS)
+    arms = [(latent, width) for latent in ("normal", "categorical") for width in WIDTHS]
+    for trial, (latent, width) in enumerate(arms):
+        for seed in range(SEEDS):
+            bias = 0.0 if latent == "normal" else effect(width) / 10
+            elbo = -100 + effect(width) + seed_effect[seed] + image_effect + random.normal(size=IMAGES)
+            noise = 0.01 * random.normal(size=IMAGES) if bias else np.zeros(IMAGES)
+            columns = {"elbo": elbo, "surrogate_elbo@tau=0.1": elbo + bias + noise}
+            add(client, trial, seed, {"model.latent": latent, "model.width": width}, columns)
+    add(client, 0, 99, {"model.latent": "normal", "model.width": 2}, None, state="PRUNED")
+    return home
+
+
+def add(client, trial, seed, arm, columns, state="COMPLETE", study="known", **tags):
+    """A run with the values of each image, and the metrics that these have as means."""
+    identity = {"hdvae.study": study, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)}
+    more = {"hdvae.arm": json.dumps(arm), "hdvae.state": state, "hdvae.data_checksum": "d", **tags}
+    run_id = client.open_run(f"trial {trial}", more, identity, new=True)
+    client.log_params(run_id, {**arm, "seed": seed, "evaluation.draws": 5})
+    if columns is not None:
+        elbo, surrogate = columns["elbo"], columns["surrogate_elbo@tau=0.1"]
+        metrics = {"valid/elbo": elbo.mean(), "valid/relaxation_bias": abs((surrogate - elbo).mean())}
+        client.log_entry(run_id, Entry(10, int(1000 * time.time()), metrics))
+        tensors = {"image": torch.arange(len(elbo)), **{name: torch.tensor(value) for name, value in columns.items()}}
+        client.log_file(run_id, per_image_name("valid"), as_parquet(tensors, {"step": 10}))
+    client.close_run(run_id, "FINISHED")
+    return run_id
+
+
+@pytest.fixture
+def compare(home, capsys):
+    """The command in this process: its code, and what it prints."""
+
+    def run(*arguments):
+        code = hdvae(["compare", "known", *map(str, arguments), "--home", str(home)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_difference_over_seeds_and_one_of_these_models(compare):
+    """The interval of the models is that of the paired values of each image, averaged over seeds."""
+    code, out, _ = compare("--json", "--metric", "elbo", "--where", "model.latent=normal", "--against", "model.width=2")
+    document = json.loads(out)
+    assert code == 0
+    assert [one["a"]["model.width"] for one in document["differences"]] == [4, 8]
+    for one, expected in zip(document["differences"], (3.0, 6.0), strict=True):
+        assert (one["paired"], one["seeds"], one["models"]["images"]) == (True, SEEDS, IMAGES)
+        assert one["low"] < expected < one["high"]
+        assert one["models"]["mean"] == pytest.approx(one["mean"])
+        width = one["models"]["high"] - one["models"]["low"]
+        assert width == pytest.approx(2 * 2.02 * np.sqrt(2 / SEEDS / IMAGES), rel=0.5), "free of images and seeds"
+        assert one["p_holm"] >= one["p"]
+    arms = document["arms"]
+    assert [len(arm["metrics"]["valid/elbo"]["values"]) for arm in arms] == [SEEDS] * 3
+    assert (arms[0]["pruned"], arms[1]["pruned"]) == (1, 0)
+
+
+def test_arms_can_be_pooled(compare):
+    code, out, _ = compare("--json", "--by", "model.latent", "--metric", "relaxation_bias")
+    normal, categorical = json.loads(out)["arms"]
+    assert code == 0
+    assert (normal["runs"], normal["metrics"]["valid/relaxation_bias"]["mean"]) == (3 * SEEDS, 0.0)
+    assert categorical["metrics"]["valid/relaxation_bias"]["mean"] == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_trend_and_its_picture(compare, tmp_path):
+    """Six seeds, each of which has the bias in order: Page's test, and an isotonic fit that is the means."""
+    where, picture = ["--where", "model.latent=categorical"], tmp_path / "trend.png"
+    code, out, _ = compare("--json", "--trend", "model.width", "--direction", "increasing", *where, "--out", picture)
+    (found,) = json.loads(out)["trends"]
+    assert code == 0
+    assert (found["levels"], found["p"] < 1e-3) == ([2, 4, 8], True)
+    assert found["fitted"] == pytest.approx([0.3, 0.6, 0.9], abs=0.01)
+    expected = stats.page_trend_test([[1.0, 2.0, 3.0]] * SEEDS, method="exact").pvalue
+    assert found["p"] == pytest.approx(expected)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in picture.with_suffix(".svg").read_bytes()
+
+
+def test_every_format_says_the_same(compare, tmp_path):
+    asked = ["--metric", "elbo", "--by", "model.latent"]
+    csv = pd.read_csv(io.StringIO(compare(*asked, "--format", "csv")[1]))
+    assert compare(*asked, "--format", "parquet", "--out", tmp_path / "t.parquet")[0] == 0
+    parquet = pd.read_parquet(tmp_path / "t.parquet")
+    document = json.loads(compare(*asked, "--format", "json")[1])
+    means = [arm["metrics"]["valid/elbo"]["mean"] for arm in document["arms"]]
+    for table in (csv, parquet):
+        assert table[table["what"] == "arm"]["mean"].tolist() == pytest.approx(means)
+        assert table[table["what"] == "difference"]["mean"].tolist() == pytest.approx([means[0] - means[1]])
+    for form in ("md", "terminal"):
+        assert f"{means[0]:.2f}" in compare(*asked, "--format", form)[1]
+    code, out, _ = compare("--json", "--out", tmp_path / "t.json")
+    assert (code, json.loads(out)) == (0, {"out": str(tmp_path / "t.json")})
+
+
+def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
+    """Two versions of the code, a run without the metric, and one that has not ended."""
+    client, zero = Client(Places.under(home)), np.zeros(IMAGES)
+    columns = {"elbo": zero, "surrogate_elbo@tau=0.1": zero}
+    old, new = ({"hdvae.version": "1", "hdvae.sources": letter * 64} for letter in "ab")
+    add(client, 0, 50, {"model.latent": "x"}, columns, study="odd", **old)
+    add(client, 1, 50, {"model.latent": "y"}, None, study="odd", **new)
+    add(client, 1, 51, {"model.latent": "y"}, columns, study="odd", state="WAITING")
+    assert hdvae(["compare", "odd", "--json", "--home", str(home)]) == 0
+    assert json.loads(capsys.readouterr().out)["marks"] == [
+        "unfinished: 1 run had not ended and is left out",
+        "missing: valid/elbo in 1 of 2 runs, which its means leave out",
+        "missing: valid/relaxation_bias in 1 of 2 runs, which its means leave out",
+        "mixed code: 1 run with hdvae 1 (sources aaaaaaaa); 1 run with hdvae 1 (sources bbbbbbbb)",
+    ]
+    assert hdvae(["compare", "known", "--json", "--home", str(home)]) == 0
+    assert json.loads(capsys.readouterr().out)["marks"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--by", "model.latnt"], "--by model.latnt: no such setting; did you mean 'model.latent'?"),
+        (["--where", "model.latent=conv"], 'no run has model.latent="conv" (there are "normal", "categorical")'),
+        (["--where", "model.latent"], "write --where path=value"),
+        (["--against", "model.latent=normal"], "--against latent normal: 3 arms have this"),
+        (["--metric", "elbow"], "no run has the metric valid/elbow; did you mean 'valid/elbo'?"),
+        (["--trend", "model.widht"], "did you mean 'model.width'?"),
+        (["--format", "parquet"], "--format parquet needs --out FILE"),
+        (["--out", "a.png"], "a picture is made of a trend: give --trend PATH"),
+    ],
+)
+def test_bad_input_is_one_line(compare, arguments, words):
+    code, out, err = compare(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert words in err
+
+
+def test_nothing_is_chosen_by_a_metric_of_test_images(home, capsys):
+    """It is shown and marked; differences in it are taken from the arm that was named, and from no other."""
+    client, asked = Client(Places.under(home)), ["compare", "final", "--json", "--metric", "test/elbo"]
+    for trial, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        run_id = add(client, trial, seed, {"model.latent": "xy"[trial]}, None, study="final")
+        client.log_entry(run_id, Entry(10, int(1000 * time.time()), {"test/elbo": -90.0 + trial + seed / 8}))
+    assert hdvae([*asked, "--home", str(home)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [arm["metrics"]["test/elbo"]["mean"] for arm in document["arms"]] == [-89.9375, -88.9375]
+    assert document["differences"] == []
+    assert any(mark.startswith("final: test/elbo may close a comparison") for mark in document["marks"])
+    assert hdvae([*asked, "--against", "model.latent=x", "--home", str(home)]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["differences"]
+    assert one["mean"] == 1.0
+
+
+def test_a_bias_has_values_of_each_image_only_where_its_sign_is_clear():
+    elbo, random = np.zeros(400), np.random.RandomState(0)
+    clear = random.normal(-1, 1, size=400)
+    assert abs(clear.mean()) > CLEAR * clear.std() / 20
+    values = derived("relaxation_bias", {"elbo": elbo, "surrogate_elbo@tau=0.1": clear})
+    assert values.mean() == pytest.approx(abs(clear.mean()))
+    unclear = random.normal(0, 1, size=400)
+    assert derived("relaxation_bias", {"elbo": elbo, "surrogate_elbo@tau=0.1": unclear}) is None
+    signed = derived("relaxation_bias_signed@tau=0.1", {"elbo": elbo, "surrogate_elbo@tau=0.1": unclear})
+    assert np.array_equal(signed, unclear)
+    assert derived("kl", {"kl/layer_1": elbo + 1, "kl/layer_2": elbo + 2}).mean() == 3
+    assert derived("accuracy", {"elbo": elbo}) is None
+
+
+def test_results_are_a_row_for_each_run(home):
+    table = hdvae_platform.results("known", home)
+    assert len(table) == 6 * SEEDS + 1
+    assert table["state"].value_counts().to_dict() == {"COMPLETE": 6 * SEEDS, "PRUNED": 1}
+    means = table[table["state"] == "COMPLETE"].groupby("model.width")["valid/elbo"].mean()
+    assert means.diff().dropna().tolist() == pytest.approx([3.0, 3.0], abs=0.5)
+    assert table["arm"].iloc[0] == "latent normal, width 2"
+    with pytest.raises(InputError, match="did you mean 'known'"):
+        hdvae_platform.results("knwon", home)
+
+
+def test_the_example_of_the_docs_runs(home, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    monkeypatch.setenv("HDVAE_HOME", str(home))
+    names = {}
+    exec(example.replace('"first"', '"known"'), names)
+    assert list(names["means"].index) == ["categorical", "normal"]
