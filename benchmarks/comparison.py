@@ -1,0 +1,123 @@
+"""What it costs to compare a study of 10,000 runs: `python -m benchmarks.comparison`.
+
+A thousand runs with known numbers go into a real MLflow database, as a study leaves them, and are copied there to
+make the others. Then a process of its own compares as `hdvae compare` does: a thousand, and all. Its time must grow no
+faster than the runs do, and its memory stay small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sqlite3
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.common import report
+from hdvae_platform.checkpointing import Entry
+from hdvae_platform.comparison import Question, compare
+from hdvae_platform.places import Places
+from hdvae_platform.tracking import Client
+
+SEEDS = 5
+METRICS = [f"valid/{name}" for name in ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")]
+"""Of the table; each run has more of them."""
+MORE = [f"valid/kl/layer_{layer}" for layer in range(1, 26)]
+PARAMS = {f"model.setting_{index}": index for index in range(50)}
+FEW = 1000
+COPIED: dict[str | tuple[str, str], str] = {
+    "run_uuid": "substr(run_uuid, 1, 26) || printf('%06d', :number)",
+    ("tags", "value"): "CASE key WHEN 'hdvae.study' THEN :study "
+    "WHEN 'hdvae.trial' THEN CAST(CAST(value AS INTEGER) + :trials AS TEXT) ELSE value END",
+}
+"""What stands in a copy of a row instead of a column, in a table or in all."""
+SLOWER, MEBIBYTES = 1.5, 300.0
+"""Limits: of the time of a run of many over that of a run of few, and of the memory that many take."""
+
+
+def fill(places: Places, study: str, runs: int) -> None:
+    """Leave so many complete runs of a study."""
+    client = Client(places)
+    client.open_run(study, {}, {"hdvae.study": study, "hdvae.kind": "study"}, new=True)
+    for index in range(runs):
+        trial, seed = divmod(index, SEEDS)
+        identity = {"hdvae.study": study, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)}
+        arm = {"model.width": trial % 10, "training.freebits": trial // 10}
+        tags = {"hdvae.arm": json.dumps(arm), "hdvae.state": "COMPLETE", "hdvae.data_checksum": "d"}
+        run_id = client.open_run(f"trial {trial}", tags, identity, new=True)
+        client.log_params(run_id, {**PARAMS, **arm, "seed": seed})
+        values = dict.fromkeys([*METRICS, *MORE], -100.0 + trial % 10 + seed / 10)
+        client.log_entry(run_id, Entry(10, int(1000 * time.time()), values))
+        client.close_run(run_id, "FINISHED")
+
+
+def copy(database: Path, study: str, runs: int) -> None:
+    """Make a study of so many runs from that of `FEW`, row by row in MLflow's tables."""
+    trials = FEW // SEEDS
+    with closing(sqlite3.connect(database)) as db, db:
+        of_study = "SELECT run_uuid FROM tags WHERE key = 'hdvae.study' AND value = ?"
+        for number in range(runs // FEW):
+            for table in ("runs", "params", "tags", "metrics", "latest_metrics"):
+                columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+                chosen = ", ".join(COPIED.get((table, column), COPIED.get(column, column)) for column in columns)
+                values = {"number": number, "study": study, "trials": trials * number, "few": f"study-{FEW}"}
+                rows = f"SELECT {chosen} FROM {table} WHERE run_uuid IN ({of_study.replace('?', ':few')})"
+                db.execute(f"INSERT INTO {table} ({', '.join(columns)}) {rows}", values)
+
+
+def measured(places: Places, study: str) -> tuple[float, float, float]:
+    """Seconds of a comparison, MiB that it added at most, and the mean ELBO of the last arm."""
+    client = Client(places)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    found = compare(client, Question([study], by=["model.width"], metrics=METRICS))
+    seconds = time.perf_counter() - start
+    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return seconds, added, statistics.fmean(found.arms[-1].values("valid/elbo"))
+
+
+def apart(places: Places, study: str) -> tuple[float, float, float]:
+    """The same in a process of its own, the fastest of three."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        return min(pool.submit(measured, places, study).result() for _ in range(3))
+
+
+def main() -> None:
+    """Fill, compare, print a table, and the bars."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000, help=f"more than {FEW}")
+    runs = parser.parse_args().runs
+    if runs <= FEW or runs % FEW:
+        parser.error(f"--runs {runs}: give a multiple of {FEW} above it")
+    with tempfile.TemporaryDirectory(prefix="hdvae-comparison-") as folder:
+        places = Places.under(Path(folder))
+        took = {}
+        print("| runs | filled in | compared in | memory added |\n|---:|---:|---:|---:|")
+        for count in (FEW, runs):
+            start = time.perf_counter()
+            if count == FEW:
+                fill(places, f"study-{FEW}", FEW)
+            else:
+                copy(Path(folder) / "mlflow.db", f"study-{count}", count)
+            filled = time.perf_counter() - start
+            seconds, added, mean = took[count] = apart(places, f"study-{count}")
+            if mean != -91.0 + statistics.fmean(seed / 10 for seed in range(SEEDS)):
+                raise SystemExit(f"{count} runs: the mean of the last arm is {mean}")
+            print(f"| {count:,} | {filled:.0f} s | {seconds:.2f} s | {added:.0f} MiB |", flush=True)
+    slower = (took[runs][0] / runs) / (took[FEW][0] / FEW)
+    bars = {
+        f"seconds_per_run_{runs}_over_{FEW}": {"value": round(slower, 3), "limit": SLOWER},
+        f"mebibytes_{runs}": {"value": round(took[runs][1], 1), "limit": MEBIBYTES},
+    }
+    report("comparison", bars)
+
+
+if __name__ == "__main__":
+    main()
