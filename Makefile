@@ -18,7 +18,7 @@ objectives: setup
 	  --metric lipschitz_bound_reads --metric relaxed_elbo_reads --metric kl --format md --out docs/results/objectives.md
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

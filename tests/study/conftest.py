@@ -23,15 +23,6 @@ from hdvae_platform.places import Places
 from hdvae_platform.records import connect
 from hdvae_platform.search import optuna_storage
 
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Where several processes share the tests, one has all of a file, and all that use the cluster of nodes."""
-    for item in items:
-        group = "nodes" if "nodes" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 STUDY = """
 name: small
 claim: Small things run fast.
