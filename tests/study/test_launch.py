@@ -311,7 +311,7 @@ def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdv
     assert status["state"] == "finished"
     assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [
         ("COMPLETE", 1, None),
-        ("COMPLETE", 2, None),
+        ("COMPLETE", 4, None),
         ("COMPLETE", 1, None),
     ]
     assert tensors(places, 1, 0) == tensors(reference, 1, 0)
