@@ -175,6 +175,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.database(f"study-{uuid.uuid4().hex}")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Makes an empty database of each kind: its URL, by a name."""
+    if request.param == "sqlite":
+        return lambda name: f"sqlite:///{tmp_path}/{name}.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return lambda name: server.database(f"{tmp_path.name}-{name}")
+
+
 Hdvae = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -17,14 +17,6 @@ from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client, Unreachable
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    if request.param == "sqlite":
-        return lambda name: f"sqlite:///{tmp_path}/{name}.db"
-    server = request.getfixturevalue("postgres")
-    return lambda name: server.database(f"{tmp_path.name}-{name}")
-
-
 @pytest.fixture
 def done(tmp_path, database):
     """A study of four trials that has ended."""

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from benchmarks.trials import simulation, violations
 from hdvae_platform.tracking import Client
 
 TRIALS = 200
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    if request.param == "sqlite":
-        return lambda name: f"sqlite:///{tmp_path}/{name}.db"
-    server = request.getfixturevalue("postgres")
-    return lambda name: server.database(f"{tmp_path.name}-{name}")
 
 
 def test_every_trial_is_told_and_tracked_once(tmp_path, database):
