@@ -19,6 +19,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import: Ray reads 
 import ray
 from ray import ActorID, PlacementGroupID
 from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import AuthenticationMode, get_authentication_mode
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -131,6 +132,11 @@ def _start(insecure: bool) -> None:
     if mode.lower() != "token" and not insecure:
         raise InputError(
             f"RAY_AUTH_MODE is {mode}: whoever reaches this machine could run code on it; unset it, or give --insecure"
+        )
+    if mode.lower() == "token" and get_authentication_mode() != AuthenticationMode.TOKEN:
+        raise InputError(
+            "ray was imported before hdvae_platform, without RAY_AUTH_MODE=token, which it reads once: "
+            "import hdvae_platform first, or set RAY_AUTH_MODE=token before Python starts"
         )
     ray.init(address=LOCAL, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
 

@@ -255,6 +255,14 @@ def test_a_ray_that_is_open_to_everybody_is_refused(edit, hdvae, monkeypatch):
     assert "RAY_AUTH_MODE is disabled: whoever reaches this machine could run code on it" in done.stderr
 
 
+def test_a_ray_that_was_imported_without_a_token_is_refused(monkeypatch):
+    """As in a notebook that begins with `import ray`: Ray would ask for a token and show none."""
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    script = "import ray; from hdvae_platform.cluster import connected; connected().__enter__()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "InputError: ray was imported before hdvae_platform" in done.stderr
+
+
 def test_a_cluster_that_is_open_to_everybody_is_refused(edit, hdvae, tmp_path):
     """It answers those who show no token, so it would answer anybody; `--insecure` goes on past that."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
