@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import: Ray reads 
 import ray
 from ray import ActorID, PlacementGroupID
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationMode, get_authentication_mode
+from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
