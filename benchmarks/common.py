@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
+
+from hdvae_platform.provenance import processor
 
 Bar = Mapping[str, float]
 """A measured `value` and its `limit`: the benchmark says from which side."""
@@ -17,7 +17,7 @@ Bar = Mapping[str, float]
 def machine() -> dict[str, str | int]:
     """The processor, its cores, the version of torch and the threads that it uses."""
     return {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count() or 1,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -27,11 +27,3 @@ def machine() -> dict[str, str | int]:
 def report(name: str, bars: Mapping[str, Bar]) -> None:
     """Print the last line of a benchmark: its name, bars and machine as JSON."""
     print(json.dumps({"benchmark": name, "bars": {key: dict(bar) for key, bar in bars.items()}, "machine": machine()}))
-
-
-def _cpu() -> str:
-    """The model of the processor; only Linux says it in a file."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -80,7 +80,7 @@ def kept(file: Path) -> dict[int, dict[str, float]]:
 
 
 def main() -> None:
-    """Train the pairs that are not there yet; print their differences, and the bar: the end of the interval that is further from 0."""
+    """Train the pairs that are not there yet; print their differences, and how far from 0 their interval goes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reads", description=__doc__)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first", type=int, default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -49,6 +50,14 @@ def described(known: Mapping[str, str]) -> str:
     return f"hdvae {known['version']} ({', '.join(parts)})"
 
 
+def processor() -> str:
+    """The model of the processor; only Linux says it in a file."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def tags() -> dict[str, str]:
     """The code and the machine as MLflow tags."""
     names = {
@@ -61,6 +70,7 @@ def tags() -> dict[str, str]:
         "hdvae.python": platform.python_version(),
         "hdvae.torch": torch.__version__,
         "hdvae.system": f"{platform.system()} {platform.machine()}",
+        "hdvae.cpu": f"{processor()}, {os.cpu_count()} cores",
         "hdvae.gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
     return machine | {names[key]: value for key, value in code().items()}

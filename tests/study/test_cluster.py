@@ -149,11 +149,13 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places,
     """From a shell that has nothing but the address of the job server, and the token."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     there = ["--address", nodes.jobs]
-    with monkeypatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", "wrong")
-        refused = on_nodes("study", "submit", edit({}), *there)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
+    for change in ({"RAY_AUTH_TOKEN": "wrong"}, {"RAY_AUTH_TOKEN": "", "RAY_AUTH_MODE": "disabled"}):
+        with monkeypatch.context() as patch:
+            for name, value in change.items():
+                patch.setenv(name, value)
+            refused = on_nodes("study", "submit", edit({}), *there)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
 
     file = edit({"space": {}, "seeds": [0], "experiment/training/steps": 1_000_000})
     submitted = subprocess.Popen(

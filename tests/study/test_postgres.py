@@ -73,6 +73,15 @@ def test_a_study_on_postgresql_and_a_server(team, edit, monkeypatch):
         assert SECRET.encode() not in text, text
 
 
+def test_a_wrong_password_is_told_in_one_line_without_it(postgres, edit, hdvae, monkeypatch):
+    right = postgres.user(f"student-{uuid.uuid4().hex}", SECRET)
+    monkeypatch.setenv("HDVAE_STUDY_DB", right.replace(SECRET, f"not-{SECRET}"))
+    done = hdvae("study", "run", edit({}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "password authentication failed" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
 def contents(url: str) -> list[str]:
     """Every row of every table of a database, as text."""
     with sa.create_engine(url).connect() as db:

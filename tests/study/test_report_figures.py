@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import xml.etree.ElementTree as ET
@@ -9,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hdvae.config import parse
 from hdvae_platform.comparison import Arm, Confirmation
@@ -145,6 +148,14 @@ def test_confirmed_winners_stand_beside_the_value_of_the_search():
     assert "Winners of the search on fresh seeds: valid/elbo" in page
     for text in ("trial 1: width 2", "-90.00", "-92.00", "+2.00"):
         assert f">{text}</td>" in page
+
+
+@given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=2, max_size=3))
+def test_labels_of_points_that_are_close_stand_apart(points):
+    """Two digits of 9 points are some 10 wide and 7 high."""
+    chosen = figures.corners(dict(enumerate(points)))
+    labels = [(x + chosen[key][0], y + chosen[key][1]) for key, (x, y) in enumerate(points)]
+    assert all(math.dist(one, other) > 7 for one, other in itertools.combinations(labels, 2))
 
 
 def test_the_pareto_front():

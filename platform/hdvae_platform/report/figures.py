@@ -38,6 +38,8 @@ SCHEDULES = {
     "memory_learning_rate": "learning rate of the memories",
 }
 """Settings under `training` that are functions of the step, and their axes."""
+CORNERS = [(9.0, 8.0), (-9.0, 8.0), (9.0, -8.0), (-9.0, -8.0)]
+"""Of a marker, where its label may stand, in typographic points; the first where all are as good."""
 FEW = f"Of more than {SHOWN} arms the {SHOWN} best are told apart."
 
 
@@ -262,11 +264,15 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
             _cross(axes, arm)
             style = style_of(arm)
             axes.plot(*at[arm.number], marker=style.marker, color=style.colour, markersize=8)
-            axes.annotate(str(arm.number), at[arm.number], (7, 5), textcoords="offset points")
         axes.set_xlim(*around([x for x, _ in at.values()], 0.0))
         axes.set_ylim(*around([y for _, y in at.values()]))
         axes.set_xlabel("relaxation bias, nats per image (lower is better)")
         axes.set_ylabel("ELBO, nats per image (higher is better)")
+        sheet.figure.draw_without_rendering()  # lays out: where points are on paper is known after it
+        on_paper = axes.transData.transform([at[arm.number] for arm in shown]) * 72 / sheet.figure.dpi
+        sides = corners({arm.number: place for arm, place in zip(shown, on_paper.tolist(), strict=True)})
+        for key, side in sides.items():
+            axes.annotate(str(key), at[key], side, textcoords="offset points", ha="center", va="center")
         return sheet.figure
 
     named = ", ".join(map(str, front))
@@ -298,6 +304,33 @@ def pareto(points: Mapping[int, tuple[float, float]]) -> list[int]:
             front.append(key)
             best = y
     return front
+
+
+def corners(points: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, float]]:
+    """On which side of each point its label stands clearest of the other points and labels.
+
+    Args:
+        points: (x, y) in typographic points.
+
+    Returns:
+        The middles of the labels, seen from their points.
+
+    >>> corners({1: (0.0, 0.0), 2: (9.0, 8.0)})
+    {1: (-9.0, -8.0), 2: (9.0, 8.0)}
+    """
+    found: dict[int, tuple[float, float]] = {}
+    taken = {key: [(x, y)] for key, (x, y) in points.items()}
+    for key, (x, y) in points.items():
+        others = [place for other, places in taken.items() if other != key for place in places]
+
+        def clearance(
+            corner: tuple[float, float], x: float = x, y: float = y, others: Sequence[tuple[float, float]] = others
+        ) -> float:
+            return min((math.dist((x + corner[0], y + corner[1]), other) for other in others), default=0.0)
+
+        found[key] = max(CORNERS, key=clearance)
+        taken[key].append((x + found[key][0], y + found[key][1]))
+    return found
 
 
 def _mean(arm: ArmReport, metric: str) -> float:

@@ -355,6 +355,7 @@ def _provenance(contents: Contents) -> Mapping[str, str]:
         "Python": "hdvae.python",
         "torch": "hdvae.torch",
         "system": "hdvae.system",
+        "CPU": "hdvae.cpu",
         "GPU": "hdvae.gpu",
         "data checksum": "hdvae.data_checksum",
     }
