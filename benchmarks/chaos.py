@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -27,10 +28,12 @@ from pathlib import Path
 
 import numpy as np
 
+import hdvae
 from benchmarks.common import report
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, free_port, running
-from hdvae.checkpoints import read_checkpoint, standing
+from hdvae.checkpoints import encode, read_checkpoint, standing
+from hdvae.errors import InputError
 from hdvae_platform.checkpointing import Journal
 from hdvae_platform.places import Places
 from hdvae_platform.search import known_trials
@@ -311,6 +314,14 @@ def violations(place: Stand, name: str, expected: Result) -> list[str]:
     values = [(trial.state, trial.value) for trial in told]
     if values != [("COMPLETE", expected[arm][1].get(("valid/elbo", end))) for arm, end in zip(ARMS, ends, strict=True)]:
         found.append(f"Optuna has {values}")
+    best = max(range(len(values)), key=lambda trial: values[trial][1] or -math.inf)
+    (run,) = (run for run in runs if run.tags.get("hdvae.trial") == str(best))
+    trained = [hdvae.load(run.tags["hdvae.checkpoint"]), client.registered(f"models:/{name}/latest")]
+    if len({encode(model.snapshot(), model.step)[0] for model in trained}) > 1:
+        found.append("MLflow's registry has another model than the best one")
+    with suppress(InputError):
+        client.registered(f"models:/{name}/2")
+        found.append("MLflow's registry has a second model")
     return found
 
 

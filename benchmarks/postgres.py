@@ -70,6 +70,7 @@ class Postgres:
 
     def _spawn(self) -> None:
         arguments = ["-D", str(self._data / "db"), "-p", str(self.port), "-k", str(self._data), "-h", "127.0.0.1"]
+        arguments += ["-c", "max_connections=500"]  # many tests share one server, and a process keeps what it opened
         self.process = subprocess.Popen(
             [str(self._folder / "postgres"), *arguments],
             stdout=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ import boto3
 import mlflow
 import pytest
 
+import hdvae_platform
 from hdvae.errors import InputError
 from hdvae_platform.checkpointing import Checkpoints, Journal
 from hdvae_platform.loading import load_run
@@ -92,6 +93,7 @@ def test_a_study_on_s3_survives_its_server_and_its_machine(shared, s3, tmp_path,
     assert run.tags["hdvae.checkpoint"] == f"{shared}/{RUN}/checkpoints/{STEPS:09d}-0002.safetensors"
     for named in (run.run_id, f"{shared}/{RUN}", f"{shared}/{RUN}/checkpoints", run.tags["hdvae.checkpoint"]):
         assert load_run(named, places).values["step"] == STEPS
+    assert hdvae_platform.load("models:/small/latest", places.home).step == STEPS
     artifacts = mlflow.MlflowClient(places.tracking).list_artifacts(run.run_id)
     assert {"samples.png", "per_image"} <= {artifact.path for artifact in artifacts}
     keys = {
