@@ -314,9 +314,18 @@ def violations(place: Stand, name: str, expected: Result) -> list[str]:
     values = [(trial.state, trial.value) for trial in told]
     if values != [("COMPLETE", expected[arm][1].get(("valid/elbo", end))) for arm, end in zip(ARMS, ends, strict=True)]:
         found.append(f"Optuna has {values}")
-    best = max(range(len(values)), key=lambda trial: values[trial][1] or -math.inf)
+    best = max(told, key=lambda trial: -math.inf if trial.value is None else trial.value).number
     (run,) = (run for run in runs if run.tags.get("hdvae.trial") == str(best))
-    trained = [hdvae.load(run.tags["hdvae.checkpoint"]), client.registered(f"models:/{name}/latest")]
+    return found + registry_violations(client, name, run.tags["hdvae.checkpoint"])
+
+
+def registry_violations(client: Client, name: str, checkpoint: str) -> list[str]:
+    """What is wrong with the registered model of a study, of which there is one, with the weights of the best run."""
+    try:
+        trained = [hdvae.load(checkpoint), client.registered(f"models:/{name}/latest")]
+    except InputError as fault:
+        return [f"MLflow's registry: {fault}"]
+    found = []
     if len({encode(model.snapshot(), model.step)[0] for model in trained}) > 1:
         found.append("MLflow's registry has another model than the best one")
     with suppress(InputError):

@@ -85,8 +85,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--home", type=Path, default=Path("runs"))
-    parser.add_argument("--pairs", type=Path, default=Path("runs/reads.jsonl"), help="where ELBOs are kept")
+    parser.add_argument("--pairs", type=Path, help="where ELBOs are kept; by default in HOME/reads.jsonl")
     chosen = parser.parse_args()
+    chosen.pairs = chosen.pairs or chosen.home / "reads.jsonl"
     torch.set_num_threads(1)
     dataset, seeds = load(chosen.home, "mnist5k", None, "none"), range(chosen.first, chosen.first + chosen.seeds)
     chosen.pairs.touch()

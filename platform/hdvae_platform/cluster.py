@@ -73,9 +73,15 @@ def connected(address: str = LOCAL, *, insecure: bool = False) -> Iterator[None]
         insecure: whether a Ray that takes commands from whoever reaches it will do.
 
     Raises:
-        InputError: there is no such cluster, it does not take this machine, or it is open to everybody.
+        InputError: there is no such cluster, it does not take this machine, or it is open to everybody; or this process
+            imported Ray too early.
     """
     check_address(address)
+    if os.environ["RAY_AUTH_MODE"].lower() == "token" and get_authentication_mode() != AuthenticationMode.TOKEN:
+        raise InputError(
+            "ray was imported before hdvae_platform.launch, without RAY_AUTH_MODE=token, which it reads once: "
+            "import hdvae_platform.launch first, or set RAY_AUTH_MODE=token before Python starts"
+        )
     try:
         _start(insecure) if address == LOCAL else _join(address, insecure)
         yield
@@ -132,11 +138,6 @@ def _start(insecure: bool) -> None:
     if mode.lower() != "token" and not insecure:
         raise InputError(
             f"RAY_AUTH_MODE is {mode}: whoever reaches this machine could run code on it; unset it, or give --insecure"
-        )
-    if mode.lower() == "token" and get_authentication_mode() != AuthenticationMode.TOKEN:
-        raise InputError(
-            "ray was imported before hdvae_platform, without RAY_AUTH_MODE=token, which it reads once: "
-            "import hdvae_platform first, or set RAY_AUTH_MODE=token before Python starts"
         )
     ray.init(address=LOCAL, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
 

@@ -322,13 +322,10 @@ def corners(points: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, flo
     taken = {key: [(x, y)] for key, (x, y) in points.items()}
     for key, (x, y) in points.items():
         others = [place for other, places in taken.items() if other != key for place in places]
-
-        def clearance(
-            corner: tuple[float, float], x: float = x, y: float = y, others: Sequence[tuple[float, float]] = others
-        ) -> float:
-            return min((math.dist((x + corner[0], y + corner[1]), other) for other in others), default=0.0)
-
-        found[key] = max(CORNERS, key=clearance)
+        clear = {
+            (dx, dy): min((math.dist((x + dx, y + dy), other) for other in others), default=0) for dx, dy in CORNERS
+        }
+        found[key] = max(CORNERS, key=clear.__getitem__)
         taken[key].append((x + found[key][0], y + found[key][1]))
     return found
 
