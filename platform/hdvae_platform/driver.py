@@ -210,7 +210,7 @@ class Driver:
         """Nothing more is done here: what people read of the study says so, unless another driver goes on with it."""
         with contextlib.suppress(Fenced):
             self.search.check()
-            self.tracking.end_study(self.search.runs())
+            self.tracking.end_study(self.search.runs(), done=self.search.is_done())
 
     def interrupt_all(self) -> None:
         """The study is cut off: what is running waits to be continued, here or by the driver that took it over."""

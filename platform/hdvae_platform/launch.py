@@ -246,7 +246,7 @@ def _drive(
         if search.has_work() and not stop.is_set():
             _tune(driver, launch)
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
-    if driver.interrupted and (search.has_work() or any(run.unfinished for run in search.runs())):
+    if driver.interrupted and not search.is_done():
         raise KeyboardInterrupt
     return search.runs()
 

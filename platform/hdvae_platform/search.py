@@ -156,6 +156,10 @@ class Search:
         """Whether `next` would return a run."""
         return bool(self._pending) or not self._searched() or bool(self._confirmations_to_open())
 
+    def is_done(self) -> bool:
+        """Whether every run has ended, and none is to come."""
+        return not (self.has_work() or any(run.unfinished for run in self.runs()))
+
     def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
         """A run got so far; whether it is pruned, as its trial then is.
 

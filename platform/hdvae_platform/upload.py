@@ -174,11 +174,15 @@ class StudyTracking:
 
         self._tracker.send(job)
 
-    def end_study(self, runs: Sequence[Run]) -> None:
-        """The driver stops: the parent run gets the status that its runs call for."""
-        unfinished = not runs or any(run.state in ("WAITING", "RUNNING") for run in runs)
+    def end_study(self, runs: Sequence[Run], *, done: bool) -> None:
+        """The driver stops: the parent run gets the status that its runs call for.
+
+        Args:
+            runs: of the study, as far as it got.
+            done: whether that is all of it: of runs that are yet to be made nothing can be seen in `runs`.
+        """
         failed = any(run.state == "FAIL" for run in runs)
-        status = "KILLED" if unfinished else "FAILED" if failed else "FINISHED"
+        status = "KILLED" if not done else "FAILED" if failed else "FINISHED"
 
         def close(client: Client) -> None:
             found = next(client.find(self._identity()), None)
@@ -195,7 +199,7 @@ class StudyTracking:
                 client.set_tags(parent.run_id, {SUMMARISED: of})
 
         self._tracker.send(close)  # by itself: what follows may be refused, by a server without a registry say
-        if not unfinished:
+        if done:
             self._tracker.send(summarise)
 
     def _register(self, client: Client, best: Run) -> None:

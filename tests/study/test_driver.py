@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import mlflow
 import pytest
 
 from hdvae_platform.driver import SILENCE, Driver
@@ -11,8 +12,9 @@ from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import load_study
-from hdvae_platform.tracking import Tracker
+from hdvae_platform.tracking import Client, Tracker
 from hdvae_platform.upload import StudyTracking
+from hdvae_platform.worker import RunSpec, load_data, run
 
 
 class Clock:
@@ -23,9 +25,17 @@ class Clock:
 
 
 @pytest.fixture
-def drive(places, edit):
+def trackers():
+    """Those of the drivers; they are closed at the end."""
+    made = []
+    yield made
+    for tracker in made:
+        tracker.close(60)
+
+
+@pytest.fixture
+def drive(places, edit, trackers):
     """A driver of the small study with changes, its clock, and what it prints."""
-    trackers = []
 
     def made(changes):
         study, clock, lines = load_study(edit(changes)), Clock(), []
@@ -33,13 +43,12 @@ def drive(places, edit):
         records.define(study.name, study.definition(), study.plan(), {})
         records.take(study.name, "test")
         trackers.append(tracker := Tracker(places, print))
-        tracking = StudyTracking(study, tracker, records, Storage(places.storage), "")
+        checksum = load_data(study.experiment, places.home).checksum
+        tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
         search = Search(study, places.database, records)
         return Driver(study, places, search, tracking, threading.Event(), lines.append, clock), clock, lines
 
-    yield made
-    for tracker in trackers:
-        tracker.close(60)
+    return made
 
 
 def test_a_run_of_which_nothing_is_heard_is_told_once(drive):
@@ -109,6 +118,22 @@ def test_what_is_lost_while_the_study_stops_is_no_death(drive):
     driver.stop.set()
     driver.ended("a", {"step": 0, "lost": "its process was killed"})
     assert (driver.search.run(0, 0).state, driver.search.run(0, 0).error, lines) == ("WAITING", None, [])
+
+
+@pytest.mark.parametrize(("ended", "status", "versions"), [(1, "KILLED", 0), (2, "FINISHED", 1)])
+def test_a_study_that_stops_between_two_runs_is_not_finished(drive, places, trackers, ended, status, versions):
+    """When the first has ended and the second was not begun, nothing can be seen of the second."""
+    driver, _, _ = drive({"seeds": [0], "space": {"training.learning_rate": {"choices": [0.001, 0.002]}}})
+    for trial in range(ended):
+        run(RunSpec(**driver.next_config(str(trial))), lambda word: None)
+        driver.ended(str(trial), {"step": 20, "completed": True})
+    driver.stop.set()
+    driver.end_study()
+    assert trackers[0].close(60)
+    (parent,) = Client(places).find({"hdvae.kind": "study"})
+    assert parent.status == status
+    registered = mlflow.MlflowClient(places.tracking).search_model_versions("name = 'small'")
+    assert len(registered) == versions
 
 
 def test_workers_that_do_not_start_fail_a_run_in_the_end(drive):
