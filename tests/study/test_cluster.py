@@ -20,8 +20,8 @@ from hdvae_platform.preflight import PATIENCE
 from hdvae_platform.storage import Storage
 
 from .conftest import command
+from .outcome import series, tracked, wait_until
 from .test_data_parallel import SMALL
-from .test_launch import series, tracked, wait_until
 
 
 def states(hdvae):

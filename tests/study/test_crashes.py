@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 from .conftest import command
-from .test_launch import tracked, wait_until, workers_of
+from .outcome import tracked, wait_until, workers_of
 
 
 def test_a_run_that_is_killed_again_and_again_fails_and_the_study_goes_on(nodes, places, edit, on_nodes):

@@ -15,7 +15,7 @@ from hdvae_platform.study import ElasticConfig, ResourcesConfig
 from hdvae_platform.tracking import Client
 
 from .conftest import command
-from .test_launch import series, tracked, workers_of
+from .outcome import series, tracked, workers_of
 
 TWO = {"workers": 2, "concurrent": 1}
 SMALL = {

@@ -17,7 +17,7 @@ from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client
 
 from .conftest import command
-from .test_launch import wait_until
+from .outcome import wait_until
 from .test_tracking import wait_for
 
 SECRET = "a-secret-word"

@@ -16,7 +16,7 @@ from hdvae_platform.checkpointing import Journal
 from hdvae_platform.storage import Storage
 
 from .conftest import command
-from .test_launch import ORPHAN, spec_of, tensors, tracked, wait_until, workers_of
+from .outcome import ORPHAN, spec_of, tensors, tracked, wait_until, workers_of
 
 STEPS, EVERY = 6400, 800
 LONG = {

@@ -24,7 +24,7 @@ from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.tracking import Client
 
 from .conftest import command
-from .test_launch import ORPHAN, spec_of, wait_until
+from .outcome import ORPHAN, spec_of, wait_until
 
 STEPS, EVERY = 800, 50
 RUN = "small/trial-0000/seed-0"

@@ -13,7 +13,7 @@ from hdvae_platform.checkpointing import Checkpoints
 from hdvae_platform.storage import Storage
 
 from .conftest import command
-from .test_launch import wait_until
+from .outcome import wait_until
 
 EVERY = 700
 

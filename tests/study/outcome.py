@@ -1,0 +1,81 @@
+"""What a study left behind, and helpers to wait for it and to disturb it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import mlflow
+
+from hdvae_platform.checkpointing import Checkpoints, run_folder
+from hdvae_platform.fencing import Attempt
+from hdvae_platform.storage import Storage
+from hdvae_platform.study import load_study
+from hdvae_platform.tracking import Client
+from hdvae_platform.worker import RunSpec, load_data
+
+
+def tracked(places):
+    client = Client(places)
+    runs = list(client.find({"hdvae.study": "small"}))
+    parents = [run for run in runs if run.tags["hdvae.kind"] == "study"]
+    children = {
+        (int(run.tags["hdvae.trial"]), int(run.tags["hdvae.seed"])): run
+        for run in runs
+        if run.tags["hdvae.kind"] == "run"
+    }
+    assert len(runs) == len(parents) + len(children), "a trial × seed has two MLflow runs"
+    return parents, children
+
+
+def series(places, run_id):
+    """Every stored point of a run: (metric, step) → (value, time)."""
+    client = mlflow.MlflowClient(places.tracking)
+    points = {}
+    for metric in client.get_run(run_id).data.metrics:
+        for point in client.get_metric_history(run_id, metric):
+            assert (metric, point.step) not in points, "a point is there twice"
+            points[metric, point.step] = (point.value, point.timestamp)
+    return points
+
+
+def tensors(places, trial, seed, step=20):
+    checkpoints = Checkpoints(Storage(places.storage), run_folder("small", trial, seed))
+    return Path(checkpoints.address(step)).read_bytes()
+
+
+def wait_until(condition, seconds=90):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and not condition():
+        time.sleep(0.05)
+    assert condition()
+
+
+def workers_of(driver, kind="ray::ImplicitFunc"):
+    """Process ids of the Ray workers that train below a driver."""
+    lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
+    below = {driver}
+    for _ in rows:
+        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith(kind)]
+
+
+ORPHAN = """
+import json, sys
+from hdvae_platform.fencing import Fenced
+from hdvae_platform.worker import RunSpec, run
+try:
+    run(RunSpec(**json.loads(sys.argv[1])), lambda word: "step" in word and print("step", word["step"], flush=True))
+except Fenced as fence:
+    print(fence, flush=True)
+"""
+
+
+def spec_of(file, places):
+    """What the first attempt at the only run of a study is given."""
+    study = load_study(file)
+    attempt = Attempt(Storage(places.storage), run_folder(study.name, 0, 0), 1)
+    checksum = load_data(study.experiment, places.home).checksum
+    return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpus=0, data_checksum=checksum)
