@@ -22,7 +22,7 @@ from .conftest import command
 from .outcome import ORPHAN, series, spec_of, tensors, tracked, wait_until, workers_of
 
 
-def test_a_killed_process_is_started_again_and_nothing_is_lost(finished, places, edit, hdvae):
+def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdvae):
     """SIGKILL of a worker in mid-run: it goes on from its checkpoint, and standard output is still one document."""
     file = edit({"experiment/training/steps": 4000, "experiment/evaluation/every": 100, "seeds": [0], "space": {}})
     environment = {**os.environ, "HDVAE_HOME": str(places.home)}
