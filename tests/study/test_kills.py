@@ -24,7 +24,7 @@ from .outcome import ORPHAN, series, spec_of, tensors, tracked, wait_until, work
 
 def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdvae):
     """SIGKILL of a worker in mid-run: it goes on from its checkpoint, and standard output is still one document."""
-    file = edit({"experiment/training/steps": 4000, "experiment/evaluation/every": 100, "seeds": [0], "space": {}})
+    file = edit({"experiment/training/steps": 2000, "experiment/evaluation/every": 100, "seeds": [0], "space": {}})
     environment = {**os.environ, "HDVAE_HOME": str(places.home)}
     process = subprocess.Popen(
         command(["study", "run", file, "--json"]),
@@ -49,7 +49,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdv
     assert [(row["state"], row["attempts"]) for row in status["trials"]] == [("COMPLETE", 2)]
     _, children = tracked(places)
     assert [run.status for run in children.values()] == ["FINISHED"]
-    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 4001, 100))
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 2001, 100))
 
 
 def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, hdvae, tmp_path):
