@@ -96,7 +96,7 @@ def _told(answer: Any) -> str | None:
     except (TaskUnschedulableError, NodeDiedError):
         return None  # it has gone; Ray finds that out some time later
     except RayError as error:
-        return str(error).strip().splitlines()[-1]
+        return (str(error).strip() or type(error).__name__).splitlines()[-1]
     return fault
 
 
