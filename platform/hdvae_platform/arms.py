@@ -65,8 +65,23 @@ class Arm:
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """The metric by seed, the independent unit; the mean over parameter sets where the arm pools several."""
+        return self._by_seed(self.each(metric))
+
+    def each_signed(self, metric: str) -> list[float | None]:
+        """As `each`; of a bias |δ| the δ, since |δ| is above 0 by noise alone."""
+        parts = parts_of(metric)
+        if parts is None:
+            return self.each(metric)
+        couples = zip(*map(self.each, parts), strict=True)
+        return [None if first is None or second is None else first - second for first, second in couples]
+
+    def signed_by_seed(self, metric: str) -> dict[int, float]:
+        """As `by_seed`, with the sign of a bias."""
+        return self._by_seed(self.each_signed(metric))
+
+    def _by_seed(self, each: Sequence[float | None]) -> dict[int, float]:
         found: dict[int, list[float]] = {}
-        for seed, value in zip(self.seeds, self.each(metric), strict=True):
+        for seed, value in zip(self.seeds, each, strict=True):
             if value is not None:
                 found.setdefault(seed, []).append(value)
         return {seed: statistics.fmean(values) for seed, values in found.items()}
@@ -244,6 +259,28 @@ def full_name(metric: str) -> str:
     ('valid/elbo', 'valid/kl/layer_1', 'test/elbo')
     """
     return metric if metric.startswith(("valid/", "test/", "train/")) else f"valid/{metric}"
+
+
+def parts_of(metric: str) -> tuple[str, str] | None:
+    """The two metrics of which a bias is the distance |first − second|; None for a metric that is no such distance.
+
+    >>> parts_of("valid/relaxation_bias@tau=0.1"), parts_of("valid/elbo")
+    (('valid/surrogate_elbo@tau=0.1', 'valid/elbo'), None)
+    """
+    found = re.fullmatch(r"(.*/)(relaxation|coupled)_bias(@.*)?", metric)
+    if found is None:
+        return None
+    split, kind, at = found[1], found[2], found[3] or ""
+    return f"{split}surrogate_elbo{at}", f"{split}elbo" if kind == "relaxation" else f"{split}coupled_elbo{at}"
+
+
+def signed_name(metric: str) -> str:
+    """The name of a bias with its sign; of any other metric its own.
+
+    >>> signed_name("valid/relaxation_bias@tau=0.1"), signed_name("valid/elbo")
+    ('valid/relaxation_bias_signed@tau=0.1', 'valid/elbo')
+    """
+    return metric if parts_of(metric) is None else re.sub(r"_bias(?=@|$)", "_bias_signed", metric)
 
 
 def label(arm: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdvae_platform.arms import Arm, arms, full_name, label, settings_of
+from hdvae_platform.arms import Arm, arms, full_name, label, parts_of, settings_of
 from hdvae_platform.comparison_text import (
     DIFFERENCES,
     SHOWN,
@@ -71,7 +71,7 @@ class Question:
         metrics: full names; the usual ones, if there is none.
         where: settings that a run must have.
         against: settings of the arm with which the others are compared; each with each, if there is none.
-        trend: a setting in which a trend is looked for.
+        trend: a setting in which a trend is looked for; of a bias |δ|, in the signed δ.
         direction: of the trend.
         whole: whether every metric of each run is kept.
     """
@@ -93,7 +93,9 @@ class Question:
     @property
     def kept(self) -> set[str]:
         """The metrics that are kept of each run; none means all."""
-        return set() if self.whole and not self.metrics else {*self.shown, *DIFFERENCES}
+        shown = {*self.shown, *DIFFERENCES}
+        parts = {part for metric in shown for part in parts_of(metric) or ()}
+        return set() if self.whole and not self.metrics else shown | parts
 
 
 class Comparison(Shown):

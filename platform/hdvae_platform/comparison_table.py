@@ -49,7 +49,8 @@ def _difference_rows(found: Shown) -> list[dict[str, Any]]:
     rows = []
     for one in found.differences:
         row: dict[str, Any] = {"what": "difference", "arm": label(one.a), "minus": label(one.b), "metric": one.metric}
-        row |= {**vars(one.value), "paired": one.paired, "seeds": one.seeds, "p": one.p, "p_holm": one.p_holm}
+        apart = one.trainings
+        row |= {**vars(apart.value), "paired": apart.paired, "seeds": apart.seeds, "p": apart.p, "p_holm": one.p_holm}
         if one.models is not None:
             value = one.models.value
             row |= {"models_low": value.low, "models_high": value.high, "images": one.models.images}

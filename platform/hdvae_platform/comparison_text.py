@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hdvae_platform.arms import Arm, label
+from hdvae_platform.arms import Arm, label, parts_of
 from hdvae_platform.confirmation import Confirmation
 from hdvae_platform.differences import Difference, couples, differences
 from hdvae_platform.inference import Interval, interval
@@ -28,6 +28,10 @@ LEGEND = (
     "and p adjusted by Holm for all differences of its table.",
     "95% of these models: how these very models differ on images like those measured, paired by seed and image; "
     "it says nothing of other trainings.",
+)
+DISTANCE_LEGEND = (
+    "A bias |δ| is above 0 by noise alone: its differences over seeds are |mean of a| − |mean of b| of the signed δ, "
+    "and tested as such."
 )
 
 
@@ -61,7 +65,7 @@ def in_full(found: Shown) -> str:
         parts = [_trend(one, table) for one in found.trends]
     else:
         parts = [_arms(found, table), *_differences(found, table)]
-        parts += ["\n".join(LEGEND)] if len(parts) > 1 else []
+        parts += ["\n".join(_legend(found))]
         parts.append(confirmation_table(found.confirmations))
     return "\n\n".join(filter(None, ["\n".join(notes), *parts]))
 
@@ -73,8 +77,7 @@ def in_markdown(found: Shown, command: str) -> str:
     if found.trends:
         parts += [_trend(one, markdown) for one in found.trends]
     else:
-        apart = _differences(found, markdown)
-        parts += [_arms(found, markdown), *apart, *(LEGEND if apart else ())]
+        parts += [_arms(found, markdown), *_differences(found, markdown), *_legend(found)]
         rows = confirmation_rows(found.confirmations)
         parts += [markdown(CONFIRMATION_HEADER, rows)] if rows else []
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -159,15 +162,21 @@ def _differences(found: Shown, form: Form) -> list[str]:
     return tables
 
 
+def _legend(found: Shown) -> list[str]:
+    """What the columns of the tables of differences mean."""
+    of_distances = any(parts_of(one.metric) for one in found.differences)
+    return [*(LEGEND if found.differences else ()), *([DISTANCE_LEGEND] if of_distances else ())]
+
+
 def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
-    how = f"paired by {one.seeds} seed{'s' if one.seeds > 1 else ''}" if one.paired else "unpaired"
-    models = one.models
+    found, models = one.trainings, one.models
+    how = f"paired by {found.seeds} seed{'s' if found.seeds > 1 else ''}" if found.paired else "unpaired"
     on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
     return [
         f"({numbers[label(one.a)]}) − ({numbers[label(one.b)]})",
-        f"{one.value.mean:+.2f}",
-        _limits(one.value),
-        _p(one.p),
+        f"{found.value.mean:+.2f}",
+        _limits(found.value),
+        _p(found.p),
         _p(one.p_holm),
         how,
         "—" if models is None else _limits(models.value),

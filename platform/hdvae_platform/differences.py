@@ -8,12 +8,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError
-from hdvae_platform.arms import Arm, label
+from hdvae_platform.arms import Arm, label, parts_of
 from hdvae_platform.image_pairs import ImagePaired, ImageValues, image_paired
-from hdvae_platform.inference import Interval, difference, holm, pairs, significance
+from hdvae_platform.inference import (
+    Interval,
+    difference,
+    holm,
+    pairs,
+    significance,
+    size_difference,
+    size_significance,
+)
 
 ARMS = 12
 """Arms up to which each is compared with each."""
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A difference between the trainings of two arms in one metric.
+
+    Attributes:
+        value: mean over seeds, the independent unit of a claim about training, and its interval.
+        paired: whether the seeds were paired; otherwise the interval is Welch's.
+        seeds: how many pairs, or seeds of both arms.
+        p: two-sided, of no difference.
+    """
+
+    value: Interval
+    paired: bool
+    seeds: int
+    p: float | None
 
 
 @dataclass(frozen=True)
@@ -24,10 +49,7 @@ class Difference:
         a: settings.
         b: settings.
         metric: full name.
-        value: mean over seeds, the independent unit of a claim about training, and its interval.
-        paired: whether the seeds were paired; otherwise the interval is Welch's.
-        seeds: how many pairs, or seeds of both arms.
-        p: two-sided, of no difference.
+        trainings: over seeds.
         p_holm: adjusted over all differences in this metric that are shown.
         models: of these trained models, over images; None where their values of each image are not at hand.
     """
@@ -35,17 +57,15 @@ class Difference:
     a: dict[str, Any]
     b: dict[str, Any]
     metric: str
-    value: Interval
-    paired: bool
-    seeds: int
-    p: float | None
+    trainings: OverSeeds
     p_holm: float | None
     models: ImagePaired | None
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        names = {"a": self.a, "b": self.b, "metric": self.metric, **vars(self.value), "paired": self.paired}
-        tested = {"seeds": self.seeds, "p": self.p, "p_holm": self.p_holm}
+        found = self.trainings
+        names = {"a": self.a, "b": self.b, "metric": self.metric, **vars(found.value), "paired": found.paired}
+        tested = {"seeds": found.seeds, "p": found.p, "p_holm": self.p_holm}
         return {**names, **tested, "models": None if self.models is None else self.models.plain()}
 
 
@@ -78,18 +98,26 @@ def differences(
     return [one for metric in metrics for one in _in_metric(compared, metric, values)]
 
 
+def over_seeds(a: Arm, b: Arm, metric: str) -> OverSeeds | None:
+    """The difference a − b between trainings; None where an arm lacks the metric.
+
+    Of a bias |δ| it is taken and tested on δ: |δ| is above 0 by noise alone.
+    """
+    first, second = a.signed_by_seed(metric), b.signed_by_seed(metric)
+    distance = parts_of(metric) is not None
+    found = (size_difference if distance else difference)(first, second)
+    if found is None:
+        return None
+    p = (size_significance if distance else significance)(first, second)
+    return OverSeeds(*found, len(pairs(first, second)) or len(first) + len(second), p)
+
+
 def _in_metric(compared: Sequence[tuple[Arm, Arm]], metric: str, values: ImageValues | None) -> list[Difference]:
-    tested = []
-    for a, b in compared:
-        first, second = a.by_seed(metric), b.by_seed(metric)
-        found = difference(first, second)
-        if found is not None:
-            seeds = len(pairs(first, second)) or len(first) + len(second)
-            tested.append((a, b, *found, seeds, significance(first, second)))
-    adjusted = holm([p for *_, p in tested])
+    tested = [(a, b, found) for a, b in compared if (found := over_seeds(a, b, metric)) is not None]
+    adjusted = holm([found.p for *_, found in tested])
     return [
-        Difference(a.arm, b.arm, metric, value, paired, seeds, p, p_holm, _models(a, b, metric, values))
-        for (a, b, value, paired, seeds, p), p_holm in zip(tested, adjusted, strict=True)
+        Difference(a.arm, b.arm, metric, found, p_holm, _models(a, b, metric, values))
+        for (a, b, found), p_holm in zip(tested, adjusted, strict=True)
     ]
 
 

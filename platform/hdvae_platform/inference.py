@@ -81,6 +81,46 @@ def significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None
     return float(stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False).pvalue)
 
 
+def size_difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[Interval, bool] | None:
+    """|mean of a| − |mean of b|, as `difference`, from values with their signs.
+
+    The interval reaches over every sign that the arms' own intervals leave open: where neither mean is clearly away
+    from 0, it holds 0.
+    """
+    turned = [difference(_times(a, s), _times(b, t)) for s in _signs(a) for t in _signs(b)]
+    found = [one for one in turned if one is not None]
+    if not found:
+        return None
+    first, paired = found[0]
+    lows = [value.low for value, _ in found if value.low is not None]
+    highs = [value.high for value, _ in found if value.high is not None]
+    return Interval(first.mean, min(lows, default=None), max(highs, default=None)), paired
+
+
+def size_significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None:
+    """p-value of |mean of a| = |mean of b|, from values with their signs; None as in `significance`.
+
+    That holds where the means are equal or opposite: it is rejected where both are (Berger 1982), which keeps the
+    level whatever the signs.
+    """
+    equal, opposite = significance(a, b), significance(a, _times(b, -1))
+    return None if equal is None or opposite is None else max(equal, opposite)
+
+
+def _signs(values: Mapping[Key, float]) -> list[int]:
+    """The sign of the mean, and the other one where the interval of the mean leaves it open."""
+    if not values:
+        return []
+    found = interval(list(values.values()))
+    sign = 1 if found.mean >= 0 else -1
+    clear = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    return [sign] if clear else [sign, -sign]
+
+
+def _times(values: Mapping[Key, float], sign: int) -> dict[Key, float]:
+    return {key: sign * value for key, value in values.items()}
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values (1979): rejecting those below α errs anywhere with probability α at most.
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.arms import Arm, setting, varied_in
+from hdvae_platform.arms import Arm, setting, signed_name, varied_in
 from hdvae_platform.inference import Interval, interval
 from hdvae_platform.tracking import TrackedRun
 
@@ -67,7 +67,7 @@ class Trend:
 
     Attributes:
         path: the setting.
-        metric: full name.
+        metric: full name; of a bias that with its sign, in which a trend is looked for.
         direction: that was asked for.
         order: the test.
         levels: of the setting.
@@ -141,7 +141,7 @@ def trend(blocks: Sequence[Block], path: str, metric: str, direction: Direction 
     fitted = optimize.isotonic_regression(means, weights=weights, increasing=grows).x
     return Trend(
         path=path,
-        metric=metric,
+        metric=signed_name(metric),
         direction=direction,
         order=order,
         levels=levels,
@@ -235,14 +235,14 @@ def blocks_of(compared: Sequence[Arm], path: str, metric: str) -> list[Block]:
     Args:
         compared: arms by everything that was varied.
         path: of the setting; with stars, as in `model.layers.*.variables`, the sum over all that fit.
-        metric: full name.
+        metric: full name; a bias enters with its sign, since |δ| grows with the noise alone.
 
     Raises:
         InputError: the setting is unknown, no number, or the same in all runs.
     """
     found: dict[str, tuple[int, dict[float, list[float]]]] = {}
     for arm in compared:
-        for run, value in zip(arm.runs, arm.each(metric), strict=True):
+        for run, value in zip(arm.runs, arm.each_signed(metric), strict=True):
             if value is not None:
                 seed, rest = int(run.tags["hdvae.seed"]), _rest(run, path)
                 key = json.dumps([arm.arm.get("study"), seed, rest], sort_keys=True)

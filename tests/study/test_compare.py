@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import time
@@ -63,7 +64,8 @@ def add(client, trial, seed, arm, columns, state="COMPLETE", study="known", **ta
     client.log_params(run_id, {**arm, "seed": seed, "evaluation.draws": 5})
     if columns is not None:
         elbo, surrogate = columns["elbo"], columns["surrogate_elbo@tau=0.1"]
-        metrics = {"valid/elbo": elbo.mean(), "valid/relaxation_bias": abs((surrogate - elbo).mean())}
+        metrics = {"valid/elbo": elbo.mean(), "valid/surrogate_elbo": surrogate.mean()}
+        metrics["valid/relaxation_bias"] = abs(metrics["valid/surrogate_elbo"] - metrics["valid/elbo"])
         client.log_entry(run_id, Entry(10, int(1000 * time.time()), metrics))
         tensors = {"image": torch.arange(len(elbo)), **{name: torch.tensor(value) for name, value in columns.items()}}
         client.log_file(run_id, per_image_name("valid"), as_parquet(tensors, {"step": 10}))
@@ -122,6 +124,20 @@ def test_a_trend_and_its_picture(compare, tmp_path):
     assert b"<svg" in picture.with_suffix(".svg").read_bytes()
 
 
+def test_a_trend_of_a_bias_is_one_of_its_sign(home, capsys):
+    """Noise that grows with the setting makes |δ| grow; δ does not."""
+    client, random = Client(Places.under(home)), np.random.RandomState(3)
+    for seed, width in itertools.product(range(8), (1, 2, 4, 8)):
+        elbo = np.zeros(IMAGES)
+        columns = {"elbo": elbo, "surrogate_elbo@tau=0.1": elbo + width * random.normal()}
+        add(client, width, seed, {"model.width": width}, columns, study="noise")
+    assert hdvae(["compare", "noise", "--json", "--trend", "model.width", "--home", str(home)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["trends"]
+    assert found["metric"] == "valid/relaxation_bias_signed"
+    assert found["p"] > 0.05
+    assert min(found["means"]) < 0
+
+
 def test_every_format_says_the_same(compare, tmp_path):
     asked = ["--metric", "elbo", "--by", "model.latent"]
     csv = pd.read_csv(io.StringIO(compare(*asked, "--format", "csv")[1]))
@@ -150,6 +166,7 @@ def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
     assert json.loads(capsys.readouterr().out)["marks"] == [
         "unfinished: 1 run had not ended and is left out",
         "missing: valid/elbo in 1 of 2 runs, which its means leave out",
+        "missing: valid/surrogate_elbo in 1 of 2 runs, which its means leave out",
         "missing: valid/relaxation_bias in 1 of 2 runs, which its means leave out",
         "mixed code: 1 run with hdvae 1 (sources aaaaaaaa); 1 run with hdvae 1 (sources bbbbbbbb)",
     ]

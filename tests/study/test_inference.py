@@ -10,7 +10,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from hdvae.errors import InputError
+from hdvae_platform.arms import Arm
+from hdvae_platform.differences import over_seeds
 from hdvae_platform.inference import difference, holm, significance
+from hdvae_platform.tracking import TrackedRun
 from hdvae_platform.trends import Block, jonckheere, ordered, trend
 
 STUDIES = 3000
@@ -49,6 +52,40 @@ def test_tests_keep_their_level_and_are_scipys(paired):
     x, y = list(a.values()), list(b.values())
     expected = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
     assert p_values[-1] == pytest.approx(expected.pvalue)
+
+
+BIAS = "valid/relaxation_bias"
+
+
+def biased(name, values):
+    """An arm of a run for each seed with such a signed bias, under the metrics that an evaluation logs."""
+    runs = []
+    for seed, value in enumerate(values):
+        metrics = {"valid/elbo": -100.0, "valid/surrogate_elbo": -100.0 + value, BIAS: abs(value)}
+        tags = {"hdvae.trial": "0", "hdvae.seed": str(seed)}
+        runs.append(TrackedRun(f"{name}-{seed}", "FINISHED", tags, {}, metrics))
+    return Arm({"name": name}, runs)
+
+
+@pytest.mark.parametrize(("mean", "noise", "other"), [(0.0, 0.0, 0.0), (0.0, 0.01, 0.0), (1.0, 0.03, -1.0)])
+def test_noise_in_a_bias_is_no_difference(mean, noise, other):
+    """Of arms whose |δ| is the same: without a bias against exactly 0, on less noise, and of opposite signs."""
+    random, found = np.random.default_rng(6), []
+    for _ in range(400):
+        a, b = random.normal(mean, 0.03, 5), random.normal(other, noise, 5)
+        found.append(over_seeds(biased("a", a), biased("b", b), BIAS))
+    assert np.mean([one.p < 0.05 for one in found]) < 0.08
+    assert np.mean([one.value.low <= 0 <= one.value.high for one in found]) > 0.92
+
+
+def test_biases_of_clear_signs_differ_by_their_sizes():
+    random = np.random.default_rng(7)
+    a, b = -3.0 + random.normal(0, 0.1, 5), 1.0 + random.normal(0, 0.1, 5)
+    found = over_seeds(biased("a", a), biased("b", b), BIAS)
+    value, _ = difference(dict(enumerate(-a)), dict(enumerate(b)))
+    assert (found.value.mean, found.value.low, found.value.high) == pytest.approx((value.mean, value.low, value.high))
+    assert found.p == pytest.approx(significance(dict(enumerate(-a)), dict(enumerate(b))))
+    assert found.p < 1e-4
 
 
 def test_holm_is_that_of_statsmodels():

@@ -71,12 +71,15 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
     )
 
 
+def biased(elbo, bias):
+    """The metrics of a run with a bias."""
+    return {ELBO: elbo, "valid/surrogate_elbo": elbo + bias, BIAS: bias}
+
+
 def widths(count, seeds=2, **more):
     """As many arms, each better than the one before, and with more bias."""
     sets = [{"model.width": i + 1} for i in range(count)]
-    numbers = [
-        [{ELBO: -100.0 + i + 0.01 * s * i, BIAS: 0.1 * i + 0.001 * s} for s in range(seeds)] for i in range(count)
-    ]
+    numbers = [[biased(-100.0 + i + 0.01 * s * i, 0.1 * i + 0.001 * s) for s in range(seeds)] for i in range(count)]
     return contents(
         {"model.width": {"low": 1, "high": 1000}}, sets, numbers, search={"method": "random", "trials": 9}, **more
     )

@@ -14,7 +14,8 @@ from hdvae.experiment import Experiment
 from hdvae_platform import comparison
 from hdvae_platform.checkpointing import Journal, run_folder
 from hdvae_platform.comparison import Arm, Interval
-from hdvae_platform.inference import holm, significance
+from hdvae_platform.differences import over_seeds
+from hdvae_platform.inference import holm
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, connect
 from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances, known_trials
@@ -181,18 +182,12 @@ def differences(arms: Sequence[ArmReport], metric: str, best: ArmReport) -> list
     pairs = list(itertools.combinations(having, 2))
     if len(having) > ALL_PAIRS:
         pairs = [(best, arm) for arm in having if arm is not best]
-    seeds = {arm.number: _by_seed(arm, metric) for arm in arms}
-    adjusted = holm([significance(seeds[a.number], seeds[b.number]) for a, b in pairs])
-    made = []
-    for (a, b), p in zip(pairs, adjusted, strict=True):
-        found = comparison.difference(seeds[a.number], seeds[b.number])
-        if found is not None:
-            made.append(Difference(a.number, b.number, *found, p))
-    return made
-
-
-def _by_seed(arm: ArmReport, metric: str) -> dict[int, float]:
-    return {seed: value for seed, value in arm.arm.by_seed(metric).items() if math.isfinite(value)}
+    tested = [(a, b, found) for a, b in pairs if (found := over_seeds(a.arm, b.arm, metric)) is not None]
+    adjusted = holm([found.p for *_, found in tested])
+    return [
+        Difference(a.number, b.number, found.value, found.paired, p)
+        for (a, b, found), p in zip(tested, adjusted, strict=True)
+    ]
 
 
 def read_contents(places: Places, name: str) -> Contents:
