@@ -21,10 +21,6 @@ from hdvae.errors import InputError, nearest
 from hdvae_platform.study import read_yaml
 from hdvae_platform.tracking import Client, TrackedRun
 
-KEPT_SETTINGS = ("evaluation.", "data.", "model.")
-"""Beginnings of the settings that are kept of a run even where only some metrics are: they tell whether
-two runs' numbers mean the same."""
-
 
 @dataclass
 class Arm:
@@ -107,7 +103,7 @@ def arms(
         by: dotted paths to group by; by default everything that the study varied.
         where: settings that a run must have to be looked at.
         metrics: full names that some run must have.
-        keep: further ones that are kept of each run. With neither all are.
+        keep: further ones that are kept of each run. With neither all are. Settings are always kept.
 
     Raises:
         InputError: a study is unknown to MLflow, or none of its runs is complete; a path or metric no run has.
@@ -219,13 +215,9 @@ def _arm_of(run: TrackedRun, by: Sequence[str]) -> dict[str, Any]:
 
 
 def _trimmed(run: TrackedRun, kept: Collection[str]) -> TrackedRun:
-    """The run with what is kept of it; its names, and values that many runs share, are in memory once."""
+    """The run with the metrics that are kept of it; its names, and values that many runs share, are in memory once."""
     metrics = {sys.intern(name): value for name, value in run.metrics.items() if not kept or name in kept}
-    params = {
-        sys.intern(path): sys.intern(value)
-        for path, value in run.params.items()
-        if not kept or path.startswith(KEPT_SETTINGS)
-    }
+    params = {sys.intern(path): sys.intern(value) for path, value in run.params.items()}
     tags = {
         sys.intern(key): sys.intern(value)
         for key, value in run.tags.items()

@@ -22,8 +22,9 @@ import numpy as np
 from scipy import optimize, stats
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.arms import Arm, setting, signed_name, varied_in
+from hdvae_platform.arms import Arm, setting, signed_name, value_of, varied_in
 from hdvae_platform.inference import Interval, interval
+from hdvae_platform.study import PRESET
 from hdvae_platform.tracking import TrackedRun
 
 Direction = Literal["increasing", "decreasing", "two-sided"]
@@ -240,13 +241,15 @@ def blocks_of(compared: Sequence[Arm], path: str, metric: str) -> list[Block]:
     Raises:
         InputError: the setting is unknown, no number, or the same in all runs.
     """
+    _check_known(compared, path)
     found: dict[str, tuple[int, dict[float, list[float]]]] = {}
     for arm in compared:
         for run, value in zip(arm.runs, arm.each_signed(metric), strict=True):
-            if value is not None:
+            level = _level(run, path)
+            if value is not None and level is not None:
                 seed, rest = int(run.tags["hdvae.seed"]), _rest(run, path)
                 key = json.dumps([arm.arm.get("study"), seed, rest], sort_keys=True)
-                found.setdefault(key, (seed, {}))[1].setdefault(_level(run, path), []).append(value)
+                found.setdefault(key, (seed, {}))[1].setdefault(level, []).append(value)
     levels = sorted({level for _, values in found.values() for level in values})
     if len(levels) < 2:
         raise InputError(
@@ -262,11 +265,17 @@ def _pattern(path: str) -> str:
     return re.escape(path).replace(r"\*", r"[^.]+")
 
 
-def _level(run: TrackedRun, path: str) -> float:
-    known = {*run.params, *varied_in(run)}
-    fitting = [one for one in known if re.fullmatch(_pattern(path), one)]
-    if not fitting:
+def _check_known(compared: Sequence[Arm], path: str) -> None:
+    known = {one for arm in compared for run in arm.runs for one in (*run.params, *varied_in(run))}
+    if not any(re.fullmatch(_pattern(path), one) for one in known):
         raise InputError(f"--trend {path}: no such setting{nearest(path, known)}")
+
+
+def _level(run: TrackedRun, path: str) -> float | None:
+    """The setting, or the sum of those that fit; None where the run has none."""
+    fitting = [one for one in {*run.params, *varied_in(run)} if re.fullmatch(_pattern(path), one)]
+    if not fitting:
+        return None
     values = [setting(run, one) for one in fitting]
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -277,15 +286,21 @@ def _level(run: TrackedRun, path: str) -> float:
 
 
 def _rest(run: TrackedRun, path: str) -> dict[str, Any]:
-    """What was varied beside the setting. Where that is part of a varied value, the value without it."""
-    pattern, parts = _pattern(path), path.split(".")
+    """What was varied beside the setting. Where that is part of a varied value, the value without it.
+
+    A varied preset is only a name: every setting of the run, beside the one in question, stands for it.
+    """
+    pattern, parts, varied = _pattern(path), path.split("."), varied_in(run)
     rest = {}
-    for varied, value in varied_in(run).items():
-        if re.fullmatch(pattern, varied):
+    if PRESET in varied:
+        rest = {one: value_of(text) for one, text in run.params.items() if one not in ("seed", PRESET)}
+        rest = {one: value for one, value in rest.items() if not re.fullmatch(pattern, one)}
+    for one, value in varied.items():
+        if one == PRESET or re.fullmatch(pattern, one):
             continue
-        above = varied.split(".")
-        within = len(above) < len(parts) and re.fullmatch(_pattern(".".join(parts[: len(above)])), varied)
-        rest[varied] = _without(value, parts[-1]) if within else value
+        above = one.split(".")
+        within = len(above) < len(parts) and re.fullmatch(_pattern(".".join(parts[: len(above)])), one)
+        rest[one] = _without(value, parts[-1]) if within else value
     return rest
 
 

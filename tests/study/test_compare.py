@@ -56,12 +56,12 @@ def home(tmp_path_factory, made_databases):
     return home
 
 
-def add(client, trial, seed, arm, columns, state="COMPLETE", study="known", **tags):
-    """A run with the values of each image, and the metrics that these have as means."""
+def add(client, trial, seed, arm, columns, state="COMPLETE", study="known", settings=None, **tags):
+    """A run with the values of each image, and the metrics that these have as means; `settings` were not varied."""
     identity = {"hdvae.study": study, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)}
     more = {"hdvae.arm": json.dumps(arm), "hdvae.state": state, "hdvae.data_checksum": "d", **tags}
     run_id = client.open_run(f"trial {trial}", more, identity, new=True)
-    client.log_params(run_id, {**arm, "seed": seed, "evaluation.draws": 5})
+    client.log_params(run_id, {"evaluation.draws": 5, **arm, **(settings or {}), "seed": seed})
     if columns is not None:
         elbo, surrogate = columns["elbo"], columns["surrogate_elbo@tau=0.1"]
         metrics = {"valid/elbo": elbo.mean(), "valid/surrogate_elbo": surrogate.mean()}
@@ -136,6 +136,46 @@ def test_a_trend_of_a_bias_is_one_of_its_sign(home, capsys):
     assert found["metric"] == "valid/relaxation_bias_signed"
     assert found["p"] > 0.05
     assert min(found["means"]) < 0
+
+
+def biased(bias):
+    """The values of each image of a run with this bias."""
+    return {"elbo": np.full(IMAGES, -100.0), "surrogate_elbo@tau=0.1": np.full(IMAGES, -100.0 + bias)}
+
+
+def test_a_preset_is_only_a_name_for_its_settings(home, capsys):
+    """A study of presets asks for a trend in what they set; depths stay apart."""
+    client = Client(Places.under(home))
+    for trial, (depth, n, seed) in enumerate(itertools.product((1, 2), (12, 24, 48), range(3))):
+        settings = {
+            f"model.layers.{i}.{key}": value
+            for i in range(depth)
+            for key, value in (("variables", n // depth), ("classes", 256))
+        }
+        arm = {"preset": f"table4-L{depth}-N{n}"}
+        add(client, trial, seed, arm, biased(n / 100 + depth), study="presets", settings=settings)
+    asked = ["compare", "presets", "--trend", "model.layers.*.variables", "--json", "--home", str(home)]
+    assert hdvae(asked) == 0
+    (found,) = json.loads(capsys.readouterr().out)["trends"]
+    assert (found["levels"], found["blocks"], found["seeds"]) == ([12, 24, 48], 6, 3)
+    assert found["change"]["mean"] == pytest.approx(0.36)
+
+
+@pytest.mark.parametrize("form", ["terminal", "json", "csv"])
+def test_a_trend_in_a_setting_that_few_vary_is_the_same_in_every_format(home, capsys, form):
+    """Free bits vary for discrete models only; another training setting varies for none."""
+    client, study = Client(Places.under(home)), f"few-{form}"
+    arms = [{"model.latent": "normal"}]
+    arms += [{"model.latent": "categorical", "training.freebits": bits} for bits in (0.5, 1.0, 2.0)]
+    for (trial, arm), seed in itertools.product(enumerate(arms), range(3)):
+        settings = {"training.freebits": 1.0, "training.ema": 1, **arm}
+        add(client, trial, seed, arm, biased(trial / 8 + seed / 64), study=study, settings=settings)
+    asked = ["compare", study, "--format", form, "--home", str(home)]
+    assert hdvae([*asked, "--trend", "training.freebits"]) == 0
+    p = stats.page_trend_test([[1.0, 2.0, 3.0]] * 3).pvalue
+    assert f"{2 * p:.2g}"[:5] in capsys.readouterr().out
+    assert hdvae([*asked, "--trend", "training.ema"]) == 2
+    assert "--trend training.ema: every run has 1: there is no trend" in capsys.readouterr().err
 
 
 def test_every_format_says_the_same(compare, tmp_path):

@@ -202,6 +202,20 @@ def test_bias_by_size_takes_depth_apart():
     assert isinstance(figures.bias_by_size(widths(3)), NotDrawn)
 
 
+def test_bias_by_size_knows_what_presets_stand_for():
+    names = [f"table4-L{depth}-N{n}" for depth in (1, 2) for n in (12, 24)]
+    found = contents(
+        {"preset": {"choices": names}}, [{"preset": name} for name in names], [[{BIAS: 1.0 + i}] for i in range(4)]
+    )
+    drawn = figures.bias_by_size(found)
+    assert [row[:2] for row in drawn.rows] == [
+        ["1 layers", "12"],
+        ["1 layers", "24"],
+        ["2 layers", "12"],
+        ["2 layers", "24"],
+    ]
+
+
 def test_ranges_and_conditions_in_parallel_coordinates():
     space = {
         "training.freebits": {"low": 0.1, "high": 10.0, "log": True},

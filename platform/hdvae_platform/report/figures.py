@@ -29,7 +29,7 @@ from hdvae_platform.report.drawing import (
     style_of,
 )
 from hdvae_platform.report.wording import number
-from hdvae_platform.study import Dimension
+from hdvae_platform.study import PRESET, Dimension
 
 SCHEDULES = {
     "temperature": "temperature τ",
@@ -224,12 +224,17 @@ def _size(arm: ArmReport) -> int:
 
 
 def _beside_size(arm: ArmReport, arms: Sequence[ArmReport]) -> str:
-    """What an arm is beside its number of variables; its depth is, where that varies."""
+    """What an arm is beside its number of variables; its depth is, where that varies.
+
+    A preset is a name for latent and layers.
+    """
     rest = {
         path: value
         for path, value in arm.arm.arm.items()
-        if path != "model.layers" and not re.fullmatch(r"model\.layers\.\d+\.variables", path)
+        if path not in ("model.layers", PRESET) and not re.fullmatch(r"model\.layers\.\d+\.variables", path)
     }
+    if PRESET in arm.arm.arm and len({one.experiment.model.latent for one in arms}) > 1:
+        rest["model.latent"] = arm.experiment.model.latent
     depths = {len(one.experiment.model.layers) for one in arms}
     parts = [comparison.label(rest)] if rest else []
     parts += [f"{len(arm.experiment.model.layers)} layers"] if len(depths) > 1 else []
