@@ -36,6 +36,10 @@ PAPER: dict[str, Any] = {
 """The experiment of appendix A where nothing else is said; the defaults of `Experiment` are the paper's."""
 
 
+STATED = ("model.wiring", "model.latent", "model.layers")
+"""The settings that a preset states."""
+
+
 def names() -> list[str]:
     """All presets."""
     tables = [f"table2-L{depth}" for depth in TABLE2] + ["table3"]

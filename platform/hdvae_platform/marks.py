@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from hdvae.presets import STATED
 from hdvae_platform.arms import Arm, label
 from hdvae_platform.differences import ARMS
 from hdvae_platform.provenance import described
+from hdvae_platform.study import PRESET
 from hdvae_platform.tracking import TrackedRun
 
 MEASURED = ("evaluation.",)
 """Beginnings of the settings on which the meaning of a metric's name depends."""
 OWN = ("evaluation.every",)
 """Those of them on which it does not."""
+NAMED = 4
+"""Settings that are named where studies differ in more."""
+SHORT = 40
+"""Characters of the values of a setting that are shown beside its name."""
 
 
 def marks(compared: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
@@ -28,7 +34,7 @@ def marks(compared: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
     found = [*_unfinished(compared), *_lacking(compared, metrics), *_seeds(compared)]
     found += _mixed(runs, "code", _code)
     found += _mixed(runs, "data", lambda run: f"checksum {run.tags.get('hdvae.data_checksum', '')[:8] or 'unknown'}")
-    return [*found, *_measured(runs), *_tested(compared, metrics)]
+    return [*found, *_measured(runs), *_studies(compared), *_tested(compared, metrics)]
 
 
 def _unfinished(compared: Sequence[Arm]) -> Iterable[str]:
@@ -83,6 +89,42 @@ def _measured(runs: Sequence[TrackedRun]) -> Iterable[str]:
     for path, values in seen.items():
         if len(values) > 1:
             yield f"measured differently: {path} is {' or '.join(sorted(values))}, under one name"
+
+
+def _studies(compared: Sequence[Arm]) -> Iterable[str]:
+    """Settings in which studies differ, and of which the labels of an arm say nothing."""
+    held: dict[str, dict[str, set[str]]] = {}
+    unsaid: set[str] = set()
+    for arm in compared:
+        for run in arm.runs:
+            for path, text in run.params.items():
+                held.setdefault(run.tags["hdvae.study"], {}).setdefault(path, set()).add(text)
+        unsaid.update(path for path in {path for run in arm.runs for path in run.params} if not _said(path, arm))
+    if len(held) < 2:
+        return
+    paths = dict.fromkeys(path for settings in held.values() for path in settings)
+    differing = [
+        path
+        for path in paths
+        if path in unsaid and path != "seed" and not path.startswith(MEASURED)
+        if len({frozenset(settings.get(path, ())) for settings in held.values()}) > 1
+    ]
+    if differing:
+        named = [_beside(path, list(held.values())) for path in differing[:NAMED]]
+        more = [f"and {len(differing) - NAMED} more"] if len(differing) > NAMED else []
+        yield f"studies differ, beyond what arms say ({' | '.join(held)}): {'; '.join([*named, *more])}"
+
+
+def _said(path: str, arm: Arm) -> bool:
+    """Whether the label of an arm says this setting, or what it is part of."""
+    said = [*arm.arm, *(STATED if PRESET in arm.arm else ())]
+    return any(path == one or path.startswith(f"{one}.") for one in said)
+
+
+def _beside(path: str, studies: Sequence[Mapping[str, set[str]]]) -> str:
+    """A setting with its values in each study, where these are short."""
+    values = " | ".join(", ".join(sorted(settings.get(path, ("unset",)))) for settings in studies)
+    return f"{path} {values}" if len(values) <= SHORT else path
 
 
 def _tested(compared: Sequence[Arm], metrics: Sequence[str]) -> Iterable[str]:

@@ -14,6 +14,8 @@ def experiment(name):
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_is_a_valid_experiment_of_the_paper(name):
+    stated = presets.preset(name)
+    assert {f"{part}.{key}" for part in stated for key in stated[part]} == set(presets.STATED)
     found = experiment(name)
     assert found.model.wiring == "skip_lvae"
     assert (found.model.blocks, found.model.width, found.model.depth, found.model.dropout) == ("conv", 64, 3, 0.5)

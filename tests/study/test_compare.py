@@ -214,6 +214,23 @@ def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
     assert json.loads(capsys.readouterr().out)["marks"] == []
 
 
+def test_settings_in_which_studies_differ_are_named(home, capsys):
+    """Only those that no label says; of many the first, with values where they are short."""
+    client, long = Client(Places.under(home)), "[[0, 0.8], [250, 0.3], [500, 0.1]]"
+    same = {"model.depth": 1, "data.name": "mnist5k"}
+    one = {"training.steps": 100, "training.temperature": 0.3, "model.dropout": 0.0, "training.ema": None}
+    two = {"training.steps": 500, "training.temperature": long, "model.dropout": 0.1, "training.ema": 0.9}
+    two["model.width"] = 8
+    for seed in (0, 1):
+        add(client, 0, seed, {"model.latent": "x"}, biased(0.1), study="one", settings={**same, **one})
+        add(client, 0, seed, {"model.latent": "y"}, biased(0.1), study="two", settings={**same, **two})
+    assert hdvae(["compare", "one", "two", "--json", "--home", str(home)]) == 0
+    assert json.loads(capsys.readouterr().out)["marks"] == [
+        "studies differ, beyond what arms say (one | two): training.steps 100 | 500; training.temperature; "
+        "model.dropout 0.0 | 0.1; training.ema None | 0.9; and 1 more"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
