@@ -116,7 +116,7 @@ def arms(
             known.see(run, wanted)
             if all(setting(run, path) == value for path, value in wanted.items()):
                 settings = _arm_of(run, by) | ({"study": study} if len(studies) > 1 else {})
-                key, at = json.dumps(settings, sort_keys=True), (place, int(run.tags["hdvae.trial"]))
+                key, at = key_of(settings), (place, int(run.tags["hdvae.trial"]))
                 order[key] = min(order.get(key, at), at)
                 _add(found.setdefault(key, Arm(settings)), _trimmed(run, kept))
     known.check(by, wanted, metrics)
@@ -276,13 +276,33 @@ def signed_name(metric: str) -> str:
 
 
 def label(arm: Mapping[str, Any]) -> str:
-    """An arm in words: the last part of each path, and its value.
+    """An arm in words: the last part of each path, and its value to four digits. Where arms stand together: `labels`.
 
     >>> label({"model.latent": "categorical", "training.temperature": [[0, 0.8], [100, 0.1]]})
     'latent categorical, temperature 0.8→0.1 at 100'
     """
     parts = [f"{_short(path, arm)} {_brief(value)}" for path, value in arm.items()]
     return ", ".join(parts) or "the experiment"
+
+
+def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The label of each arm; where those of different arms are the same, with whole paths and values.
+
+    >>> labels([{"training.freebits": 0.10001}, {"training.freebits": 0.10002}, {"training.freebits": 2.00001}])
+    ['training.freebits 0.10001', 'training.freebits 0.10002', 'freebits 2.0']
+    """
+    keys = [key_of(arm) for arm in arms]
+    short = {key: label(arm) for key, arm in zip(keys, arms, strict=True)}
+    counted = Counter(short.values())
+    return [
+        short[key] if counted[short[key]] == 1 else ", ".join(f"{path} {json.dumps(arm[path])}" for path in arm)
+        for key, arm in zip(keys, arms, strict=True)
+    ]
+
+
+def key_of(arm: Mapping[str, Any]) -> str:
+    """What is the same for equal arms alone."""
+    return json.dumps(arm, sort_keys=True)
 
 
 def _short(path: str, arm: Mapping[str, Any]) -> str:
@@ -297,6 +317,16 @@ def _short(path: str, arm: Mapping[str, Any]) -> str:
 
 def _brief(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(point, list) and len(point) == 2 for point in value):
-        first, *rest = value
-        return "→".join([f"{first[1]:g}", *(f"{v:g} at {step:g}" for step, v in rest)])
-    return value if isinstance(value, str) else json.dumps(value)
+        (step, start), *rest = value
+        first = f"{start:.4g}" + (f" at {step:g}" if step or not rest else "")
+        return "→".join([first, *(f"{v:.4g} at {step:g}" for step, v in rest)])
+    return value if isinstance(value, str) else json.dumps(_rounded(value))
+
+
+def _rounded(value: Any) -> Any:
+    """The value with its fractions to four digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from hdvae_platform.arms import label
+from hdvae_platform.arms import key_of, labels
 from hdvae_platform.comparison_text import Shown
 from hdvae_platform.inference import interval
 
@@ -32,23 +32,26 @@ def _arm_rows(found: Shown) -> list[dict[str, Any]]:
     return [
         {
             "what": "arm",
-            "arm": label(arm.arm),
+            "arm": told,
             "metric": metric,
             **vars(interval(list(by_seed.values()))),
             **{key: getattr(arm, key) for key in ("pruned", "failed", "unfinished")},
             "runs": len(arm.values(metric)),
             "seeds": len(by_seed),
         }
-        for arm in found.arms
+        for told, arm in zip(labels([arm.arm for arm in found.arms]), found.arms, strict=True)
         for metric in found.metrics or arm.metrics()
         if (by_seed := arm.by_seed(metric))
     ]
 
 
 def _difference_rows(found: Shown) -> list[dict[str, Any]]:
+    arms = [arm.arm for arm in found.arms]
+    told = dict(zip(map(key_of, arms), labels(arms), strict=True))
     rows = []
     for one in found.differences:
-        row: dict[str, Any] = {"what": "difference", "arm": label(one.a), "minus": label(one.b), "metric": one.metric}
+        a, b = told[key_of(one.a)], told[key_of(one.b)]
+        row: dict[str, Any] = {"what": "difference", "arm": a, "minus": b, "metric": one.metric}
         apart = one.trainings
         row |= {**vars(apart.value), "paired": apart.paired, "seeds": apart.seeds, "p": apart.p, "p_holm": one.p_holm}
         if one.models is not None:

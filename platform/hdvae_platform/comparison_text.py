@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hdvae_platform.arms import Arm, label, parts_of
+from hdvae_platform.arms import Arm, key_of, labels, parts_of
 from hdvae_platform.confirmation import Confirmation
 from hdvae_platform.differences import Difference, couples, differences
 from hdvae_platform.inference import Interval, interval
@@ -91,7 +91,10 @@ def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
     """Arms for a terminal: mean ± standard deviation over runs; the bias also with its error over images."""
     names = list(metrics) or [f"valid/{name}" for name in SHOWN]
     header = ["arm", "runs", *(name.removeprefix("valid/") if not metrics else name for name in names)]
-    rows = [[label(arm.arm), _count(arm), *(_cell(arm, name) for name in names)] for arm in compared]
+    told = labels([arm.arm for arm in compared])
+    rows = [
+        [text, _count(arm), *(_cell(arm, name) for name in names)] for text, arm in zip(told, compared, strict=True)
+    ]
     notes = [
         "Nats per image"
         + (", valid split" if not metrics else "")
@@ -133,10 +136,10 @@ def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
 def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
     """The same, row by row, under `CONFIRMATION_HEADER`."""
     rows = []
-    for one in confirmed:
+    for told, one in zip(labels([one.arm for one in confirmed]), confirmed, strict=True):
         found = one.confirmed
         limits = "—" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
-        name = f"trial {one.trial}: {label(one.arm)}"
+        name = f"trial {one.trial}: {told}"
         worth = [f"{one.search:.2f}", f"{found.mean:.2f}", limits, str(len(one.values)), f"{one.shrinkage:+.2f}"]
         rows.append([name, one.metric, *worth])
     return rows
@@ -145,16 +148,17 @@ def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
 def _arms(found: Shown, form: Form) -> str:
     """Every arm: the mean of each metric with its 95% interval over seeds."""
     names = found.metrics or [f"valid/{name}" for name in SHOWN]
+    told = labels([arm.arm for arm in found.arms])
     rows = [
-        [f"({number}) {label(arm.arm)}", _count(arm), *(_interval_cell(arm, name) for name in names)]
-        for number, arm in enumerate(found.arms, 1)
+        [f"({number}) {text}", _count(arm), *(_interval_cell(arm, name) for name in names)]
+        for number, (text, arm) in enumerate(zip(told, found.arms, strict=True), 1)
     ]
     return form(["arm: mean [95% over seeds]", "runs", *names], rows)
 
 
 def _differences(found: Shown, form: Form) -> list[str]:
     """A table for each metric of which differences are shown, its arms by their numbers."""
-    numbers = {label(arm.arm): str(number) for number, arm in enumerate(found.arms, 1)}
+    numbers = {key_of(arm.arm): str(number) for number, arm in enumerate(found.arms, 1)}
     tables = []
     for metric in found.metrics or DIFFERENCES:
         rows = [_difference_row(one, numbers) for one in found.differences if one.metric == metric]
@@ -173,7 +177,7 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
     how = f"paired by {found.seeds} seed{'s' if found.seeds > 1 else ''}" if found.paired else "unpaired"
     on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
     return [
-        f"({numbers[label(one.a)]}) − ({numbers[label(one.b)]})",
+        f"({numbers[key_of(one.a)]}) − ({numbers[key_of(one.b)]})",
         f"{found.value.mean:+.2f}",
         _limits(found.value),
         _p(found.p),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.arms import label, value_of, varied_in
+from hdvae_platform.arms import labels, value_of, varied_in
 from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client, TrackedRun
 
@@ -18,15 +18,16 @@ KINDS = {"run": "search", "confirmation": "confirmation"}
 def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
     """A row for each run of a study, confirmations too, in order: see `hdvae_platform.results`."""
     client = Client(Places.under(Path(home or os.environ.get("HDVAE_HOME", "runs"))))
-    rows = [_row(run) for kind in KINDS for run in client.find({"hdvae.study": name, "hdvae.kind": kind})]
-    if not rows:
+    runs = [run for kind in KINDS for run in client.find({"hdvae.study": name, "hdvae.kind": kind})]
+    if not runs:
         known = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]
         raise InputError(f"no study {name} in MLflow at {client.address}{nearest(name, known)}")
+    rows = [_row(run, arm) for run, arm in zip(runs, labels([varied_in(run) for run in runs]), strict=True)]
     return pd.DataFrame(rows).sort_values(["kind", "trial", "seed"], ascending=[False, True, True], ignore_index=True)
 
 
-def _row(run: TrackedRun) -> dict[str, object]:
-    tags, varied = run.tags, varied_in(run)
+def _row(run: TrackedRun, arm: str) -> dict[str, object]:
+    tags = run.tags
     return {
         "study": tags["hdvae.study"],
         "kind": KINDS[tags["hdvae.kind"]],
@@ -34,8 +35,8 @@ def _row(run: TrackedRun) -> dict[str, object]:
         "seed": int(tags["hdvae.seed"]),
         "state": tags.get("hdvae.state", "RUNNING"),
         "run_id": run.run_id,
-        "arm": label(varied),
+        "arm": arm,
         **{path: value_of(text) for path, text in run.params.items() if path != "seed"},
-        **varied,
+        **varied_in(run),
         **run.metrics,
     }

@@ -216,7 +216,7 @@ def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
 
 def test_settings_in_which_studies_differ_are_named(home, capsys):
     """Only those that no label says; of many the first, with values where they are short."""
-    client, long = Client(Places.under(home)), "[[0, 0.8], [250, 0.3], [500, 0.1]]"
+    client, long = Client(Places.under(home)), "[[0, 0.8], [200000, 0.3], [400000, 0.1]]"
     same = {"model.depth": 1, "data.name": "mnist5k"}
     one = {"training.steps": 100, "training.temperature": 0.3, "model.dropout": 0.0, "training.ema": None}
     two = {"training.steps": 500, "training.temperature": long, "model.dropout": 0.1, "training.ema": 0.9}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -105,6 +107,27 @@ def test_labels_are_short_and_distinct():
     arm = {"model.layers.0.classes": 4, "model.layers.1.classes": 9, "training.temperature": 0.1}
     assert comparison.label(arm) == "layers.0.classes 4, layers.1.classes 9, temperature 0.1"
     assert comparison.label({}) == "the experiment"
+
+
+def test_labels_of_different_arms_differ():
+    """Where schedules begin at other steps, where rounding hides it, and where a value is text."""
+    sets = [
+        {"training.temperature": [[0, 0.5], [15, 0.1]]},
+        {"training.temperature": [[10, 0.5], [15, 0.1]]},
+        {"training.temperature": 0.5},
+        {"training.temperature": [[0, 0.5]]},
+        {"training.temperature": "0.5"},
+        {"training.temperature": 0.0005038057452790046},
+        {"training.temperature": 0.0005038057452790047},
+        {"training.temperature": 0.8758367117627629},
+    ]
+    found = arms(*(run(json.dumps(one), 0, elbo=-float(place)) for place, one in enumerate(sets)))
+    labels = [row.split("  ")[0] for row in comparison.as_table(found, ["valid/elbo"]).splitlines()[2:10]]
+    assert len(set(labels)) == len(sets)
+    assert labels[:2] == ["temperature 0.5→0.1 at 15", "temperature 0.5 at 10→0.1 at 15"]
+    assert labels[-1] == "temperature 0.8758"
+    page = comparison.as_markdown(["s"], found, ["valid/elbo"], "hdvae compare s --format md")
+    assert "| (1) − (2) | +1.00 |" in page
 
 
 def test_bias_is_shown_with_its_error_over_images():
