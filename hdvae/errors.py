@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NAMED = 20
+"""Known words that are named where none is near."""
+
 
 class InputError(ValueError):
     """Bad input. Its text is one line for the user; commands print it and exit with code 2."""
@@ -75,4 +78,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"; known: {', '.join(names[:NAMED])}{more}" if names else ""

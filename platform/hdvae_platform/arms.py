@@ -201,7 +201,12 @@ class _Known:
                 raise InputError(f"{option} {path}: no such setting{nearest(path, self._paths)}")
         for metric in metrics:
             if metric not in self._metrics:
-                raise InputError(f"no run has the metric {metric}{nearest(metric, self._metrics)}")
+                raise InputError(f"no run has the metric {metric}{self._instead(metric)}")
+
+    def _instead(self, metric: str) -> str:
+        if metric.startswith("test/") and not any(known.startswith("test/") for known in self._metrics):
+            return ": test images are measured by `hdvae evaluate RUN`, and were for none"
+        return nearest(metric, self._metrics)
 
     def unmet(self, wanted: Mapping[str, Any]) -> str:
         return "; ".join(

@@ -26,9 +26,9 @@ from hdvae_platform.confirmation import Confirmation, confirmations
 from hdvae_platform.differences import Difference, couples, differences
 from hdvae_platform.image_pairs import ImageValues
 from hdvae_platform.inference import Interval, difference, interval
-from hdvae_platform.marks import marks
+from hdvae_platform.marks import left_out, marks
 from hdvae_platform.tracking import Client
-from hdvae_platform.trends import Direction, blocks_of, trend
+from hdvae_platform.trends import Direction, blocks_of, entered, trend
 
 __all__ = [
     "DIFFERENCES",
@@ -67,10 +67,11 @@ class Question:
 
     Attributes:
         studies: names.
-        by: dotted paths to group by; everything that was varied, if there is none.
+        by: dotted paths to group by; everything that was varied, if there is none. Not with a trend.
         metrics: full names; the usual ones, if there is none.
         where: settings that a run must have.
-        against: settings of the arm with which the others are compared; each with each, if there is none.
+        against: settings of the arm with which the others are compared; each with each, if there is none. Not with a
+            trend.
         trend: a setting in which a trend is looked for; of a bias |δ|, in the signed δ.
         direction: of the trend.
         whole: whether every metric of each run is kept.
@@ -120,28 +121,32 @@ def compare(client: Client, question: Question) -> Comparison:
         InputError: there is no such study, setting, metric or arm, or no complete run.
         Unreachable: MLflow does not answer.
     """
-    by = () if question.trend else question.by
-    found = arms(client, question.studies, by, question.where, question.metrics, question.kept)
+    found = arms(client, question.studies, question.by, question.where, question.metrics, question.kept)
+    if question.trend is not None:
+        return _of_trend(question, question.trend, found)
     runs = sum(len(arm.runs) for arm in found)
     compared = couples(found, question.against)
     tested = _compared(question)
     values = ImageValues(client, tested) if compared and runs <= IMAGE_RUNS else None
-    asked = (
-        []
-        if question.trend is None
-        else [
-            trend(blocks_of(found, question.trend, metric), question.trend, metric, question.direction)
-            for metric in question.shown
-        ]
-    )
     return Comparison(
         studies=question.studies,
         arms=found,
-        metrics=question.metrics or (question.shown if question.trend else ()),
-        differences=[] if question.trend else differences(compared, tested, values),
-        confirmations=[] if question.trend else confirmations(client, question.studies, question.where),
-        trends=asked,
+        metrics=question.metrics,
+        differences=differences(compared, tested, values),
+        confirmations=confirmations(client, question.studies, question.where),
         marks=marks(found, question.shown),
+    )
+
+
+def _of_trend(question: Question, path: str, found: Sequence[Arm]) -> Comparison:
+    trends = [trend(blocks_of(found, path, metric), path, metric, question.direction) for metric in question.shown]
+    kept = entered(found, trends)
+    return Comparison(
+        studies=question.studies,
+        arms=found,
+        metrics=question.shown,
+        trends=trends,
+        marks=[*left_out(found, kept, path), *marks(kept, question.shown)],
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hdvae.errors import InputError
+from hdvae.errors import InputError, nearest
 from hdvae_platform.arms import Arm, label, parts_of
 from hdvae_platform.image_pairs import ImagePaired, ImageValues, image_paired
 from hdvae_platform.inference import (
@@ -73,11 +73,15 @@ def couples(compared: Sequence[Arm], against: Mapping[str, Any] | None = None) -
     """Which arms are compared: each with each, or with one; none where they are more than `ARMS`.
 
     Raises:
-        InputError: `against` fits no arm, or several.
+        InputError: `against` names what tells no arm apart, or fits no arm, or several.
     """
     arms = [arm for arm in compared if arm.runs]
     if not against:
         return list(itertools.combinations(arms, 2)) if len(arms) <= ARMS else []
+    paths = {path for arm in arms for path in arm.arm}
+    for path in against:
+        if path not in paths:
+            raise InputError(f"--against {path}: no setting that tells these arms apart{nearest(path, paths)}")
     fitting = [arm for arm in arms if against.items() <= {k: v for k, v in arm.arm.items() if k in against}.items()]
     if len(fitting) != 1:
         known = "; ".join(label(arm.arm) for arm in (fitting or arms)[:ARMS])

@@ -37,13 +37,32 @@ def marks(compared: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
     return [*found, *_measured(runs), *_studies(compared), *_tested(compared, metrics)]
 
 
+def left_out(compared: Sequence[Arm], kept: Sequence[Arm], path: str) -> list[str]:
+    """The mark of runs that say nothing of a trend in a setting, by study; none where all do.
+
+    Args:
+        compared: the arms.
+        kept: the same with the runs that entered the trend.
+        path: the setting.
+    """
+    by_study = Counter(run.tags["hdvae.study"] for arm in compared for run in arm.runs)
+    total = by_study.total()
+    by_study.subtract(run.tags["hdvae.study"] for arm in kept for run in arm.runs)
+    if not by_study.total():
+        return []
+    named = ", ".join(f"{count} of {study}" for study, count in by_study.items() if count)
+    why = f"no run differs from them in {path} alone, or they lack the metric"
+    return [f"left out: {by_study.total()} of {total} runs are not in the trend ({named}), since {why}"]
+
+
 def _unfinished(compared: Sequence[Arm]) -> Iterable[str]:
     count = sum(arm.unfinished for arm in compared)
     if count:
         yield f"unfinished: {_runs(count)} had not ended and {'is' if count == 1 else 'are'} left out"
     empty = [arm for arm in compared if not arm.runs]
     if empty:
-        yield f"empty: {len(empty)} of {len(compared)} arms have no complete run, the first is {label(empty[0].arm)}"
+        have = "has" if len(empty) == 1 else "have"
+        yield f"empty: {len(empty)} of {len(compared)} arms {have} no complete run, the first is {label(empty[0].arm)}"
 
 
 def _lacking(compared: Sequence[Arm], metrics: Sequence[str]) -> Iterable[str]:

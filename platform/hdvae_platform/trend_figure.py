@@ -19,12 +19,13 @@ def trend_figure(found: Trend) -> dict[str, bytes]:
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
+    blocks = f"{len(found.blocks)} block{'s' if len(found.blocks) > 1 else ''}"
+    blocks += f", {LINES} drawn" if len(found.blocks) > LINES else ""
     at = {level: place for place, level in enumerate(found.levels)}
     for number, block in enumerate(found.blocks[:LINES]):
         places = [at[level] for level in sorted(block.values)]
         values = [block.values[level] for level in sorted(block.values)]
-        label = f"{len(found.blocks)} blocks" + (f", {LINES} drawn" if len(found.blocks) > LINES else "")
-        axes.plot(places, values, color=GREY, linewidth=0.8, alpha=0.45, label=label if number == 0 else None)
+        axes.plot(places, values, color=GREY, linewidth=0.8, alpha=0.45, label=blocks if number == 0 else None)
     axes.plot(list(at.values()), found.means, color=BLUE, marker="o", linestyle="none", label="mean of the level")
     kind = "increasing" if found.grows else "decreasing"
     axes.plot(list(at.values()), found.fitted, color=ORANGE, linewidth=2, label=f"isotonic fit, {kind}")

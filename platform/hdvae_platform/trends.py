@@ -15,7 +15,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,10 +39,12 @@ class Block:
     Attributes:
         seed: of them.
         values: level → metric.
+        runs: MLflow's ids of them.
     """
 
     seed: int
     values: Mapping[float, float]
+    runs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -242,22 +244,40 @@ def blocks_of(compared: Sequence[Arm], path: str, metric: str) -> list[Block]:
         InputError: the setting is unknown, no number, or the same in all runs.
     """
     _check_known(compared, path)
-    found: dict[str, tuple[int, dict[float, list[float]]]] = {}
+    found: dict[str, list[tuple[TrackedRun, float, float]]] = {}
     for arm in compared:
         for run, value in zip(arm.runs, arm.each_signed(metric), strict=True):
             level = _level(run, path)
             if value is not None and level is not None:
-                seed, rest = int(run.tags["hdvae.seed"]), _rest(run, path)
-                key = json.dumps([arm.arm.get("study"), seed, rest], sort_keys=True)
-                found.setdefault(key, (seed, {}))[1].setdefault(level, []).append(value)
-    levels = sorted({level for _, values in found.values() for level in values})
+                key = json.dumps([arm.arm.get("study"), run.tags["hdvae.seed"], _rest(run, path)], sort_keys=True)
+                found.setdefault(key, []).append((run, level, value))
+    levels = sorted({level for same in found.values() for _, level, _ in same})
     if len(levels) < 2:
         raise InputError(
             f"--trend {path}: every run has {'none' if not levels else f'{levels[0]:g}'}: there is no trend"
         )
+    return [_block(same) for same in found.values()]
+
+
+def _block(same: Sequence[tuple[TrackedRun, float, float]]) -> Block:
+    """Runs, each with its level and metric, as a block."""
+    values: dict[float, list[float]] = {}
+    for _, level, value in same:
+        values.setdefault(level, []).append(value)
+    means = {level: statistics.fmean(each) for level, each in values.items()}
+    runs = [run for run, _, _ in same]
+    return Block(int(runs[0].tags["hdvae.seed"]), means, [run.run_id for run in runs])
+
+
+def entered(compared: Sequence[Arm], trends: Sequence[Trend]) -> list[Arm]:
+    """The arms with those of their runs that entered a trend; and of the same studies the arms that have none yet."""
+    ids = {run_id for one in trends for block in one.blocks for run_id in block.runs}
+    kept = [replace(arm, runs=[run for run in arm.runs if run.run_id in ids]) for arm in compared]
+    studies = {arm.arm.get("study") for arm in kept if arm.runs}
     return [
-        Block(seed, {level: statistics.fmean(same) for level, same in values.items()})
-        for seed, values in found.values()
+        part
+        for arm, part in zip(compared, kept, strict=True)
+        if part.runs or (not arm.runs and arm.arm.get("study") in studies)
     ]
 
 

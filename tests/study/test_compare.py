@@ -113,13 +113,14 @@ def test_arms_can_be_pooled(compare):
 def test_a_trend_and_its_picture(compare, tmp_path):
     """Six seeds, each of which has the bias in order: Page's test, and an isotonic fit that is the means."""
     where, picture = ["--where", "model.latent=categorical"], tmp_path / "trend.png"
-    code, out, _ = compare("--json", "--trend", "model.width", "--direction", "increasing", *where, "--out", picture)
+    code, out, err = compare("--json", "--trend", "model.width", "--direction", "increasing", *where, "--out", picture)
     (found,) = json.loads(out)["trends"]
     assert code == 0
     assert (found["levels"], found["p"] < 1e-3) == ([2, 4, 8], True)
     assert found["fitted"] == pytest.approx([0.3, 0.6, 0.9], abs=0.01)
     expected = stats.page_trend_test([[1.0, 2.0, 3.0]] * SEEDS, method="exact").pvalue
     assert found["p"] == pytest.approx(expected)
+    assert err.splitlines() == [f"written: {picture.with_suffix(kind)}" for kind in (".png", ".svg")]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in picture.with_suffix(".svg").read_bytes()
 
@@ -176,6 +177,29 @@ def test_a_trend_in_a_setting_that_few_vary_is_the_same_in_every_format(home, ca
     assert f"{2 * p:.2g}"[:5] in capsys.readouterr().out
     assert hdvae([*asked, "--trend", "training.ema"]) == 2
     assert "--trend training.ema: every run has 1: there is no trend" in capsys.readouterr().err
+
+
+def test_runs_that_are_not_in_a_trend_are_told_and_marked_for_nothing(home, capsys):
+    """One study varies the width; the other has other code, and only one width."""
+    client = Client(Places.under(home))
+    old, new = ({"hdvae.version": "1", "hdvae.sources": letter * 64} for letter in "ab")
+    for seed, (trial, width) in itertools.product(range(2), enumerate((2, 4))):
+        add(client, trial, seed, {"model.width": width}, biased(width / 10), study="wide", **new)
+    add(client, 0, 0, {"model.width": 8}, biased(0.1), study="narrow", **old)
+    asked = ["compare", "wide", "narrow", "--home", str(home), "--trend", "model.width"]
+    assert hdvae([*asked, "--json"]) == 0
+    told = "left out: 1 of 5 runs are not in the trend (1 of narrow), since no run differs from them in model.width "
+    told += "alone, or they lack the metric"
+    assert json.loads(capsys.readouterr().out)["marks"] == [told]
+    assert hdvae(asked) == 0
+    assert f"! {told}" in capsys.readouterr().out
+
+
+def test_a_file_is_what_its_ending_says(compare, tmp_path):
+    for name, begin in (("a.txt", b"arm: mean"), ("a.md", b"# known"), ("a.csv", b"what,arm"), ("a.parquet", b"PAR1")):
+        code, out, _ = compare("--out", tmp_path / name)
+        assert (code, out) == (0, f"{tmp_path / name}\n")
+        assert (tmp_path / name).read_bytes().startswith(begin)
 
 
 def test_every_format_says_the_same(compare, tmp_path):
@@ -242,6 +266,17 @@ def test_settings_in_which_studies_differ_are_named(home, capsys):
         (["--trend", "model.widht"], "did you mean 'model.width'?"),
         (["--format", "parquet"], "--format parquet needs --out FILE"),
         (["--out", "a.png"], "a picture is made of a trend: give --trend PATH"),
+        (["--out", "a.jpg"], "unknown ending '.jpg'; known: .txt, .md, .csv, .json, .parquet, .png, .svg"),
+        (["--out", "a"], "unknown ending ''; known: .txt"),
+        (["--out", "a.csv", "--format", "md"], "'.csv' is not the ending of format md, which is '.md'"),
+        (["--json", "--out", "a.md"], "'.md' is not the ending of format json, which is '.json'"),
+        (["--json", "--format", "md"], "--json and --format md: give one of them"),
+        (["--direction", "increasing"], "--direction increasing: it is of a trend: give --trend PATH"),
+        (["--direction", "two-sided"], "--direction two-sided: it is of a trend: give --trend PATH"),
+        (["--trend", "model.width", "--by", "model.latnt"], "--by and --trend: a trend is within runs that share"),
+        (["--trend", "model.width", "--against", "a=b"], "--against and --trend: a trend has no arm to compare with"),
+        (["--against", "model.latnt=normal"], "--against model.latnt: no setting that tells these arms apart; did you"),
+        (["--metric", "test/elbo"], "no run has the metric test/elbo: test images are measured by `hdvae evaluate"),
     ],
 )
 def test_bad_input_is_one_line(compare, arguments, words):

@@ -103,6 +103,12 @@ def test_nothing_to_compare():
         comparison.arms(Store(), ["t"])
 
 
+def test_of_many_metrics_some_are_named():
+    store = Store(run("{}", 0, **{f"kl/layer_{layer}": 1.0 for layer in range(100)}))
+    with pytest.raises(InputError, match=r"valid/zzz; known: .*layer_26 and 80 more$"):
+        comparison.arms(store, ["s"], metrics=["valid/zzz"])
+
+
 def test_labels_are_short_and_distinct():
     arm = {"model.layers.0.classes": 4, "model.layers.1.classes": 9, "training.temperature": 0.1}
     assert comparison.label(arm) == "layers.0.classes 4, layers.1.classes 9, temperature 0.1"
