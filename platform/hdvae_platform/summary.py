@@ -75,10 +75,10 @@ def _page(study: Study, found: Sequence[Arm], shown: int, metrics: Sequence[str]
 
 
 def _cell(arm: Arm, metric: str) -> str:
-    values = arm.values(metric)
-    if not values:
+    by_seed = arm.by_seed(metric)
+    if not by_seed:
         return "—"
-    found = interval(values)
+    found = interval(list(by_seed.values()))
     limits = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
     return f"{found.mean:.2f}{limits}"
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from hdvae.config import parse
-from hdvae_platform.comparison import Arm, Confirmation
+from hdvae_platform.comparison import Arm, Confirmation, Interval, interval
 from hdvae_platform.places import Places
 from hdvae_platform.records import Run
 from hdvae_platform.report import figures
@@ -107,6 +108,44 @@ def test_one_seed_tells_nothing_from_chance():
     page = html(found, [])
     assert "No difference could be tested" in page
     assert "Every arm has one run" in page
+
+
+def drawn_again(sets, numbers):
+    """The same, where a search drew every parameter set twice: each run has a bit-identical copy."""
+    found = contents({"model.width": {"low": 1, "high": 99}}, sets, numbers, search={"method": "random", "trials": 9})
+    for arm in found.arms:
+        arm.arm.runs.extend(replace(run, run_id=f"{run.run_id}-again") for run in list(arm.arm.runs))
+    return replace(found, tracked={run.run_id: run for arm in found.arms for run in arm.arm.runs})
+
+
+def test_copies_of_a_run_add_no_seed():
+    sets = [{"model.width": 8}, {"model.width": 16}]
+    numbers = [[{ELBO: -100.0, BIAS: 1.0}, {ELBO: -110.0, BIAS: 2.0}], [{ELBO: -90.0, BIAS: 1.0}]]
+    arms = drawn_again(sets, numbers).arms
+    assert len(arms[0].values(ELBO)) == 4
+    assert arms[0].interval(ELBO) == interval([-100.0, -110.0])
+    assert arms[1].interval(ELBO) == Interval(-90.0, None, None), "one seed, however often"
+    low, high = figures._band(arms)
+    assert (low[0], high[0]) == (interval([1.0, 2.0]).low, interval([1.0, 2.0]).high)
+    assert (low[1], high[1]) == (1.0, 1.0)
+
+
+def test_copies_of_a_run_are_counted_beside_the_seeds():
+    page = html(drawn_again([{"model.width": 8}], [[{ELBO: -100.0}, {ELBO: -110.0}]]), [])
+    assert ">-105.00 ± 63.53</td>" in page
+    assert ">4<small>of 2 seeds</small></td>" in page
+
+
+def test_bars_of_the_pareto_front_are_over_seeds():
+    sets = [{"model.width": 8}, {"model.width": 16}]
+    numbers = [[{ELBO: -100.0, BIAS: 1.0}, {ELBO: -110.0, BIAS: 2.0}], [{ELBO: -90.0, BIAS: 1.0}]]
+    again = drawn_again(sets, numbers)
+    axes = Figure().subplots()
+    for arm in again.arms:
+        figures._cross(axes, arm)
+    bars = [sorted(line.get_xdata()) for line in axes.lines]
+    both = interval([1.0, 2.0])
+    assert bars == [[both.low, both.high], [1.5, 1.5]], "and none of the arm with one seed"
 
 
 def test_values_that_are_not_finite_are_in_no_mean():

@@ -55,6 +55,22 @@ def test_names_stay_short():
     assert len(run_name(Assignment(0, 0, params, attempt=1))) < 250
 
 
+def test_the_description_of_a_study_counts_copies_of_a_seed_once(places, study_file):
+    study, client = load_study(study_file), Client(places)
+    for trial, seed, elbo in [(0, 0, -100.0), (0, 1, -110.0), (1, 0, -100.0), (1, 1, -110.0)]:
+        tags = {
+            "hdvae.study": "small",
+            "hdvae.kind": "run",
+            "hdvae.trial": str(trial),
+            "hdvae.seed": str(seed),
+            "hdvae.state": "COMPLETE",
+            "hdvae.arm": json.dumps({"training.freebits": 1.0}),
+        }
+        run_id = client.open_run(f"{trial}-{seed}", tags, {}, new=True)
+        client._client.log_metric(run_id, "valid/elbo", elbo)
+    assert "| -105.00 [-168.53, -41.47] |" in study_description(client, study)
+
+
 def test_the_description_of_a_study_has_its_best_arms_first_and_fits(places, study_file):
     study, client = load_study(study_file), Client(places)
     for trial in range(MOST + 5):

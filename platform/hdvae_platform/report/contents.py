@@ -64,13 +64,16 @@ class ArmReport:
         return comparison.label(self.arm.arm)
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean over the runs that have the metric, with its 95% interval over seeds."""
-        values = self.values(metric)
-        return comparison.interval(values) if values else None
+        """Mean over the seeds that have the metric, with its 95% interval; None without one.
+
+        A search that draws a parameter set again runs its seeds again: such runs are copies, and add no seed.
+        """
+        by_seed = self.arm.by_seed(metric)
+        return comparison.interval(list(by_seed.values())) if by_seed else None
 
     def values(self, metric: str) -> list[float]:
-        """The finite values of the metric, in the order of the seeds."""
-        return [value for value in self.arm.values(metric) if math.isfinite(value)]
+        """The finite values of the metric, one of each run."""
+        return self.arm.values(metric)
 
     def standard_error(self, metric: str) -> float | None:
         """Of the bias named `metric`, over images: the root mean square over runs."""
@@ -165,9 +168,9 @@ class Contents:
 
 def worth(arm: ArmReport, study: Study) -> float:
     """The mean of the study's metric, turned so that larger is better; −∞ without one."""
-    values = arm.values(study.search.metric)
+    found = arm.interval(study.search.metric)
     sign = 1 if study.search.direction == "maximize" else -1
-    return sign * statistics.fmean(values) if values else -math.inf
+    return -math.inf if found is None else sign * found.mean
 
 
 def differences(arms: Sequence[ArmReport], metric: str, best: ArmReport) -> list[Difference]:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hdvae.schedules import LEARNED, schedule, values
 from hdvae_platform import comparison
+from hdvae_platform.comparison import Interval
 from hdvae_platform.figures import BLUE, GREY, INTERVAL
 from hdvae_platform.report.contents import BIAS, ELBO, SHOWN, ArmReport, Contents, Curve
 from hdvae_platform.report.drawing import (
@@ -132,7 +133,7 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
         (axes,) = sheet.panels
         for arm in arms:
             at = [(tau, metric) for tau, metric in taus.items() if arm.values(metric)]
-            means = [statistics.fmean(arm.values(metric)) for _, metric in at]
+            means = [_mean(arm, metric) for _, metric in at]
             errors = [INTERVAL * (arm.standard_error(metric) or 0.0) for _, metric in at]
             axes.errorbar([tau for tau, _ in at], means, errors, capsize=3, **style_of(arm).plain)
         axes.set_xscale("log")
@@ -145,7 +146,7 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
 
     caption = _caption(
         contents,
-        "Mean over runs; bars: ±1.96 standard errors over images (root mean square over runs).",
+        "Mean over seeds; bars: ±1.96 standard errors over images (root mean square over runs).",
         *(
             ["Arms whose variables are not relaxed have no bias, and no line."]
             if len(arms) < len(contents.shown)
@@ -165,10 +166,10 @@ def _temperatures(arms: Sequence[ArmReport]) -> dict[float, str]:
 
 
 def _with_error(arm: ArmReport, metric: str) -> str:
-    found, error = arm.values(metric), arm.standard_error(metric)
-    if not found:
+    found, error = arm.interval(metric), arm.standard_error(metric)
+    if found is None:
         return "—"
-    return number(statistics.fmean(found)) + (f" (se {number(error)})" if error is not None else "")
+    return number(found.mean) + (f" (se {number(error)})" if error is not None else "")
 
 
 def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
@@ -187,7 +188,7 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
     told = list(lines.items())[:SHOWN]
     dropped = f" The first {SHOWN} of {len(lines)} series are drawn." if len(lines) > SHOWN else ""
     caption = (
-        "Mean over runs, and each run as a dot; bands: 95% intervals over seeds, cut where they leave the picture."
+        "Mean over seeds, and each run as a dot; bands: 95% intervals over seeds, cut where they leave the picture."
         + dropped
     )
     rows = [
@@ -242,8 +243,8 @@ def _beside_size(arm: ArmReport, arms: Sequence[ArmReport]) -> str:
 
 
 def _band(arms: Sequence[ArmReport]) -> tuple[list[float], list[float]]:
-    """Limits of the intervals; where one run leaves them open, its value."""
-    found = [comparison.interval(arm.values(BIAS)) for arm in arms]
+    """Limits of the intervals; where one seed leaves them open, its value."""
+    found = [_interval(arm, BIAS) for arm in arms]
     low = [one.mean if one.low is None else one.low for one in found]
     return low, [one.mean if one.high is None else one.high for one in found]
 
@@ -335,13 +336,20 @@ def corners(points: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, flo
     return found
 
 
+def _interval(arm: ArmReport, metric: str) -> Interval:
+    """Of an arm that has the metric."""
+    found = arm.interval(metric)
+    assert found is not None
+    return found
+
+
 def _mean(arm: ArmReport, metric: str) -> float:
-    return statistics.fmean(arm.values(metric))
+    return _interval(arm, metric).mean
 
 
 def _cross(axes: Axes, arm: ArmReport) -> None:
     """The intervals of an arm's bias and ELBO."""
-    x, y = comparison.interval(arm.values(BIAS)), comparison.interval(arm.values(ELBO))
+    x, y = _interval(arm, BIAS), _interval(arm, ELBO)
     line: dict[str, Any] = {"color": style_of(arm).colour, "linewidth": 1, "alpha": 0.6}
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y.mean, y.mean], **line)

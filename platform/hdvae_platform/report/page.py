@@ -224,9 +224,16 @@ def _arms_table(contents: Contents) -> Table:
     for arm in contents.arms:
         cells = [Cell(f"{arm.number}. {arm.label}", arm.number, link=f"#runs-of-{arm.number}")]
         cells += [_mean_cell(arm, _full(column)) for column in columns]
-        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
+        cells.append(_runs_cell(arm))
+        cells += [Cell(str(n), n) for n in (arm.arm.pruned, arm.arm.failed)]
         rows.append((f"arm-{arm.number}", cells))
-    return Table("Arms: means over runs with 95% intervals over seeds", header, rows, frozenset(range(1, len(header))))
+    return Table("Arms: means over seeds with 95% intervals over seeds", header, rows, frozenset(range(1, len(header))))
+
+
+def _runs_cell(arm: ArmReport) -> Cell:
+    """How many runs are complete, and of how many seeds where some are copies."""
+    runs, seeds = len(arm.arm.runs), len(set(arm.arm.seeds))
+    return Cell(str(runs), runs, note=f"of {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds < runs else "")
 
 
 def _mean_cell(arm: ArmReport, metric: str) -> Cell:
