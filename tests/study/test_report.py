@@ -52,6 +52,7 @@ def finished(tmp_path_factory, made_databases, images):
     plain = yaml.safe_load(STUDY)
     plain["claim"] = CLAIM
     plain["experiment"]["data"]["path"] = str(folder / "images.npz")
+    plain["experiment"]["evaluation"]["images"] = 1000
     plain["space"]["model.layers.0.variables"] = {"choices": [2, 4]}
     (folder / "small.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     home = folder / "runs"
@@ -133,6 +134,11 @@ def test_provenance_is_told(page):
     text = page.read_text()
     for part in ("hdvae 0", "data checksum", "Python", "torch", "hours"):
         assert part in text
+
+
+def test_the_images_that_were_measured_are_counted(page):
+    """The split has 24, and 1000 were asked for."""
+    assert "every 10 steps on 24 images of the validation split" in page.read_text()
 
 
 def test_figures_apply_or_say_why(finished):

@@ -16,6 +16,7 @@ from hdvae_platform.checkpointing import Journal, run_folder
 from hdvae_platform.comparison import Arm, Interval
 from hdvae_platform.differences import over_seeds
 from hdvae_platform.inference import holm
+from hdvae_platform.per_image import find_per_image, read_per_image
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, connect
 from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances, known_trials
@@ -131,6 +132,7 @@ class Contents:
         parent: MLflow's id of the run above them; None if there is none.
         confirmed: winners of the search on fresh seeds.
         importances: share of each setting in what makes a good trial; why there is none, if there is none.
+        images: on how many of the validation split was measured; None if the storage does not tell.
     """
 
     study: Study
@@ -144,6 +146,7 @@ class Contents:
     parent: str | None
     confirmed: Sequence[comparison.Confirmation]
     importances: Mapping[str, float] | str
+    images: int | None
 
     @property
     def metric(self) -> str:
@@ -210,7 +213,8 @@ def read_contents(places: Places, name: str) -> Contents:
     arms = best_arms(
         [ArmReport(number, arm, study.experiment_at(arm.arm)) for number, arm in enumerate(found, 1)], study
     )
-    _read_storage(arms, client, Storage(places.storage), name)
+    storage = Storage(places.storage)
+    _read_storage(arms, client, storage, name)
     trials = _trials(study, places, arms)
     runs = [run for run in records.runs(name) if run.trial in trials]
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
@@ -229,6 +233,7 @@ def read_contents(places: Places, name: str) -> Contents:
         parent=parent.run_id if parent else None,
         confirmed=comparison.confirmations(client, [name]),
         importances=_importances(study, places),
+        images=_images(arms, storage, name),
     )
 
 
@@ -262,6 +267,16 @@ def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, n
             )
             if arm.samples is None and storage.exists(f"{folder}/samples.png"):
                 arm.samples = seed, storage.read(f"{folder}/samples.png")
+
+
+def _images(arms: Sequence[ArmReport], storage: Storage, name: str) -> int | None:
+    """How many images there are values of, from the first run that keeps them."""
+    for arm in arms:
+        for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
+            folder = run_folder(name, int(run.tags["hdvae.trial"]), seed)
+            if find_per_image(storage, folder, "valid") is not None:
+                return int(read_per_image(storage, folder, "valid")[0].num_rows)
+    return None
 
 
 def _history(client: Client, run_id: str) -> Curve:

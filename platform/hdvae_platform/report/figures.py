@@ -29,7 +29,7 @@ from hdvae_platform.report.drawing import (
     render,
     style_of,
 )
-from hdvae_platform.report.wording import number
+from hdvae_platform.report.wording import brief, number
 from hdvae_platform.study import PRESET, Dimension
 
 SCHEDULES = {
@@ -427,7 +427,7 @@ def _range_scale(dimension: Dimension, missing: bool) -> tuple[Place, list[tuple
 
 
 def _choice(value: Any) -> str:
-    return "—" if value is None else comparison.label({"v": value}).removeprefix("v ")
+    return "—" if value is None else brief(value)
 
 
 def _cut(text: str, width: int) -> str:

@@ -26,6 +26,7 @@ from hdvae_platform.places import redacted
 from hdvae_platform.records import Run
 from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.settings import all_settings, in_short, temperatures
 from hdvae_platform.report.wording import limits, mean_and_half, number, probability, signed
 from hdvae_platform.text import duration
 from hdvae_platform.tracking import TrackedRun
@@ -78,12 +79,16 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         lstrip_blocks=True,
     )
     script, style = _source("page.js"), _source("page.css")
+    settings = all_settings(contents.study, [arm.experiment for arm in contents.arms])
     return environment.get_template("page.html").render(
         study=contents.study,
         state=_state(contents),
         marks=_marks(contents),
         claim=contents.study.claim,
         readings=[_reading(contents, metric) for metric in contents.metrics],
+        settings=in_short(contents.study, settings, contents.images),
+        all_settings=_settings_table(settings),
+        taus=temperatures(settings["evaluation.tau"]),
         arms=_arms_table(contents),
         differences=[_differences_table(contents, metric) for metric in contents.metrics],
         all_pairs=len(contents.arms) <= ALL_PAIRS,
@@ -228,6 +233,11 @@ def _arms_table(contents: Contents) -> Table:
         cells += [Cell(str(n), n) for n in (arm.arm.pruned, arm.arm.failed)]
         rows.append((f"arm-{arm.number}", cells))
     return Table("Arms: means over seeds with 95% intervals over seeds", header, rows, frozenset(range(1, len(header))))
+
+
+def _settings_table(settings: Mapping[str, str]) -> Table:
+    rows = [(None, [Cell(path), Cell(value)]) for path, value in settings.items()]
+    return Table("All settings", ["setting", "value"], rows)
 
 
 def _runs_cell(arm: ArmReport) -> Cell:
