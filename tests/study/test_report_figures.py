@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from hdvae.config import parse
 from hdvae_platform.comparison import Arm, Confirmation, Interval, interval
 from hdvae_platform.places import Places
-from hdvae_platform.records import Run
 from hdvae_platform.report import figures, settings
 from hdvae_platform.report.contents import ALL_PAIRS, SHOWN, ArmReport, Contents, best_arms
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.page import html
+from hdvae_platform.status import StudyStatus
 from hdvae_platform.study import Study
 from hdvae_platform.tracking import TrackedRun
 
@@ -51,19 +51,21 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
         arm.curves = {run.run_id: (curves or {}).get(i, {}) for run in runs}
         arms.append(arm)
     kept = best_arms(arms, study)
-    runs = [
-        Run(arm.number - 1, seed, "COMPLETE", 1, 0.0, None, run.run_id, True)
-        for arm in kept
-        for seed, run in enumerate(arm.arm.runs)
-    ]
+    status = StudyStatus("made", "Made up.", "finished", 0, [])
+    for arm in arms:
+        for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
+            row = {"number": arm.number - 1, "seed": seed, "state": "COMPLETE", "kind": "search", "error": None}
+            status.trials.append({**row, "params": arm.arm.arm, "run_id": run.run_id})
+    status = replace(status, total=len(status.trials))
     tracked = {run.run_id: run for arm in kept for run in arm.arm.runs}
     return Contents(
         study=study,
         places=Places(Path("/home"), "sqlite://", "http://me:secret@host:5000", None, "/storage"),
+        status=status,
         arms=kept,
         arms_in_all=len(arms),
+        not_begun=0,
         trials={arm.number - 1: arm.number for arm in kept},
-        runs=runs,
         tracked=tracked,
         pages={run_id: f"http://host:5000/#/experiments/1/runs/{run_id}" for run_id in tracked},
         parent=None,
@@ -108,7 +110,49 @@ def test_one_seed_tells_nothing_from_chance():
     assert not any(one.beyond_chance for one in found.differences(ELBO))
     page = html(found, [])
     assert "No difference could be tested" in page
-    assert "Every arm has one run" in page
+    assert "Every arm has one seed: nothing in the table of arms tells" in page
+
+
+def test_one_seed_with_confirmed_winners_says_that_they_have_intervals():
+    winner = Confirmation("made", 1, {"model.width": 2}, ELBO, -90.0, [7, 8], [-91.0, -93.0], ["a", "b"], 1)
+    page = html(replace(widths(3, seeds=1), confirmed=[winner]), [])
+    assert "Every arm has one seed" in page
+    assert "The winners were run again on fresh seeds, and have intervals over them." in page
+    assert "The winners were run again" not in html(widths(3, seeds=1), [])
+
+
+def unfinished():
+    """An arm with three seeds, one that has two of them, one of which no run is complete, and one not begun."""
+    found = contents(
+        {"model.width": {"choices": [1, 2, 3]}},
+        [{"model.width": 1}, {"model.width": 2}, {"model.width": 3}],
+        [[{ELBO: -1.0}, {ELBO: -3.0}, {ELBO: -8.0}], [{ELBO: -2.0}, {ELBO: -4.5}], []],
+    )
+    waiting = {"state": "WAITING", "kind": "search", "error": None, "run_id": None}
+    rows = [(1, 2, 2), (2, 0, 3), (2, 1, 3), (2, 2, 3), (3, 0, 4), (3, 1, 4), (3, 2, 4)]
+    for trial, seed, width in rows:
+        found.status.trials.append({**waiting, "number": trial, "seed": seed, "params": {"model.width": width}})
+    status = replace(found.status, state="interrupted", total=len(found.status.trials))
+    return replace(found, status=status, not_begun=1)
+
+
+def test_an_unfinished_study_is_counted_as_by_its_status():
+    page = html(unfinished(), [])
+    assert "4 arms, 12 runs: 5 complete, 7 yet to be run." in page
+    assert "7 of its 12 runs have not ended" in page
+    assert "`hdvae study status made`). 2 of its arms have no complete run yet." in page
+
+
+def test_differences_say_by_how_many_seeds_they_are_paired():
+    """The means in the table of arms are −4.00 and −3.25; by the seeds that both have, the difference is +1.25."""
+    found = unfinished()
+    (one,) = found.differences(ELBO)
+    assert (one.paired, one.seeds, one.interval.mean) == (True, 2, pytest.approx(1.25))
+    page = html(found, [])
+    assert "<small>paired by 2 seeds</small>" in page
+    assert "Arms differ in their seeds." in page
+    assert "Arms differ in their seeds." not in html(widths(3), [])
+    assert "more than half of each arm" in page
 
 
 def drawn_again(sets, numbers):
@@ -167,8 +211,17 @@ def test_of_many_arms_the_best_are_told_apart():
     assert [arm.number for arm in found.shown] == list(range(21 - SHOWN, 21))
     drawn = figures.pareto_front(found)
     assert len(drawn.rows) == 20
-    assert "told apart" in drawn.caption
+    assert f"Of 20 arms with complete runs the {SHOWN} best are told apart." in drawn.caption
     ET.fromstring(drawn.svg)
+
+
+def test_arms_without_a_complete_run_are_not_counted_among_the_best():
+    """A search with a pruner: many arms, few complete."""
+    sets = [{"model.width": i + 1} for i in range(SHOWN + 3)]
+    numbers = [[{ELBO: -1.0, BIAS: 0.1}], [{ELBO: -2.0, BIAS: 0.2}], *([[]] * (SHOWN + 1))]
+    space = {"model.width": {"low": 1, "high": 99}}
+    found = contents(space, sets, numbers, search={"method": "random", "trials": 9})
+    assert "told apart" not in figures.pareto_front(found).caption
 
 
 def test_a_page_has_a_bounded_number_of_arms(monkeypatch):

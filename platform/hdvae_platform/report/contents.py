@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
@@ -18,8 +19,9 @@ from hdvae_platform.differences import over_seeds
 from hdvae_platform.inference import holm
 from hdvae_platform.per_image import find_per_image, read_per_image
 from hdvae_platform.places import Places
-from hdvae_platform.records import Records, Run, connect
-from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances, known_trials
+from hdvae_platform.records import Records, connect
+from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.status import StudyStatus, study_status
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study
 from hdvae_platform.tracking import Client, TrackedRun
@@ -90,7 +92,8 @@ class Difference:
         first: number of an arm.
         second: of another.
         interval: of the mean difference over seeds.
-        paired: whether the arms have the same seeds.
+        paired: whether it is over the seeds that both arms have.
+        seeds: how many pairs, or seeds of both arms.
         adjusted: Holm's p-value over all differences in this metric; None if it could not be tested.
     """
 
@@ -98,6 +101,7 @@ class Difference:
     second: int
     interval: Interval
     paired: bool
+    seeds: int
     adjusted: float | None
 
     @property
@@ -123,10 +127,11 @@ class Contents:
     Attributes:
         study: as it is recorded.
         places: where it is.
+        status: how far it is, as `hdvae study status` says it.
         arms: in the order of the trials; the best, if there are more than `MOST`.
-        arms_in_all: how many there are.
+        arms_in_all: how many have begun.
+        not_begun: how many parameter sets are known besides, of which no run was started.
         trials: number of each trial → number of its arm.
-        runs: those of these arms that the study database knows.
         tracked: the complete runs of the arms, and the confirmed ones, by MLflow's id.
         pages: MLflow's page of each run that has one, by its id.
         parent: MLflow's id of the run above them; None if there is none.
@@ -137,10 +142,11 @@ class Contents:
 
     study: Study
     places: Places
+    status: StudyStatus
     arms: Sequence[ArmReport]
     arms_in_all: int
+    not_begun: int
     trials: Mapping[int, int]
-    runs: Sequence[Run]
     tracked: Mapping[str, TrackedRun]
     pages: Mapping[str, str]
     parent: str | None
@@ -157,6 +163,26 @@ class Contents:
     def metrics(self) -> list[str]:
         """The metrics in which differences are tested."""
         return list(dict.fromkeys([self.metric, BIAS]))
+
+    @property
+    def runs(self) -> list[Mapping[str, Any]]:
+        """The rows of the status that are of these arms."""
+        return [row for row in self.status.trials if row["number"] in self.trials]
+
+    @property
+    def to_do(self) -> int:
+        """How many runs have not ended."""
+        return self.status.total - self.status.complete - self.status.pruned - self.status.failed
+
+    @property
+    def complete(self) -> list[ArmReport]:
+        """The arms with a complete run."""
+        return [arm for arm in self.arms if arm.arm.runs]
+
+    @property
+    def complete_runs(self) -> list[TrackedRun]:
+        """The complete runs of the search."""
+        return [run for arm in self.arms for run in arm.arm.runs]
 
     @property
     def shown(self) -> list[ArmReport]:
@@ -191,7 +217,7 @@ def differences(arms: Sequence[ArmReport], metric: str, best: ArmReport) -> list
     tested = [(a, b, found) for a, b in pairs if (found := over_seeds(a.arm, b.arm, metric)) is not None]
     adjusted = holm([found.p for *_, found in tested])
     return [
-        Difference(a.number, b.number, found.value, found.paired, p)
+        Difference(a.number, b.number, found.value, found.paired, found.seeds, p)
         for (a, b, found), p in zip(tested, adjusted, strict=True)
     ]
 
@@ -215,19 +241,21 @@ def read_contents(places: Places, name: str) -> Contents:
     )
     storage = Storage(places.storage)
     _read_storage(arms, client, storage, name)
-    trials = _trials(study, places, arms)
-    runs = [run for run in records.runs(name) if run.trial in trials]
+    status = study_status(places, record)
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
     tracked |= {run.run_id: run for run in client.find({"hdvae.study": name, "hdvae.kind": "confirmation"})}
     parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
-    ids = [*tracked, *(run.run_id for run in runs if run.run_id), *([parent.run_id] if parent else [])]
+    trials = _trials(status, arms)
+    begun = [row["run_id"] for row in status.trials if row["number"] in trials and row["run_id"]]
+    ids = [*tracked, *begun, *([parent.run_id] if parent else [])]
     return Contents(
         study=study,
         places=places,
+        status=status,
         arms=arms,
         arms_in_all=len(found),
+        not_begun=len({_key(row["params"]) for row in status.trials} - {_key(arm.arm) for arm in found}),
         trials=trials,
-        runs=runs,
         tracked=tracked,
         pages={run_id: client.page(run_id) for run_id in ids},
         parent=parent.run_id if parent else None,
@@ -246,11 +274,15 @@ def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
     return sorted(best, key=lambda arm: arm.number)
 
 
-def _trials(study: Study, places: Places, arms: Sequence[ArmReport]) -> dict[int, int]:
+def _trials(status: StudyStatus, arms: Sequence[ArmReport]) -> dict[int, int]:
     """The trials of these arms; equal parameter sets are one arm."""
-    numbers = {json.dumps(arm.arm.arm, sort_keys=True): arm.number for arm in arms}
-    known = {trial.number: json.dumps(trial.params, sort_keys=True) for trial in known_trials(study, places.database)}
-    return {trial: numbers[key] for trial, key in known.items() if key in numbers}
+    numbers = {_key(arm.arm.arm): arm.number for arm in arms}
+    keys = {row["number"]: _key(row["params"]) for row in status.trials}
+    return {trial: numbers[key] for trial, key in keys.items() if key in numbers}
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
 
 
 def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, name: str) -> None:

@@ -41,7 +41,6 @@ SCHEDULES = {
 """Settings under `training` that are functions of the step, and their axes."""
 CORNERS = [(9.0, 8.0), (-9.0, 8.0), (9.0, -8.0), (-9.0, -8.0)]
 """Of a marker, where its label may stand, in typographic points; the first where all are as good."""
-FEW = f"Of more than {SHOWN} arms the {SHOWN} best are told apart."
 
 
 def all_figures(contents: Contents) -> list[Drawn | NotDrawn]:
@@ -58,7 +57,9 @@ def all_figures(contents: Contents) -> list[Drawn | NotDrawn]:
 
 
 def _caption(contents: Contents, *sentences: str) -> str:
-    return " ".join([*sentences, *([FEW] if len(contents.arms) > SHOWN else [])])
+    complete, shown = len(contents.complete), len(contents.shown)
+    few = [f"Of {complete} arms with complete runs the {shown} best are told apart."] if shown < complete else []
+    return " ".join([*sentences, *few])
 
 
 def learning_curves(contents: Contents) -> Drawn | NotDrawn:

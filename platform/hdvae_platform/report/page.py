@@ -23,9 +23,9 @@ from markupsafe import Markup
 from hdvae.metrics import DESCRIPTIONS
 from hdvae_platform import comparison, provenance
 from hdvae_platform.places import redacted
-from hdvae_platform.records import Run
 from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.marks import marks
 from hdvae_platform.report.settings import all_settings, in_short, temperatures
 from hdvae_platform.report.wording import limits, mean_and_half, number, probability, signed
 from hdvae_platform.text import duration
@@ -83,7 +83,7 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
     return environment.get_template("page.html").render(
         study=contents.study,
         state=_state(contents),
-        marks=_marks(contents),
+        marks=marks(contents),
         claim=contents.study.claim,
         readings=[_reading(contents, metric) for metric in contents.metrics],
         settings=in_short(contents.study, settings, contents.images),
@@ -91,7 +91,7 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         taus=temperatures(settings["evaluation.tau"]),
         arms=_arms_table(contents),
         differences=[_differences_table(contents, metric) for metric in contents.metrics],
-        all_pairs=len(contents.arms) <= ALL_PAIRS,
+        all_pairs=len(contents.complete) <= ALL_PAIRS,
         confirmed=_confirmed_table(contents),
         drawn=[one for one in figures if isinstance(one, Drawn)],
         numbers={one.name: _numbers_table(one) for one in figures if isinstance(one, Drawn) and one.rows},
@@ -119,66 +119,18 @@ def _is_address(page: str) -> bool:
 
 
 def _state(contents: Contents) -> str:
-    counts: Counter[str] = Counter(run.state for run in contents.runs)
-    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting", "RUNNING": "running"}
-    parts = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
-    return f"{len(contents.arms)} arms, {len(contents.runs)} runs: {', '.join(parts)}"
-
-
-def _marks(contents: Contents) -> list[str]:
-    """What a reader must know before any number."""
-    return [*_many(contents), *_unfinished(contents), *_mixed(contents), *_missing(contents), *_few_seeds(contents)]
-
-
-def _many(contents: Contents) -> list[str]:
-    shown, total = len(contents.arms), contents.arms_in_all
-    if shown == total:
-        return []
-    return [f"The study has {total} arms. These are the {shown} best by {contents.metric}: `hdvae compare` has all."]
-
-
-def _unfinished(contents: Contents) -> list[str]:
-    left = sum(run.unfinished for run in contents.runs)
-    return (
-        [f"The study is not finished: {left} of its runs are waiting or running, and not in these means."]
-        if left
-        else []
-    )
-
-
-def _mixed(contents: Contents) -> list[str]:
-    """Runs that more than one version of the code or of the data made."""
-    marks = []
-    for what, tag in (("versions of the code", "hdvae.sources"), ("versions of the data", "hdvae.data_checksum")):
-        by = Counter(run.tags.get(tag, "unknown") for run in _complete(contents))
-        if len(by) > 1:
-            shares = ", ".join(f"{value[:8]} in {count} runs" for value, count in by.most_common())
-            marks.append(
-                f"{len(by)} {what} made these runs ({shares}): differences between arms may be theirs. "
-                "The table of runs tells which is which."
-            )
-    return marks
-
-
-def _missing(contents: Contents) -> list[str]:
-    marks = []
-    for metric in contents.metrics:
-        having = sum(len(arm.values(metric)) for arm in contents.arms)
-        total = sum(len(arm.arm.runs) for arm in contents.arms)
-        if having < total:
-            marks.append(
-                f"{total - having} of {total} complete runs have no finite {metric}: they are not in its means."
-            )
-    return marks
-
-
-def _few_seeds(contents: Contents) -> list[str]:
-    seeds = max(len(set(arm.arm.seeds)) for arm in contents.arms)
-    return [] if seeds > 1 else ["Every arm has one run: nothing here tells a difference between arms from chance."]
-
-
-def _complete(contents: Contents) -> list[TrackedRun]:
-    return [run for arm in contents.arms for run in arm.arm.runs]
+    """Counts as `hdvae study status` has them."""
+    status = contents.status
+    counts = {
+        "complete": status.complete,
+        "pruned": status.pruned,
+        "failed": status.failed,
+        "running": status.count("RUNNING"),
+        "yet to be run": contents.to_do - status.count("RUNNING"),
+    }
+    parts = [f"{count} {word}" for word, count in counts.items() if count]
+    arms = contents.arms_in_all + contents.not_begun
+    return f"{arms} {'arm' if arms == 1 else 'arms'}, {status.total} runs: {', '.join(parts)}"
 
 
 def _reading(contents: Contents, metric: str) -> dict[str, Any]:
@@ -268,7 +220,7 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
                 Cell(signed(one.interval.mean), one.interval.mean),
                 Cell(limits(one.interval.low, one.interval.high), one.interval.mean),
                 Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
-                Cell(_verdict(one), note="" if one.paired else "by Welch's test"),
+                Cell(_verdict(one), note=_how(one)),
             ],
         )
         for one in found
@@ -280,6 +232,10 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
 
 def _verdict(one: Difference) -> str:
     return "not tested" if one.adjusted is None else "yes" if one.beyond_chance else "not shown"
+
+
+def _how(one: Difference) -> str:
+    return f"paired by {one.seeds} {'seed' if one.seeds == 1 else 'seeds'}" if one.paired else "by Welch's test"
 
 
 def _confirmed_table(contents: Contents) -> Table | None:
@@ -335,38 +291,39 @@ def _samples(contents: Contents) -> list[dict[str, Any]]:
 def _runs_table(contents: Contents) -> Table:
     """Every run: its state, its numbers and where MLflow shows it."""
     columns = _columns(contents)
-    mixed = len({run.tags.get("hdvae.sources") for run in _complete(contents)}) > 1
+    mixed = len({run.tags.get("hdvae.sources") for run in contents.complete_runs}) > 1
     header = ["trial", "seed", "arm", "state", *columns, *(["code"] if mixed else []), "MLflow run"]
     begun: set[int] = set()
     rows = []
     for run in contents.runs:
-        arm = contents.trials[run.trial]
+        arm = contents.trials[run["number"]]
         name = None if arm in begun else f"runs-of-{arm}"
         begun.add(arm)
         rows.append((name, _run_cells(contents, run, arm, columns, mixed)))
     return Table("Runs", header, rows, frozenset({0, 1, 2, *range(4, 4 + len(columns))}))
 
 
-def _run_cells(contents: Contents, run: Run, arm: int, columns: Sequence[str], mixed: bool) -> list[Cell]:
-    tracked = contents.tracked.get(run.run_id or "")
+def _run_cells(contents: Contents, run: Mapping[str, Any], arm: int, columns: Sequence[str], mixed: bool) -> list[Cell]:
+    run_id = run["run_id"] or ""
+    tracked = contents.tracked.get(run_id)
     values = [math.nan if tracked is None else tracked.metrics.get(_full(column), math.nan) for column in columns]
-    state = run.state.lower() + (" (confirmation)" if run.kind == "confirmation" else "")
+    state = run["state"].lower() + (" (confirmation)" if run["kind"] == "confirmation" else "")
     cells = [
-        Cell(str(run.trial), run.trial),
-        Cell(str(run.seed), run.seed),
+        Cell(str(run["number"]), run["number"]),
+        Cell(str(run["seed"]), run["seed"]),
         Cell(str(arm), arm, link=f"#arm-{arm}"),
-        Cell(state, note=redacted(run.error or "")),
+        Cell(state, note=redacted(run["error"] or "")),
         *(Cell(number(value), value) if math.isfinite(value) else Cell("—", -math.inf) for value in values),
     ]
     if mixed:
         cells.append(Cell(tracked.tags.get("hdvae.sources", "")[:8] if tracked else "—"))
-    page = contents.pages.get(run.run_id or "", "")
-    return [*cells, Cell(run.run_id or "—", link=page if _is_address(page) else None)]
+    page = contents.pages.get(run_id, "")
+    return [*cells, Cell(run_id or "—", link=page if _is_address(page) else None)]
 
 
 def _provenance(contents: Contents) -> Mapping[str, str]:
     """Where the runs come from: code, data, machine, time."""
-    runs = _complete(contents)
+    runs = contents.complete_runs
     data = contents.study.experiment.data
     tags = {
         "Python": "hdvae.python",
