@@ -7,22 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from hdvae_platform.figures import GREY, rendered
+from hdvae_platform.inference import Interval
 
-Point = tuple[int, float]
+Lines = Mapping[str, Mapping[int, Sequence[tuple[int, Interval]]]]
+"""What → depth → points (N, nats with their interval)."""
 MARKERS = "osD^vP"
 """Of the depths, so that lines can be told apart without colours."""
+LIGHTEST = 0.7
+"""Of viridis: what is lighter is lost on paper."""
 
 
-def bias_figure(ours: Mapping[str, Mapping[int, Sequence[Point]]], paper: Any, caption: str) -> dict[str, bytes]:
+def bias_figure(ours: Lines, paper: Lines, caption: str) -> dict[str, bytes]:
     """Figure 1: ELBO and surrogate against N on the left, the relaxation bias on the right, a line for each depth.
 
     Args:
-        ours: `elbo`, `surrogate_elbo` and `relaxation_bias` → depth → points (N, nats).
-        paper: the same of the paper, drawn pale in the right panel.
+        ours: `elbo`, `surrogate_elbo` and `relaxation_bias` → depth → points.
+        paper: the same of the paper, dotted in the right panel.
         caption: below.
 
     Returns:
@@ -33,18 +38,18 @@ def bias_figure(ours: Mapping[str, Mapping[int, Sequence[Point]]], paper: Any, c
     depths = sorted(ours["elbo"])
     colours = matplotlib.colormaps["viridis"]
     for i, depth in enumerate(depths):
-        style = {"color": colours(0.9 * i / max(len(depths) - 1, 1)), "marker": MARKERS[i % len(MARKERS)]}
-        left.plot(*_axes(ours["surrogate_elbo"][depth]), linestyle="--", fillstyle="none", **style)
-        left.plot(*_axes(ours["elbo"][depth]), label=f"L = {depth}", **style)
-        right.plot(*_axes(paper["relaxation_bias"][depth]), linestyle=":", alpha=0.6, fillstyle="none", **style)
-        right.plot(*_axes(ours["relaxation_bias"][depth]), **style)
+        style = {"color": colours(LIGHTEST * i / max(len(depths) - 1, 1)), "marker": MARKERS[i % len(MARKERS)]}
+        _line(left, ours["surrogate_elbo"][depth], linestyle="--", fillstyle="none", **style)
+        _line(left, ours["elbo"][depth], label=f"L = {depth}", **style)
+        _line(right, paper["relaxation_bias"][depth], linestyle=":", fillstyle="none", **style)
+        _line(right, ours["relaxation_bias"][depth], **style)
     left.set_ylabel("nats per image")
     left.set_title("ELBO (solid) and relaxed objective (dashed)", loc="left")
     right.set_ylabel("δ at τ = 0.1, nats per image")
     right.set_title("Relaxation bias (dotted: the paper's table 4)", loc="left")
     ticks = sorted({n for points in ours["elbo"].values() for n, _ in points})
     for axes in (left, right):
-        axes.set_xlabel("N, latent variables in all layers")
+        axes.set_xlabel("N, latent variables in all layers; bars: 95% intervals")
         axes.set_xticks(ticks)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
@@ -73,8 +78,13 @@ def samples_figure(panels: Mapping[str, Tensor | None], caption: str) -> dict[st
     return _files(figure, "figure2", caption)
 
 
-def _axes(points: Sequence[Point]) -> tuple[list[int], list[float]]:
-    return [n for n, _ in points], [nats for _, nats in points]
+def _line(axes: Axes, points: Sequence[tuple[int, Interval]], **style: Any) -> None:
+    """Means with bars as far as their intervals reach; without, where there is none."""
+    means = [value.mean for _, value in points]
+    below = [0.0 if value.low is None else value.mean - value.low for _, value in points]
+    above = [0.0 if value.high is None else value.high - value.mean for _, value in points]
+    bars = (below, above) if any(below + above) else None
+    axes.errorbar([n for n, _ in points], means, bars, capsize=3, elinewidth=1, **style)
 
 
 def _sheet(images: Tensor) -> Any:

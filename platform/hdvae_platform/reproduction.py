@@ -26,7 +26,7 @@ from hdvae_platform.figures import INTERVAL
 from hdvae_platform.launch import Launch, run_study
 from hdvae_platform.loading import load_run
 from hdvae_platform.paper import RUNTIME, TABLES
-from hdvae_platform.paper_figures import bias_figure, samples_figure
+from hdvae_platform.paper_figures import Lines, bias_figure, samples_figure
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.side_by_side import Found, Side, beside
@@ -107,7 +107,7 @@ def reproduce(target: str, budget: Budget, places: Places, echo: Echo, launch: L
     sides: list[Side] = []
     files: dict[str, bytes] = {}
     if target == "figure2":
-        files = _samples(states, places, captions)
+        files = _samples(wanted, states, places, captions)
     else:
         sides = _sides(target, wanted, states, budget, places, echo)
     if target == "figure1":
@@ -239,31 +239,31 @@ def _captions(target: str, budget: Budget, wanted: Mapping[str, Study], places: 
     return [*lines, f"Studies: {', '.join(study.name for study in wanted.values())}."]
 
 
-Lines = dict[str, dict[int, list[tuple[int, float]]]]
-
-
 def _lines(side: Side, *, ours: bool) -> Lines:
-    """Table 4 as the lines of figure 1, at the cells that were run: what → depth → points (N, nats)."""
-    lines: Lines = {}
+    """Table 4 as the lines of figure 1, at the cells that were run; the paper prints no intervals."""
+    lines: dict[str, dict[int, list[tuple[int, Interval]]]] = {}
     for row, cells in zip(side.paper.rows, side.rows, strict=True):
         depth, variables = (int(label) for label in row.labels)
         for cell in cells:
             if cell.ours is not None:
                 name = cell.printed.metric.partition("@")[0]
-                value = cell.ours.mean if ours else cell.printed.value
+                value = cell.ours if ours else Interval(cell.printed.value, None, None)
                 lines.setdefault(name, {}).setdefault(depth, []).append((variables, value))
     return lines
 
 
-def _samples(states: Mapping[str, StudyStatus], places: Places, captions: Sequence[str]) -> dict[str, bytes]:
-    """Figure 2: prior samples of the deepest models of table 1."""
+def _samples(
+    wanted: Mapping[str, Study], states: Mapping[str, StudyStatus], places: Places, captions: Sequence[str]
+) -> dict[str, bytes]:
+    """Figure 2: prior samples of the deepest models of table 1, under the names of the data that they learned from."""
     panels: dict[str, Tensor | None] = {}
     letters = iter("abcd")
     for data in ("binarized_mnist", "fashion_mnist"):
+        used = load_data(wanted[data].experiment, places.home).name if data in wanted else data
         for preset, name in ((f"{DEEP}-normal", "Gaussian"), (DEEP, "discrete")):
             rows = states[data].trials if data in states else []
             row = next((row for row in rows if row["params"][PRESET] == preset and row["state"] == "COMPLETE"), None)
-            title = f"({next(letters)}) {name}, L = 3, {data}"
+            title = f"({next(letters)}) {name}, L = 3, {used}"
             panels[title] = None if row is None else _drawn(row, places)
     return samples_figure(panels, " ".join(captions))
 

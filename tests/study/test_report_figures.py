@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from hdvae_platform.comparison import Arm, Confirmation, Interval, interval
 from hdvae_platform.places import Places
 from hdvae_platform.report import figures, settings
 from hdvae_platform.report.contents import ALL_PAIRS, SHOWN, ArmReport, Contents, best_arms
-from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.drawing import RC, STYLES, Drawn, NotDrawn
 from hdvae_platform.report.page import html
 from hdvae_platform.status import StudyStatus
 from hdvae_platform.study import Study
@@ -149,7 +150,8 @@ def test_differences_say_by_how_many_seeds_they_are_paired():
     (one,) = found.differences(ELBO)
     assert (one.paired, one.seeds, one.interval.mean) == (True, 2, pytest.approx(1.25))
     page = html(found, [])
-    assert "<small>paired by 2 seeds</small>" in page
+    assert "<small>paired by 2 of 3 seeds</small>" in page
+    assert "<small>paired by" not in html(widths(3), [])
     assert "Arms differ in their seeds." in page
     assert "Arms differ in their seeds." not in html(widths(3), [])
     assert "more than half of each arm" in page
@@ -170,9 +172,8 @@ def test_copies_of_a_run_add_no_seed():
     assert len(arms[0].values(ELBO)) == 4
     assert arms[0].interval(ELBO) == interval([-100.0, -110.0])
     assert arms[1].interval(ELBO) == Interval(-90.0, None, None), "one seed, however often"
-    low, high = figures._band(arms)
-    assert (low[0], high[0]) == (interval([1.0, 2.0]).low, interval([1.0, 2.0]).high)
-    assert (low[1], high[1]) == (1.0, 1.0)
+    half = pytest.approx(interval([1.0, 2.0]).high - 1.5)
+    assert figures._bars(arms) == ([half, 0.0], [half, 0.0])
 
 
 def test_copies_of_a_run_are_counted_beside_the_seeds():
@@ -249,9 +250,77 @@ def test_confirmed_winners_stand_beside_the_value_of_the_search():
 @given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=2, max_size=3))
 def test_labels_of_points_that_are_close_stand_apart(points):
     """Two digits of 9 points are some 10 wide and 7 high."""
-    chosen = figures.corners(dict(enumerate(points)))
+    chosen = figures.corners(dict(enumerate(points)), (-90, -90, 90, 90))
     labels = [(x + chosen[key][0], y + chosen[key][1]) for key, (x, y) in enumerate(points)]
     assert all(math.dist(one, other) > 7 for one, other in itertools.combinations(labels, 2))
+
+
+@given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=1, max_size=7))
+def test_labels_stand_inside_the_panel(points):
+    """Also of a point on the axis, where arms without a bias are."""
+    chosen = figures.corners(dict(enumerate(points)), (0, 0, 60, 60))
+    for key, (x, y) in enumerate(points):
+        assert 7 <= x + chosen[key][0] <= 53
+        assert 7 <= y + chosen[key][1] <= 53
+
+
+def made(monkeypatch, draw, found):
+    """The figure behind a drawing, laid out."""
+    figures_made = []
+
+    def rendered(*arguments):
+        figures_made.append(arguments[4]())
+        figures_made[0].draw_without_rendering()
+        return arguments
+
+    with mpl.rc_context(RC), monkeypatch.context() as patch:
+        patch.setattr(figures, "render", rendered)
+        draw(found)
+    return figures_made[0]
+
+
+def test_names_of_axes_are_within_the_schedules(monkeypatch):
+    space = {"training.freebits": {"choices": [0.5, 1.0]}, "training.memory_learning_rate": {"choices": [0.1, 0.2]}}
+    sets = [{"training.freebits": b, "training.memory_learning_rate": r} for b, r in [(0.5, 0.1), (1.0, 0.2)]]
+    figure = made(monkeypatch, figures.schedules, contents(space, sets, [[{ELBO: -1.0}], [{ELBO: -2.0}]]))
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "free bits λ, nats\nper layer",
+        "learning rate of the\nmemories",
+    ]
+    for axes in figure.axes:
+        extent = axes.yaxis.label.get_window_extent()
+        assert axes.bbox.y0 - 10 <= extent.y0
+        assert extent.y1 <= min(axes.bbox.y1 + 10, figure.bbox.y1)
+
+
+def test_lines_pass_behind_the_words_of_parallel_coordinates(monkeypatch):
+    space = {"model.width": {"choices": [8, 16]}, "training.freebits": {"choices": [0.5, 1.0]}}
+    sets = [{"model.width": w, "training.freebits": b} for w, b in [(8, 1.0), (16, 0.5)]]
+    found = contents(space, sets, [[{ELBO: -1.0}], [{ELBO: -2.0}]])
+    (axes,) = made(monkeypatch, figures.parallel_coordinates, found).axes
+    highest = max(line.get_zorder() for line in axes.lines)
+    assert len(axes.texts) == 9
+    for text in axes.texts:
+        assert text.get_zorder() > highest
+        assert text.get_bbox_patch().get_alpha() in (None, 1)
+
+
+def test_bias_by_size_is_as_high_as_its_means_and_has_colours_of_its_own(monkeypatch):
+    layer = {"variables": 4, "classes": 16}
+    choices = [[layer], [{**layer, "variables": 8}], [layer, layer], [{**layer, "variables": 8}] * 2]
+    numbers = [[{BIAS: 1.0 + i - 0.9}, {BIAS: 1.0 + i + 40.0}] for i in range(4)]
+    found = contents({"model.layers": {"choices": choices}}, [{"model.layers": one} for one in choices], numbers)
+    figure = made(monkeypatch, figures.bias_by_size, found)
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert low <= 20.55
+    left, right = axes.get_xlim()
+    assert 3 < left < 4
+    assert 16 < right < 18
+    assert 23.55 < high < 30
+    assert not {line.get_color() for line in axes.lines} & {style.colour for style in STYLES}
+    drawn = figures.bias_by_size(found)
+    assert "Colours are of the lines here, not of arms" in drawn.caption
 
 
 def test_the_pareto_front():
@@ -287,8 +356,8 @@ def test_bias_by_size_takes_depth_apart():
     )
     drawn = figures.bias_by_size(found)
     assert [row[:2] for row in drawn.rows] == [
-        ["1 layers", "4"],
-        ["1 layers", "8"],
+        ["1 layer", "4"],
+        ["1 layer", "8"],
         ["2 layers", "8"],
         ["2 layers", "16"],
     ]

@@ -9,10 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from PIL import Image
 
 from hdvae.errors import InputError
-from hdvae_platform import reproduction
+from hdvae_platform import paper_figures, reproduction
 from hdvae_platform.budgets import BUDGETS, Budget, timed_experiment
 from hdvae_platform.cli import run
 from hdvae_platform.comparison import Interval, interval
@@ -136,6 +137,43 @@ def test_several_seeds_give_intervals_over_runs():
     assert found.values["elbo"] == interval([-3.0, -1.0, -2.0])
     (alone,) = [reproduction._joined(documents[:1])]
     assert alone.values["elbo"] == Interval(-3.0, pytest.approx(-3 - 1.96 * 5), pytest.approx(-3 + 1.96 * 5))
+
+
+def test_figure_1_draws_the_intervals_of_ours_in_colours_that_are_seen(monkeypatch):
+    made = []
+    monkeypatch.setattr(paper_figures, "_files", lambda figure, name, caption: made.append(figure) or {})
+    ours = {
+        metric: {depth: [(12, Interval(-9.0, -10.0, -7.5)), (24, Interval(-8.0, None, None))] for depth in (1, 2)}
+        for metric in ("elbo", "surrogate_elbo", "relaxation_bias")
+    }
+    paper = {"relaxation_bias": {depth: [(12, Interval(2.0, None, None))] for depth in (1, 2)}}
+    paper_figures.bias_figure(ours, paper, "")
+    left, right = made[0].axes
+    reaches = [
+        [(bar[0][1], bar[1][1]) for bar in container.lines[2][0].get_segments()]
+        for axes in (left, right)
+        for container in axes.containers
+        if container.has_yerr
+    ]
+    assert reaches == [[(-10.0, -7.5), (-8.0, -8.0)]] * 6, "and the paper's have none"
+    for line in right.lines:
+        red, green, blue, alpha = to_rgba(line.get_color(), line.get_alpha())
+        assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.65, "too light on white"
+        assert alpha == 1
+
+
+def test_figure_2_names_the_data_that_were_used(figure2, home, monkeypatch):
+    """The paper's data set is not what these models learned from."""
+    places, file = home
+    panels: dict[str, object] = {}
+    monkeypatch.setattr(reproduction, "samples_figure", lambda found, caption: panels.update(found) or {})
+    reproduce("figure2", budget(file), places, lambda line: None, Launch())
+    assert list(panels) == [
+        "(a) Gaussian, L = 3, images",
+        "(b) discrete, L = 3, images",
+        "(c) Gaussian, L = 3, fashion_mnist",
+        "(d) discrete, L = 3, fashion_mnist",
+    ]
 
 
 def test_figure_2_draws_what_was_run(figure2):

@@ -11,7 +11,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -25,8 +25,10 @@ INK, PAPER = "#1b1f24", "#fefefe"
 """Stand for the colours of text and background; no series has them."""
 WIDTH = 4.3
 """Inches: so that text is read on a phone, where a figure is as wide as the screen."""
-LEGEND = 54
+LEGEND = 58
 """Characters in a line of a legend."""
+UPRIGHT = 20
+"""Characters in a line beside a low panel."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ STYLES = (
     Style("#56B4E9", "P", (0, (7, 2))),
     Style(GREY, "X", (0, (1, 1))),
 )
+
+SERIES = tuple(
+    replace(style, colour=colour)
+    for style, colour in zip(
+        STYLES, ("#AA4499", "#999933", "#44AA99", "#CC6677", "#117733", "#88CCEE", "#DDCC77"), strict=True
+    )
+)
+"""Of lines that are no arms: the muted colours of Tol, which the colour-blind can tell apart too."""
 
 RC = {
     "font.size": 9,
@@ -178,6 +188,11 @@ def style_of(arm: ArmReport) -> Style:
     """The style of an arm that is told apart: the same in every figure."""
     assert arm.shown is not None
     return STYLES[arm.shown]
+
+
+def upright(text: str) -> str:
+    """The name of the y axis of a low panel, in lines that are no longer than the panel is high."""
+    return textwrap.fill(text, UPRIGHT)
 
 
 def around(values: Sequence[float], least: float = -math.inf) -> tuple[float, float]:

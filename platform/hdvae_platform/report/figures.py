@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from hdvae.schedules import LEARNED, schedule, values
 from hdvae_platform import comparison
@@ -20,7 +21,7 @@ from hdvae_platform.report.contents import BIAS, ELBO, SHOWN, ArmReport, Content
 from hdvae_platform.report.drawing import (
     INK,
     PAPER,
-    STYLES,
+    SERIES,
     Drawn,
     NotDrawn,
     Sheet,
@@ -28,6 +29,7 @@ from hdvae_platform.report.drawing import (
     legend_of,
     render,
     style_of,
+    upright,
 )
 from hdvae_platform.report.wording import brief, number
 from hdvae_platform.study import PRESET, Dimension
@@ -41,6 +43,10 @@ SCHEDULES = {
 """Settings under `training` that are functions of the step, and their axes."""
 CORNERS = [(9.0, 8.0), (-9.0, 8.0), (9.0, -8.0), (-9.0, -8.0)]
 """Of a marker, where its label may stand, in typographic points; the first where all are as good."""
+INSIDE = 7.0
+"""Points between the middle of a label and the sides of its panel, at least."""
+APART = 4.0
+"""Points between lines at the same place of the x axis."""
 
 
 def all_figures(contents: Contents) -> list[Drawn | NotDrawn]:
@@ -189,8 +195,8 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
     told = list(lines.items())[:SHOWN]
     dropped = f" The first {SHOWN} of {len(lines)} series are drawn." if len(lines) > SHOWN else ""
     caption = (
-        "Mean over seeds, and each run as a dot; bands: 95% intervals over seeds, cut where they leave the picture."
-        + dropped
+        "Mean over seeds, and each run as a dot; bars: 95% intervals over seeds. The picture is as high as the means "
+        "need: bars and dots are cut where they leave it. Colours are of the lines here, not of arms." + dropped
     )
     rows = [
         [text, str(_size(arm)), str(arm.number), _with_error(arm, BIAS)]
@@ -204,18 +210,23 @@ def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
 
 
 def _draw_by_size(told: Sequence[tuple[str, Sequence[ArmReport]]]) -> Figure:
-    """A line for each series of arms, its band, and every run as a dot."""
-    sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(STYLES, told, strict=False)])
+    """A line for each series of arms, its intervals, and every run as a dot; lines a little apart at the same N."""
+    sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(SERIES, told, strict=False)])
     (axes,) = sheet.panels
-    for style, (_, found) in zip(STYLES, told, strict=False):
+    for i, (style, (_, found)) in enumerate(zip(SERIES, told, strict=False)):
+        aside = ScaledTranslation(APART * (i - (len(told) - 1) / 2) / 72, 0, sheet.figure.dpi_scale_trans)
+        placed: dict[str, Any] = {"transform": axes.transData + aside}
         sizes = [_size(arm) for arm in found]
-        axes.plot(sizes, [_mean(arm, BIAS) for arm in found], **style.plain)
-        axes.fill_between(sizes, *_band(found), color=style.colour, alpha=0.15, linewidth=0)
+        means = [_mean(arm, BIAS) for arm in found]
+        axes.errorbar(sizes, means, _bars(found), capsize=3, elinewidth=1, **style.plain, **placed)
         for size, arm in zip(sizes, found, strict=True):
             each = arm.values(BIAS)
-            axes.plot([size] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4)
-    axes.set_ylim(*around([value for _, found in told for arm in found for value in arm.values(BIAS)], 0.0))
-    axes.set_xticks(sorted({_size(arm) for _, found in told for arm in found}))
+            axes.plot([size] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4, **placed)
+    axes.set_ylim(*around([_mean(arm, BIAS) for _, found in told for arm in found], 0.0))
+    ticks = sorted({_size(arm) for _, found in told for arm in found})
+    margin = 0.08 * (ticks[-1] - ticks[0])
+    axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
+    axes.set_xticks(ticks)
     axes.set_xlabel("variables N, all layers")
     axes.set_ylabel("relaxation bias, nats per image")
     return sheet.figure
@@ -239,15 +250,16 @@ def _beside_size(arm: ArmReport, arms: Sequence[ArmReport]) -> str:
         rest["model.latent"] = arm.experiment.model.latent
     depths = {len(one.experiment.model.layers) for one in arms}
     parts = [comparison.label(rest)] if rest else []
-    parts += [f"{len(arm.experiment.model.layers)} layers"] if len(depths) > 1 else []
+    depth = len(arm.experiment.model.layers)
+    parts += [f"{depth} {'layer' if depth == 1 else 'layers'}"] if len(depths) > 1 else []
     return ", ".join(parts) or "all arms"
 
 
-def _band(arms: Sequence[ArmReport]) -> tuple[list[float], list[float]]:
-    """Limits of the intervals; where one seed leaves them open, its value."""
+def _bars(arms: Sequence[ArmReport]) -> tuple[list[float], list[float]]:
+    """How far the intervals reach below and above their means; 0 where one seed leaves them open."""
     found = [_interval(arm, BIAS) for arm in arms]
-    low = [one.mean if one.low is None else one.low for one in found]
-    return low, [one.mean if one.high is None else one.high for one in found]
+    below = [0.0 if one.low is None else one.mean - one.low for one in found]
+    return below, [0.0 if one.high is None else one.high - one.mean for one in found]
 
 
 def pareto_front(contents: Contents) -> Drawn | NotDrawn:
@@ -276,8 +288,10 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
         axes.set_xlabel("relaxation bias, nats per image (lower is better)")
         axes.set_ylabel("ELBO, nats per image (higher is better)")
         sheet.figure.draw_without_rendering()  # lays out: where points are on paper is known after it
-        on_paper = axes.transData.transform([at[arm.number] for arm in shown]) * 72 / sheet.figure.dpi
-        sides = corners({arm.number: place for arm, place in zip(shown, on_paper.tolist(), strict=True)})
+        to_points = 72 / sheet.figure.dpi
+        on_paper = axes.transData.transform([at[arm.number] for arm in shown]) * to_points
+        panel = [side * to_points for side in axes.bbox.extents]
+        sides = corners({arm.number: place for arm, place in zip(shown, on_paper.tolist(), strict=True)}, panel)
         for key, side in sides.items():
             axes.annotate(str(key), at[key], side, textcoords="offset points", ha="center", va="center")
         return sheet.figure
@@ -313,28 +327,38 @@ def pareto(points: Mapping[int, tuple[float, float]]) -> list[int]:
     return front
 
 
-def corners(points: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, float]]:
-    """On which side of each point its label stands clearest of the other points and labels.
+def corners(points: Mapping[int, Sequence[float]], panel: Sequence[float]) -> dict[int, tuple[float, float]]:
+    """On which side of each point its label stands clearest of the other points and labels, inside the panel.
 
     Args:
         points: (x, y) in typographic points.
+        panel: its left, lower, right and upper side, in the same.
 
     Returns:
         The middles of the labels, seen from their points.
 
-    >>> corners({1: (0.0, 0.0), 2: (9.0, 8.0)})
+    >>> corners({1: (20.0, 20.0), 2: (29.0, 28.0)}, (0, 0, 90, 90))
     {1: (-9.0, -8.0), 2: (9.0, 8.0)}
+    >>> corners({1: (2.0, 20.0), 2: (11.0, 28.0)}, (0, 0, 90, 90))
+    {1: (9.0, -8.0), 2: (9.0, 8.0)}
     """
     found: dict[int, tuple[float, float]] = {}
     taken = {key: [(x, y)] for key, (x, y) in points.items()}
     for key, (x, y) in points.items():
         others = [place for other, places in taken.items() if other != key for place in places]
+        places = {(dx, dy): (x + dx, y + dy) for dx, dy in CORNERS}
         clear = {
-            (dx, dy): min((math.dist((x + dx, y + dy), other) for other in others), default=0) for dx, dy in CORNERS
+            side: (_inside(at, panel), min((math.dist(at, other) for other in others), default=0))
+            for side, at in places.items()
         }
         found[key] = max(CORNERS, key=clear.__getitem__)
         taken[key].append((x + found[key][0], y + found[key][1]))
     return found
+
+
+def _inside(at: Sequence[float], panel: Sequence[float]) -> bool:
+    left, lower, right, upper = panel
+    return left + INSIDE <= at[0] <= right - INSIDE and lower + INSIDE <= at[1] <= upper - INSIDE
 
 
 def _interval(arm: ArmReport, metric: str) -> Interval:
@@ -440,13 +464,13 @@ def _rail(axes: Axes, row: int, title: str, ticks: Sequence[tuple[float, str]]) 
     over: dict[str, Any] = {
         "va": "center",
         "zorder": 5,
-        "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
+        "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},  # opaque: lines pass behind what is read
     }
     axes.text(-0.04, row - 0.31, title, fontweight="bold", fontsize=8, **over)
     for i, (x, text) in enumerate(ticks):
-        side = "left" if i == 0 else "right" if x >= 1 else "center"
+        side, at = ("left", x - 0.04) if i == 0 else ("right", x + 0.04) if x >= 1 else ("center", x)
         axes.plot([x], [row], "|", color=INK, markersize=6)
-        axes.text(x, row + 0.25, text, fontsize=7, ha=side, **over)
+        axes.text(at, row + 0.25, text, fontsize=7, ha=side, **over)
 
 
 def importance(contents: Contents) -> Drawn | NotDrawn:
@@ -493,7 +517,7 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
                 axes.plot(steps, course, **(style_of(arms[0]).plain | {"marker": ""}))
                 ends += [(steps[-1], course[-1], arm.number) for arm in arms if steps]
             _mark_ends(axes, ends)
-            axes.set_ylabel(SCHEDULES[key])
+            axes.set_ylabel(upright(SCHEDULES[key]))
         _step_axis(sheet.panels[-1])
         return sheet.figure
 

@@ -212,6 +212,7 @@ def _mean_cell(arm: ArmReport, metric: str) -> Cell:
 
 def _differences_table(contents: Contents, metric: str) -> Table | None:
     found = contents.differences(metric)
+    held = {arm.number: len(arm.arm.by_seed(metric)) for arm in contents.arms}
     rows = [
         (
             None,
@@ -220,7 +221,7 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
                 Cell(signed(one.interval.mean), one.interval.mean),
                 Cell(limits(one.interval.low, one.interval.high), one.interval.mean),
                 Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
-                Cell(_verdict(one), note=_how(one)),
+                Cell(_verdict(one), note=_how(one, held)),
             ],
         )
         for one in found
@@ -234,8 +235,12 @@ def _verdict(one: Difference) -> str:
     return "not tested" if one.adjusted is None else "yes" if one.beyond_chance else "not shown"
 
 
-def _how(one: Difference) -> str:
-    return f"paired by {one.seeds} {'seed' if one.seeds == 1 else 'seeds'}" if one.paired else "by Welch's test"
+def _how(one: Difference, held: Mapping[int, int]) -> str:
+    """What was not done as usual, which is to pair all seeds of both arms; `held`: an arm's number → its seeds."""
+    seeds = max(held[one.first], held[one.second])
+    if not one.paired:
+        return "by Welch's test"
+    return f"paired by {one.seeds} of {seeds} seeds" if one.seeds < seeds else ""
 
 
 def _confirmed_table(contents: Contents) -> Table | None:
