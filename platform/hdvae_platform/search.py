@@ -1,7 +1,8 @@
 """Which run comes next, and what the study database is told of its end. Optuna is imported here alone.
 
 An Optuna trial is one parameter set; it is trained once for each seed and told the mean. Unfinished runs are
-issued before new ones, so a study that was cut off goes on where it stands. With a pruner the run of the first seed
+issued before new ones, so a study that was cut off goes on where it stands. No set is trained twice: all randomness
+is by seed, so the same numbers would come. With a pruner the run of the first seed
 is judged at each of its reports: where it is stopped its trial is, and the other seeds are not started.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdvae.randomness import derive
 from hdvae_platform.records import Kind, Records, Run, with_tables
 from hdvae_platform.run_table import RunTable
-from hdvae_platform.study import Dimension, Study
+from hdvae_platform.study import Dimension, Params, Study, set_key
 
 ATTEMPTS = 3
 """How often a run's process may die between two of its reports until that counts as the run's failure."""
@@ -32,8 +34,12 @@ DATABASE_FAULTS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """What is raised where the study database is away."""
 MIN_IMPORTANCE_TRIALS = 10
 """Complete trials below which no importance is told: half of so few are the five that make PED-ANOVA stable."""
+DRAWS = 10
+"""How often the sampler is asked for a set that was not tried; then the first such set of the space is taken."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
 """User attribute of a trial that is not one of the study's."""
+_REPEATS = "hdvae: repeats trial"
+"""User attribute of another such: the sampler suggested what an earlier trial had tried."""
 _INSTEAD_OF = "hdvae: instead of trial"
 """User attribute of the trial by which Optuna is told the value of one that had failed, and was run again.
 
@@ -103,7 +109,9 @@ class Search:
             self._forget_failures()
         trials = [trial for trial in trials if _is_own(trial)]
         self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
-        self._started = sum(trial.state != TrialState.WAITING for trial in trials)
+        started = [trial.number for trial in trials if trial.state != TrialState.WAITING]
+        self._started = len(started)
+        self._tried = {set_key(self._params[number]): number for number in reversed(started)}
         for trial in trials:
             self._take_up(trial)
         confirming = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
@@ -124,12 +132,36 @@ class Search:
         return self.assignment(self._runs[number, seed])
 
     def _open_trial(self) -> None:
-        """Ask for a further parameter set, and queue its runs."""
+        """Ask for a parameter set that was not tried, and queue its runs."""
         self.check()
-        trial = self._optuna.ask()
+        trial, params = self._ask()
         self._started += 1
-        self._params[trial.number] = self._decode(self._suggest(trial))
+        self._params[trial.number] = params
+        self._tried[set_key(params)] = trial.number
         self._open(trial.number)
+
+    def _ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        """A trial whose set is unlike all before; there is one as long as the search is not over."""
+        for _ in range(DRAWS):
+            trial = self._optuna.ask()
+            params = self._decode(self._suggest(trial))
+            earlier = self._tried.get(set_key(params))
+            if earlier is None:
+                return trial, params
+            self._drop(trial, _REPEATS, earlier)
+        random = np.random.default_rng(derive(self._study.seeds[0], "untried", self._started))
+        untried = (params for params in self._study.sets(random) if set_key(params) not in self._tried)
+        self._enqueue(next(untried))
+        return self._ask()
+
+    def _drop(self, trial: optuna.Trial, attribute: str, value: Any) -> None:
+        """End a trial that is not to be one of the study's."""
+        trial.set_user_attr(attribute, value)
+        self._optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def _enqueue(self, params: Params) -> None:
+        """The next trial that Optuna is asked for, of those not queued before, has these parameters."""
+        self._optuna.enqueue_trial({path: _encode(value) for path, value in params.items()})
 
     def _searched(self) -> bool:
         """Whether no further parameter set is begun."""
@@ -242,8 +274,9 @@ class Search:
     def total_runs(self) -> int:
         """How many runs there will be in all, as far as is known."""
         trials = max(0 if self._searched() else self._study.parameter_sets() or 0, self._started)
+        different = trials - self._started + len(self._tried)
         searching = max(trials * len(self._study.seeds) - self._runs.spared, self._runs.count("search"))
-        return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
+        return searching + max(self._study.confirmations(different), self._runs.count("confirmation"))
 
     def _drop_half_suggested(self) -> None:
         """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
@@ -253,15 +286,13 @@ class Search:
         begun = {run.trial for run in self.runs()}
         for trial in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in begun and "fixed_params" not in trial.system_attrs:
-                optuna.Trial(self._optuna, trial._trial_id).set_user_attr(_DROPPED, True)
-                self._optuna.tell(trial.number, state=TrialState.FAIL)
+                self._drop(optuna.Trial(self._optuna, trial._trial_id), _DROPPED, True)
 
     def _enqueue_grid(self, trials: Iterable[FrozenTrial]) -> None:
-        known = [_written(trial) for trial in trials]
+        known = {set_key(self._decode(_written(trial))) for trial in trials}
         for params in self._study.grid()[: self._study.parameter_sets()]:
-            written = {path: _encode(value) for path, value in params.items()}
-            if written not in known:
-                self._optuna.enqueue_trial(written)
+            if set_key(params) not in known:
+                self._enqueue(params)
 
     def _forget_failures(self) -> None:
         for run in self.runs():
@@ -415,17 +446,24 @@ def importances(study: Study, url: str) -> dict[str, float] | None:
 
 
 def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
-    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first."""
+    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first.
+
+    Of trials with equal parameters only the first is among them.
+    """
     if study.confirm is None:
         return []
     sign = -1 if study.search.direction == "maximize" else 1
-    ranked = sorted((sign * trial.value, trial.number) for trial in trials if trial.value is not None)
+    first: dict[str, tuple[float, int]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if trial.value is not None:
+            first.setdefault(set_key(trial.params), (sign * trial.value, trial.number))
+    ranked = sorted(first.values())
     return [(number, seed) for _, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
 
 
 def _is_own(trial: FrozenTrial) -> bool:
     """Whether a trial is a parameter set of the study, and not a leftover or a note for the samplers."""
-    return _DROPPED not in trial.user_attrs and _INSTEAD_OF not in trial.user_attrs
+    return trial.user_attrs.keys().isdisjoint((_DROPPED, _REPEATS, _INSTEAD_OF))
 
 
 def _instead_of(failed: FrozenTrial, value: float) -> FrozenTrial:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -52,6 +54,30 @@ class Dimension(Config):
     def whole(self) -> bool:
         """Whether a range is of whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def size(self) -> float:
+        """How many values there are; infinitely many in a range of real numbers."""
+        if self.choices is not None:
+            return len(self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        return self.high - self.low + 1 if self.whole else math.inf if self.low < self.high else 1
+
+    def values(self, random: np.random.Generator) -> Iterator[Any]:
+        """All values in order; of a range of real numbers one that is drawn."""
+        if self.choices is not None:
+            yield from self.choices
+            return
+        assert self.low is not None
+        assert self.high is not None
+        if self.whole:
+            yield from range(int(self.low), int(self.high) + 1)
+        elif self.log:
+            drawn = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
+            yield min(max(drawn, self.low), self.high)  # rounding may lead out of it
+        else:
+            yield float(random.uniform(self.low, self.high))
 
     def examples(self) -> list[Any]:
         """Values that together show whether every value of this dimension is valid."""
@@ -262,28 +288,48 @@ class Study(Config):
 
     def grid(self) -> list[dict[str, Any]]:
         """The product of all choices where their conditions hold, in the order of the file, each once."""
-        sets: list[dict[str, Any]] = []
-        choices = [dimension.choices or () for dimension in self.space.values()]
-        for values in itertools.product(*choices):
-            params = self._conditioned(dict(zip(self.space, values, strict=True)))
-            if params not in sets:
-                sets.append(params)
-        return sets
+        return list(self.sets(np.random.default_rng(0)))
 
-    def _conditioned(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Drop parameters whose conditions do not hold, until none is left to drop."""
-        while True:
-            kept = {path: value for path, value in params.items() if self.space[path].applies(params)}
-            if kept == params:
-                return kept
-            params = kept
+    def sets(self, random: np.random.Generator) -> Iterator[dict[str, Any]]:
+        """The parameter sets of the space in the order of the file, each once; those with real numbers are drawn."""
+        return self._sets(list(self.space), {}, random)
+
+    def _sets(
+        self, paths: Sequence[str], begun: dict[str, Any], random: np.random.Generator
+    ) -> Iterator[dict[str, Any]]:
+        """Those that go on from a set of the paths before these; conditions look at earlier paths."""
+        if not paths:
+            yield begun
+        elif not self.space[paths[0]].applies(begun):
+            yield from self._sets(paths[1:], begun, random)
+        else:
+            for value in self.space[paths[0]].values(random):
+                yield from self._sets(paths[1:], {**begun, paths[0]: value}, random)
+
+    def different_sets(self) -> float:
+        """How many different parameter sets the space has; infinitely many with a range of real numbers."""
+        return self._count(list(self.space), {})
+
+    def _count(self, paths: Sequence[str], begun: dict[str, Any]) -> float:
+        if not paths:
+            return 1
+        path, *rest = paths
+        dimension = self.space[path]
+        if not dimension.applies(begun):
+            return self._count(rest, begun)
+        if not any(path in self.space[other].when for other in rest):
+            return dimension.size * self._count(rest, begun)
+        return sum(self._count(rest, {**begun, path: choice}) for choice in dimension.choices or ())
 
     def parameter_sets(self) -> int | None:
-        """How many parameter sets the search tries at most; None if only its hours limit it."""
-        if self.search.method != "grid":
-            return self.search.trials
-        size = len(self.grid())
-        return size if self.search.trials is None else min(size, self.search.trials)
+        """How many parameter sets the search tries at most, none of them twice; None if only its hours limit it."""
+        most = min(self.different_sets(), self.search.trials or math.inf)
+        return None if math.isinf(most) else int(most)
+
+
+def set_key(params: Params) -> str:
+    """A parameter set as a text that equal sets have in common."""
+    return json.dumps(params, sort_keys=True)
 
 
 def set_at(plain: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -72,9 +72,27 @@ def test_check_counts_confirmations_and_hours(capsys, places, study_file, edit):
     shown = capsys.readouterr().out
     assert "14 runs (3 parameter sets × 2 seeds, and 8 to confirm the best) of 20 steps" in shown
     assert "later than 1.5 hours after the first launch" in shown
-    edit({"search": {"method": "random", "hours": 1}})
+    edit({"search": {"method": "random", "hours": 1}, "space/training.freebits": {"low": 0.5, "high": 2.0}})
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
     assert "as many runs as the hours allow of 20 steps" in capsys.readouterr().out
+
+
+def test_check_says_how_few_sets_there_are(capsys, places, edit):
+    check = ["study", "check", "small.yaml", "--home", str(places.home)]
+    edit({"search": {"method": "random", "trials": 6}, "confirm": {"top": 4, "seeds": 1}})
+    assert run(check) == 0
+    shown = capsys.readouterr().out
+    assert "6 trials of only 3 different parameter sets: each is trained once" in shown
+    assert "9 runs (3 parameter sets × 2 seeds, and 3 to confirm the best)" in shown
+    assert "taken to cost as much" not in shown
+
+
+def test_check_says_which_sets_it_timed(capsys, places, edit):
+    edit({"space": {"training.freebits": {"choices": [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]}}})
+    assert run(["study", "check", "small.yaml", "--home", str(places.home)]) == 0
+    shown = capsys.readouterr().out
+    assert "the first 4 of 6 parameter sets; the others are taken to cost as much" in shown
+    assert "different parameter sets" not in shown
 
 
 def test_lists_of_an_empty_home(capsys, tmp_path):

@@ -7,9 +7,10 @@ import optuna
 import pytest
 
 from hdvae_platform import records as records_module
+from hdvae_platform import search as search_module
 from hdvae_platform.fencing import Fenced
 from hdvae_platform.records import Records, connect
-from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
+from hdvae_platform.search import DRAWS, MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
 from hdvae_platform.study import load_study
 
 SPACE = {
@@ -85,7 +86,9 @@ def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart
 
 def test_conditions_hold_in_sampled_sets(edit, begin):
     study = load_study(edit({"search": {"method": "random", "trials": 20}, "seeds": [0]}))
-    for assignment in finish_all(begin(study)):
+    done = finish_all(begin(study))
+    assert len(done) == 3
+    for assignment in done:
         conditional = "training.temperature" in assignment.params
         assert conditional == (assignment.params["model.latent"] == "categorical")
 
@@ -434,6 +437,80 @@ def test_a_trial_whose_suggestion_was_cut_off_is_not_run(edit, begin, url):
 def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
     Records(connect(url))
     assert known_trials(load_study(study_file), url) == []
+
+
+WIDTHS = {"space": {"model.width": {"choices": [8, 16]}}, "seeds": [0]}
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_no_parameter_set_is_tried_twice_and_a_space_can_be_exhausted(edit, begin, url, method):
+    space = {"model.width": {"low": 4, "high": 9}, "model.latent": {"choices": ["normal", "categorical"]}}
+    study = load_study(edit({"space": space, "search": {"method": method, "trials": 50}, "seeds": [0]}))
+    assert begin(study).total_runs() == 12
+    done = []
+    while (assignment := (search := begin(study)).next()) is not None:  # each in a launch of its own
+        search.finish(assignment.trial, 0, float(assignment.params["model.width"]))
+        done.append(assignment.params)
+    sets = [
+        {"model.width": width, "model.latent": latent}
+        for width in range(4, 10)
+        for latent in space["model.latent"]["choices"]
+    ]
+    assert sorted(done, key=str) == sorted(sets, key=str)
+    assert search.is_done()
+    assert search.total_runs() == len(known_trials(study, url)) == 12
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert {trial.state.name for trial in stored if "hdvae: repeats trial" in trial.user_attrs} <= {"FAIL"}
+
+
+def test_a_sampler_that_repeats_itself_is_asked_no_more_than_some_times(edit, begin, url, monkeypatch):
+    """A number is drawn where it insists on the Gaussian, which has none; and what failed is not tried again."""
+    space = {
+        "model.latent": {"choices": ["normal", "categorical"]},
+        "training.freebits": {"low": 0.1, "high": 4.0, "log": True, "when": {"model.latent": "categorical"}},
+    }
+    study = load_study(edit({"space": space, "search": {"method": "random", "trials": 3}, "seeds": [0]}))
+    insist = optuna.samplers.PartialFixedSampler({"model.latent": "normal"}, optuna.samplers.RandomSampler(seed=0))
+    monkeypatch.setattr(search_module, "_sampler", lambda study, trials: insist)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, 0, "non-finite")
+    rest = finish_all(search)
+    assert first.params == {"model.latent": "normal"}
+    assert [a.params["model.latent"] for a in rest] == ["categorical"] * 2
+    assert all(0.1 <= a.params["training.freebits"] <= 4 for a in rest)
+    assert rest[0].params != rest[1].params
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert len(stored) == 3 + 2 * DRAWS
+    repeats = [trial for trial in stored if "hdvae: repeats trial" in trial.user_attrs]
+    assert {trial.user_attrs["hdvae: repeats trial"] for trial in repeats} == {first.trial}
+
+
+def test_equal_sets_are_confirmed_once(edit, begin, url):
+    """An earlier version tried sets again; what it left goes on."""
+    confirm = {"confirm": {"top": 2, "seeds": 1}}
+    study = load_study(edit({**WIDTHS, "search": {"method": "random", "trials": 2}, **confirm}))
+    begin(study)
+    stored = optuna.load_study(study_name="small", storage=url)
+    for width in (16, 16):
+        stored.enqueue_trial({"model.width": width})
+    search = begin(study)
+    search._tried = Forgetful()
+    for _ in range(2):
+        assignment = search.next()
+        search.finish(assignment.trial, 0, 1.0)
+    search = begin(study)
+    assert search.total_runs() == 3
+    assert [(a.trial, a.kind) for a in finish_all(search)] == [(0, "confirmation")]
+    more = study.model_copy(update={"search": study.search.model_copy(update={"trials": 3})})
+    assert begin(more).next() is None, "the space has no third set"
+
+
+class Forgetful(dict):
+    """Knows of no set that was tried."""
+
+    def get(self, key):
+        return None
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

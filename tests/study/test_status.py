@@ -81,6 +81,14 @@ def test_trials_that_the_hours_did_not_allow_are_not_to_come(begin, monkeypatch)
     assert status() == ("finished", 2, 0, 2)
 
 
+def test_winners_are_different_sets(begin):
+    search, status = begin({"search": {"method": "random", "trials": 7}, "confirm": {"top": 5, "seeds": 2}})
+    assert status() == ("interrupted", 0, 0, 12), "the space has three"
+    finish(search, 12)
+    assert status() == ("finished", 12, 0, 12)
+    assert search.is_done()
+
+
 def test_hours_alone_limit_a_sampled_search(begin, monkeypatch):
     search, status = begin({"search": {"method": "random", "hours": 1}})
     finish(search, 2)

@@ -149,6 +149,20 @@ def test_trials_limit_a_grid(edit):
     assert study.parameter_sets() == 2
 
 
+def test_a_search_tries_no_more_sets_than_the_space_has(edit):
+    search = {"search": {"method": "random", "trials": 10}}
+    assert load_study(edit(search)).parameter_sets() == 3, "of which two under a condition"
+    assert load_study(edit({"space/model.width": {"low": 4, "high": 6}})).parameter_sets() == 9
+    assert load_study(edit({"search/trials": 4})).parameter_sets() == 4
+    assert load_study(edit({"search": {"method": "tpe", "hours": 1}})).parameter_sets() == 9
+    wide = {"low": 1, "high": 10**9}
+    assert load_study(edit({"space/model.width": wide, "experiment/model/blocks": "dense"})).different_sets() == 3e9
+    real = {"low": 0.5, "high": 1.0, "when": {"model.latent": "normal"}}
+    assert load_study(edit({"space/training.freebits": real})).parameter_sets() is None
+    one = {"space": {"training.freebits": {"low": 0.5, "high": 0.5}}}
+    assert load_study(edit(one)).parameter_sets() == 1
+
+
 def test_parameters_merge_in_one_place(study_file):
     study = load_study(study_file)
     merged = study.experiment_at({"model.layers.0.classes": 9, "training.temperature": [[0, 1], [5, 0.5]]})

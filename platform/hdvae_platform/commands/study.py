@@ -58,6 +58,8 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     click.echo(f"{checked.name}: {checked.claim}")
     if cost.arms:
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
+    if checked.search.method == "grid" and len(cost.arms) < cost.trials:
+        click.echo(f"the first {len(cost.arms)} of {cost.trials} parameter sets; the others are taken to cost as much")
     resources = checked.resources
     steps = checked.experiment.training.steps
     several = f"{resources.workers}" if resources.elastic is None else f"{resources.fewest} to {resources.elastic.most}"
@@ -66,6 +68,9 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         f"{_runs(checked, cost.trials, cost.runs)} of {steps} steps, {resources.concurrent} at a time, "
         f"each with {workers}{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
     )
+    if (asked := checked.search.trials or 0) > cost.trials:
+        only = f"only {cost.trials} different parameter {'set' if cost.trials == 1 else 'sets'}"
+        click.echo(f"{asked} trials of {only}: each is trained once")
     if cost.runs:
         click.echo(f"about {duration(cost.seconds)} on this machine, evaluations not counted")
     if checked.search.hours is not None:
