@@ -97,15 +97,14 @@ class Driver:
         return self.slots() - sum(self._workers[trial_id] for trial_id in self._live)
 
     def watch(self) -> None:
-        """Say once of a run that nothing was heard of it: others use the cluster, most likely."""
+        """Say once of a run that nothing was heard of it; why is not known: to Tune it is pending until it is up."""
         for trial_id, since in list(self._silent.items()):
             if trial_id not in self._live:
                 del self._silent[trial_id]
             elif self._clock() - since > SILENCE:
                 del self._silent[trial_id]
-                self.progress.say(
-                    f"{_name(self._live[trial_id])} waits for room: nothing was heard of it for {SILENCE:.0f} s"
-                )
+                name = _name(self._live[trial_id])
+                self.progress.say(f"nothing heard of {name} for {SILENCE:.0f} s: it waits for room, or starts slowly")
 
     def is_over(self) -> bool:
         """Whether no further run will be started; one that runs may yet have to be started again."""
