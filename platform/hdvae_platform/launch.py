@@ -231,6 +231,8 @@ def _drive(
     launch: Launch,
 ) -> list[Run]:
     search = Search(study, places.database, records, retry_failed=launch.retry_failed)
+    if not search.has_work() and not _answers(places, echo):
+        return search.runs()
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
@@ -270,6 +272,16 @@ def _own(storage: Storage, name: str, records: Records) -> None:
             f"{storage.address(name)} is of a study {name} that another study database knows: give this one another "
             "name, or see whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"
         )
+
+
+def _answers(places: Places, echo: Echo) -> bool:
+    """Whether MLflow answers; where nothing is trained meanwhile, it is not waited for."""
+    try:
+        Client(places)
+    except Unreachable as fault:
+        echo(f"{fault}; nothing is left to train, and what MLflow lacks of it the same command sends later")
+        return False
+    return True
 
 
 def _finish_tracking(tracker: Tracker, echo: Echo) -> None:

@@ -88,7 +88,7 @@ def test_a_study_does_not_begin_where_mlflow_is_out_of_reach(edit, on_nodes, mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     done = on_nodes("study", "run", edit({}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "MLflow at http://127.0.0.1:1: " in done.stderr
+    assert "MLflow at http://127.0.0.1:1 does not answer: connection refused" in done.stderr
     assert "start it, or set MLFLOW_TRACKING_URI" in done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 
 import hdvae
 import hdvae_platform
+from hdvae_platform.tracking import PATIENCE
 
+from .conftest import command
 from .outcome import series, tracked
 
 
@@ -108,6 +111,18 @@ def test_again_it_trains_nothing_and_prints_the_table(finished):
     assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
     assert {key: series(places, child.run_id) for key, child in tracked(places)[1].items()} == points
     assert len(mlflow.MlflowClient(places.tracking).search_model_versions("name = 'small'")) == 1
+
+
+def test_a_finished_study_does_not_wait_for_a_server_that_is_away(finished):
+    places, file, _, _ = finished
+    environment = {**os.environ, "HDVAE_HOME": str(places.home), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    start = time.monotonic()
+    done = subprocess.run(command(["study", "run", file]), env=environment, capture_output=True, text=True, check=False)
+    assert time.monotonic() - start < PATIENCE
+    assert done.returncode == 0, done.stderr
+    away = "MLflow at http://127.0.0.1:9 does not answer: connection refused; "
+    assert done.stdout == f"{away}nothing is left to train, and what MLflow lacks of it the same command sends later\n"
+    assert done.stderr == f"{away}the study is safe: `hdvae compare small` shows it later\n"
 
 
 def test_compare_as_json(finished):

@@ -118,7 +118,7 @@ class Client:
                 else self._client.create_experiment(EXPERIMENT, artifact_location=places.artifacts)
             )
         except (MlflowException, RequestException, OSError) as fault:
-            raise Unreachable(f"MLflow at {redacted(places.tracking)}: {_first_line(fault)}") from None
+            raise _unreachable(places.tracking, fault) from None
 
     def find(self, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
         """All runs with these tags, page by page, the oldest first.
@@ -150,7 +150,7 @@ class Client:
         except (MlflowException, RequestException, OperationalError, OSError) as fault:
             if not _passes(fault):
                 raise
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+            raise _unreachable(self.address, fault) from None
 
     def get(self, run_id: str) -> TrackedRun | None:
         """A run by its id; None if there is none."""
@@ -159,7 +159,7 @@ class Client:
         except MlflowException as fault:
             if fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+            raise _unreachable(self.address, fault) from None
 
     def history(self, run_id: str) -> list[tuple[str, int, float]]:
         """Every stored point of a run: metric by its own name, step, value."""
@@ -192,7 +192,7 @@ class Client:
         try:
             self._client.set_experiment_tag(self._experiment, tag, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         except (MlflowException, RequestException, OSError) as fault:
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+            raise _unreachable(self.address, fault) from None
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Parameters; the same ones may be logged again."""
@@ -229,7 +229,7 @@ class Client:
             for run_id in found:
                 self._client.delete_run(run_id)
         except (MlflowException, RequestException, OSError) as fault:
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+            raise _unreachable(self.address, fault) from None
         return len(found)
 
     def unregister(self, name: str) -> None:
@@ -242,7 +242,7 @@ class Client:
             self._client.delete_registered_model(name)
         except MlflowException as fault:
             if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+                raise _unreachable(self.address, fault) from None
 
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Store files as artifacts, by their names.
@@ -255,7 +255,7 @@ class Client:
                 self.log_file(run_id, name, data)
         except Exception as fault:
             # Artifacts may be on any kind of store, each with faults of its own.
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from fault
+            raise _unreachable(self.address, fault) from fault
 
     def page(self, run_id: str) -> str:
         """Where MLflow's pages show a run: the address on a server; on a database, what follows that of `hdvae ui`."""
@@ -277,7 +277,7 @@ class Client:
             with tempfile.TemporaryDirectory() as temporary:
                 return Path(self._client.download_artifacts(run_id, name, temporary)).read_bytes()
         except (MlflowException, RequestException, OSError) as fault:
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+            raise _unreachable(self.address, fault) from None
 
     def register(
         self, name: str, run_id: str, identity: Mapping[str, str], load: Callable[[], TrainedModel], says: str
@@ -299,7 +299,7 @@ class Client:
         try:
             return registry.load(self._client, uri)
         except (MlflowException, RequestException, OSError) as fault:
-            raise Unreachable(f"MLflow at {redacted(self.address)}: {_first_line(fault)}") from None
+            raise _unreachable(self.address, fault) from None
 
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
@@ -327,7 +327,7 @@ def server(address: str) -> Server | None:
         answer = http_request(host, "/version", "GET")  # type: ignore[no-untyped-call]
         answer.raise_for_status()
     except (MlflowException, RequestException, OSError) as fault:
-        raise Unreachable(f"MLflow at {redacted(address)}: {_first_line(fault)}") from None
+        raise _unreachable(address, fault) from None
     return Server(answer.text.strip(), parsedate_to_datetime(answer.headers["Date"]).timestamp())
 
 
@@ -388,7 +388,7 @@ class Tracker:
                     self._warn(f"MLflow has not got a record: {_first_line(fault)}")
                     return False
                 if not away:
-                    self._warn(f"MLflow does not answer, training goes on: {_first_line(fault)}")
+                    self._warn(f"{_unreachable(self._places.tracking, fault)}; training does not wait for it")
                 away = True
                 self._give_up.wait(RETRY)
             else:
@@ -405,7 +405,25 @@ def _passes(fault: Exception) -> bool:
     return isinstance(fault, Unreachable | RequestException | ConnectionError | TimeoutError | OperationalError)
 
 
-def _first_line(fault: Exception) -> str:
+def _unreachable(address: str, fault: BaseException) -> Unreachable:
+    """Says why a store cannot be reached: as the system puts it where there is no connection, else as MLflow does."""
+    if isinstance(fault, Unreachable):
+        return fault
+    where, beneath = f"MLflow at {redacted(address)}", list(_beneath(fault))
+    lost = [one for one in beneath if isinstance(one, OSError) and not isinstance(one, RequestException)]
+    if lost and any(isinstance(one, RequestException) for one in beneath):
+        return Unreachable(f"{where} does not answer: {(lost[0].strerror or str(lost[0])).lower()}")
+    return Unreachable(f"{where}: {_first_line(fault)}")
+
+
+def _beneath(fault: BaseException | None) -> Iterator[BaseException]:
+    """A fault, and those that led to it."""
+    while fault is not None:
+        yield fault
+        fault = fault.__cause__ or fault.__context__
+
+
+def _first_line(fault: BaseException) -> str:
     """What a fault says, without the user and password of the address that MLflow repeats in it."""
     return redacted((str(fault).splitlines() or [type(fault).__name__])[0])
 
