@@ -20,6 +20,15 @@ def load_model(run: str, places: Places) -> TrainedModel:
     return TrainedModel.of(load_run(run.removeprefix("runs:/"), places))
 
 
+def places_of(run: str, home: Path) -> Places:
+    """The places in which a run is looked for: one that goes by MLflow's id is in a home that was used before.
+
+    Raises:
+        InputError: nothing is in the home, and the run is no folder.
+    """
+    return Places.under(home) if _is_address(run) else Places.known(home, "tracking")
+
+
 def load_run(run: str, places: Places) -> Snapshot:
     """The newest readable checkpoint of a run.
 
@@ -30,11 +39,15 @@ def load_run(run: str, places: Places) -> Snapshot:
     Raises:
         InputError: there is no such run, or it has no readable checkpoint.
     """
-    address = run if "/" in run or Path(run).exists() else _address(run, places)
+    address = run if _is_address(run) else _address(run, places)
     try:
         return read_address(address, Storage)
     except (OSError, Damaged) as fault:
         raise InputError(f"run {run}: {fault}") from None
+
+
+def _is_address(run: str) -> bool:
+    return "/" in run or Path(run).exists()
 
 
 def _address(run_id: str, places: Places) -> str:

@@ -17,7 +17,7 @@ KINDS = {"run": "search", "confirmation": "confirmation"}
 
 def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
     """A row for each run of a study, confirmations too, in order: see `hdvae_platform.results`."""
-    client = Client(Places.under(Path(home or os.environ.get("HDVAE_HOME", "runs"))))
+    client = Client(Places.known(Path(home or os.environ.get("HDVAE_HOME", "runs")), "tracking"))
     runs = [run for kind in KINDS for run in client.find({"hdvae.study": name, "hdvae.kind": kind})]
     if not runs:
         known = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]

@@ -7,10 +7,17 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from hdvae.errors import InputError
+from hdvae.errors import InputError, nearest
 
 PATIENCE = 300.0
+Store = Literal["database", "tracking"]
+OWN: dict[Store, tuple[str, str]] = {
+    "database": ("HDVAE_STUDY_DB", "optuna.db"),
+    "tracking": ("MLFLOW_TRACKING_URI", "mlflow.db"),
+}
+"""The variable that puts a store elsewhere, and its file in the home folder where none does."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,21 @@ class Places:
     artifacts: str | None
     storage: str
     patience: float = PATIENCE
+
+    @staticmethod
+    def known(home: Path, store: Store) -> Places:
+        """The places of a home folder that something was left in, for a command that reads a store; makes nothing.
+
+        Raises:
+            InputError: the store would be the home's own and is not there; names the nearest home beside it. Or as
+                `under`.
+        """
+        variable, file = OWN[store]
+        if not os.environ.get(variable) and not (home / file).exists():
+            why = f"it has no {file}" if home.is_dir() else "no such folder"
+            homes = [found.parent.name for found in home.absolute().parent.glob(f"*/{file}")]
+            raise InputError(f"no studies in {home}: {why}{nearest(home.name, homes)}")
+        return Places.under(home)
 
     @staticmethod
     def under(home: Path) -> Places:

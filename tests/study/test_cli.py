@@ -95,15 +95,41 @@ def test_check_says_which_sets_it_timed(capsys, places, edit):
     assert "different parameter sets" not in shown
 
 
-def test_lists_of_an_empty_home(capsys, tmp_path):
-    assert run(["study", "list", "--home", str(tmp_path / "new")]) == 0
+def test_lists_of_an_empty_home(capsys, places):
+    assert run(["study", "list", "--home", str(places.home)]) == 0
     assert "no studies" in capsys.readouterr().out
-    assert "there are none yet" in fails(capsys, "study", "status", "x", "--home", tmp_path / "new")
+    assert "there are none yet" in fails(capsys, "study", "status", "x", "--home", places.home)
 
 
-def test_home_in_the_way(capsys, tmp_path):
+READS = [
+    *(["study", *words] for words in (["list"], ["status", "x"], ["stop", "x"], ["delete", "x"])),
+    ["study", "export", "x", "--out", "out"],
+    *(["compare", "x"], ["report", "x"], ["evaluate", "x"], ["sample", "x", "--out", "x.png"], ["ui"]),
+]
+
+
+@pytest.mark.parametrize("arguments", READS, ids=" ".join)
+def test_what_only_reads_makes_no_home(capsys, places, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    said = fails(capsys, *arguments, "--home", "run")
+    assert said == "hdvae: no studies in run: no such folder; did you mean 'runs'?\n"
+    (tmp_path / "new").mkdir()
+    assert "no studies in new: it has no " in fails(capsys, *arguments, "--home", "new")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "new", places.home, *sorted(places.home.iterdir())]
+
+
+def test_a_home_is_not_asked_for_where_the_stores_are_elsewhere(capsys, places, tmp_path, monkeypatch):
+    monkeypatch.setenv("HDVAE_STUDY_DB", places.database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", places.tracking)
+    assert run(["study", "list", "--home", str(tmp_path / "new")]) == 0
+    assert "no studies in" in capsys.readouterr().out
+    assert "no study x in MLflow" in fails(capsys, "compare", "x", "--home", tmp_path / "newer")
+
+
+def test_home_in_the_way(capsys, tmp_path, study_file):
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in fails(capsys, "study", "list", "--home", tmp_path / "file/runs")
+    assert "cannot be made" in fails(capsys, "study", "check", study_file, "--home", tmp_path / "file/runs")
+    assert "no such folder" in fails(capsys, "study", "list", "--home", tmp_path / "file/runs")
 
 
 def test_dry_run(capsys, places, study_file):

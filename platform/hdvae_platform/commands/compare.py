@@ -56,7 +56,9 @@ def compare(form: str | None, out: Path | None, home: Path, as_json: bool, **ask
     if picture and asked["trend"] is None:
         raise InputError(f"--out {out}: a picture is made of a trend: give --trend PATH")
     form = _form(form, None if picture else out)
-    found = comparison.compare(Client(Places.under(home)), _question(asked, whole=form in ("json", "csv", "parquet")))
+    found = comparison.compare(
+        Client(Places.known(home, "tracking")), _question(asked, whole=form in ("json", "csv", "parquet"))
+    )
     if out is not None and not picture:
         _write(out, _rendered(found, form))
         click.echo(json.dumps({"out": str(out)}) if as_json else str(out))

@@ -12,7 +12,7 @@ from hdvae.experiment import LEAST_TAU
 from hdvae.metrics import tau_label
 from hdvae_platform.assessment import Assessment, assess
 from hdvae_platform.commands.options import home_option, json_option, prepare_folder
-from hdvae_platform.places import Places
+from hdvae_platform.loading import places_of
 from hdvae_platform.storage import write_atomically
 from hdvae_platform.text import table
 
@@ -85,7 +85,7 @@ def evaluate(
     settings = {"tau": tau, "samples": samples, "draws": draws, "kappa": kappa}
     if out is not None:
         prepare_folder(out)
-    done = assess(run, split, images, settings, Places.under(home))
+    done = assess(run, split, images, settings, places_of(run, home))
     if out is not None:
         _write(out, done)
     if as_json:

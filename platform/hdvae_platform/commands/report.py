@@ -30,7 +30,7 @@ PAGE = "report.html"
 @json_option
 def report(name: str, out: Path | None, home: Path, as_json: bool) -> None:
     """Write a study as one HTML page that needs no network, its figures beside it, and log both to MLflow."""
-    places = Places.under(home)
+    places = Places.known(home, "database")
     contents = read_contents(places, name)
     figures = all_figures(contents)
     drawn = [one for one in figures if isinstance(one, Drawn)]

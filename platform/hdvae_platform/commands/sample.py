@@ -16,7 +16,7 @@ from hdvae.model import HDVAE
 from hdvae.sampling import layer_resamples, prior_samples, reconstructions
 from hdvae.training import Snapshot, trained_model
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.loading import load_run
+from hdvae_platform.loading import load_run, places_of
 from hdvae_platform.pictures import grid_png
 from hdvae_platform.places import Places
 from hdvae_platform.storage import write_atomically
@@ -42,7 +42,7 @@ BASES = 4
 @home_option
 def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) -> None:
     """Draw samples of a trained RUN at τ = 0: an MLflow run id or a checkpoint folder."""
-    places = Places.under(home)
+    places = places_of(run, home)
     snapshot = load_run(run, places)
     images, legend = _draw(mode, snapshot, count, seed, places)
     try:

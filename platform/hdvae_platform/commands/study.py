@@ -211,7 +211,7 @@ def _shown(path: Path) -> str:
 @json_option
 def list_(home: Path, as_json: bool) -> None:
     """List the studies of the study database."""
-    places = Places.under(home)
+    places = Places.known(home, "database")
     found = [study_status(places, record) for record in Records(connect(places.database)).studies()]
     if as_json:
         click.echo(json.dumps([one.summary() for one in found], indent=1))
@@ -235,7 +235,7 @@ def status(name: str, address: str | None, insecure: bool, home: Path, as_json: 
     """How far a study is: each run's state, step, attempts, time left and error; --json adds where checkpoints are."""
     if address is not None:
         return _there(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
-    _show_status(Places.under(home), name, as_json)
+    _show_status(Places.known(home, "database"), name, as_json)
     return 0
 
 
@@ -270,7 +270,7 @@ def stop(name: str, address: str | None, insecure: bool, home: Path) -> int:
     """Ask the process that runs a study to stop; `hdvae study run` goes on later."""
     if address is not None:
         return _there(address, insecure, "study", "stop", name)
-    _ask_to_stop(Places.under(home), name)
+    _ask_to_stop(Places.known(home, "database"), name)
     return 0
 
 
@@ -292,7 +292,7 @@ def delete(name: str, yes: bool, home: Path) -> None:
     """Delete a study that nobody runs: its MLflow runs, its folder on the storage, and its records."""
     from hdvae_platform.deletion import delete_study
 
-    places = Places.under(home)
+    places = Places.known(home, "database")
     record = _record(places, name)
     found = study_status(places, record)
     if not yes:
@@ -318,7 +318,7 @@ def export(name: str, out: Path, home: Path, as_json: bool) -> None:
     """Write the records of a study: study.yaml, history.json, runs, metrics and values of each image as Parquet."""
     from hdvae_platform.export import export as write
 
-    places = Places.under(home)
+    places = Places.known(home, "database")
     files = [str(file) for file in write(places, _record(places, name), out)]
     click.echo(json.dumps({"study": name, "files": files}, indent=1) if as_json else "\n".join(files))
 

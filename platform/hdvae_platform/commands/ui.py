@@ -46,7 +46,7 @@ run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2])
 @home_option
 def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
     """Open MLflow's and Optuna's web pages on the study store; Ctrl-C, or SIGTERM, closes them."""
-    places = Places.under(home)
+    places = Places.known(home, "tracking")
     for number in (signal.SIGINT, signal.SIGTERM):  # the one may be ignored, and the other would leave the pages behind
         signal.signal(number, signal.default_int_handler)
     pages: dict[str, subprocess.Popen[bytes]] = {}
