@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Sequence
 
 from hdvae_platform.comparison import SHOWN, Arm, arms, interval, label
+from hdvae_platform.comparison_text import CONFIRMATION_HEADER, confirmation_rows
+from hdvae_platform.confirmation import Confirmation, confirmations
 from hdvae_platform.records import Run
 from hdvae_platform.search import Assignment
 from hdvae_platform.study import Study
@@ -52,26 +54,39 @@ def run_description(study: Study, assignment: Assignment) -> str:
 
 
 def study_description(client: Client, study: Study) -> str:
-    """The description of a study: its claim, and its arms with 95% intervals over seeds, the best ones first."""
+    """The description of a study: its claim, its confirmed winners if any, and its arms, the best ones first.
+
+    Both with 95% intervals over seeds.
+    """
     sign = 1 if study.search.direction == "maximize" else -1
     found = [arm for arm in arms(client, [study.name]) if arm.values(study.search.metric)]
     found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
     metrics = list(dict.fromkeys([study.search.metric, *(f"valid/{name}" for name in SHOWN)]))
+    confirmed = confirmations(client, [study.name])
     for shown in range(min(MOST, len(found)), 0, -1):
-        text = _page(study, found, shown, metrics)
+        text = _page(study, found, confirmed, shown, metrics)
         if len(text) <= LONGEST:
             return text
     return words(study.claim)[:LONGEST]
 
 
-def _page(study: Study, found: Sequence[Arm], shown: int, metrics: Sequence[str]) -> str:
+def _page(
+    study: Study, found: Sequence[Arm], confirmed: Sequence[Confirmation], shown: int, metrics: Sequence[str]
+) -> str:
     rows = [
         [words(label(arm.arm)), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
         for arm in found[:shown]
     ]
     rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
     note = f"Nats per image, mean [95% interval] over seeds{rest}. Everything: `hdvae compare {study.name}`."
-    return "\n\n".join([words(study.claim), markdown(["arm", "runs", *metrics], rows), note])
+    tables = [*_confirmed(confirmed[:shown]), markdown(["arm", "runs", *metrics], rows)]
+    return "\n\n".join([words(study.claim), *tables, note])
+
+
+def _confirmed(confirmed: Sequence[Confirmation]) -> list[str]:
+    """The table of winners, which stands first: the values of the search were chosen for being high."""
+    rows = [[words(name), *numbers] for name, *numbers in confirmation_rows(confirmed)]
+    return [markdown(CONFIRMATION_HEADER, rows), "In the search:"] if rows else []
 
 
 def _cell(arm: Arm, metric: str) -> str:

@@ -91,3 +91,27 @@ def test_the_description_of_a_study_has_its_best_arms_first_and_fits(places, stu
     assert f"the best {len(rows)} of {MOST + 5} arms" in said
     assert said.startswith(study.claim)
     assert len(said) <= LONGEST
+
+
+def test_the_description_of_a_study_has_its_confirmed_winners(places, study_file):
+    """Their mean on the fresh seeds, beside what the search had promised; a name is not taken for HTML."""
+    study, client = load_study(study_file), Client(places)
+    parent = client.open_run("small", {}, {"hdvae.study": "small", "hdvae.kind": "study"}, new=True)
+    client.log_params(parent, {"metric": "valid/elbo", "direction": "maximize"})
+    for kind, values in (("run", {0: -90.0, 1: -92.0}), ("confirmation", {7: -95.0, 8: -97.0})):
+        for seed, value in values.items():
+            tags = {
+                "hdvae.study": "small",
+                "hdvae.kind": kind,
+                "hdvae.trial": "3",
+                "hdvae.seed": str(seed),
+                "hdvae.state": "COMPLETE",
+                "hdvae.arm": json.dumps({"data.name": "<b>"}),
+            }
+            run_id = client.open_run("a", tags, {"hdvae.seed": str(seed)}, new=True)
+            client._client.log_metric(run_id, "valid/elbo", value)
+    said = study_description(client, study)
+    (row,) = [line for line in said.splitlines() if line.startswith("| trial 3: ")]
+    assert "name &lt;b&gt; | valid/elbo | -91.00 | -96.00 | [" in row
+    assert row.endswith("| 2 | +5.00 |")
+    assert said.index("| confirmed on fresh seeds |") < said.index("| -91.00 [")
