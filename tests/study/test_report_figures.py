@@ -106,6 +106,16 @@ def test_every_pair_is_tested_and_of_many_arms_each_against_the_best():
     assert {one.first for one in same} == {ALL_PAIRS + 1}, "not the best by the study's metric"
 
 
+def test_noise_in_a_bias_is_not_beyond_chance():
+    """|δ| of about 0.03 in every seed against exactly 0, but of changing sign."""
+    noise = (0.031, -0.029, 0.03, -0.032, 0.028)
+    numbers = [[{**biased(-100.0, one), BIAS: abs(one)} for one in noise], [biased(-100.0, 0.0)] * len(noise)]
+    (found,) = contents(
+        {"model.width": {"choices": [1, 2]}}, [{"model.width": 1}, {"model.width": 2}], numbers
+    ).differences(BIAS)
+    assert found.adjusted > 0.5
+
+
 def test_one_seed_tells_nothing_from_chance():
     found = widths(3, seeds=1)
     assert not any(one.beyond_chance for one in found.differences(ELBO))
