@@ -156,7 +156,7 @@ def test_a_search_tries_no_more_sets_than_the_space_has(edit):
     assert load_study(edit({"search/trials": 4})).parameter_sets() == 4
     assert load_study(edit({"search": {"method": "tpe", "hours": 1}})).parameter_sets() == 9
     wide = {"low": 1, "high": 10**9}
-    assert load_study(edit({"space/model.width": wide, "experiment/model/blocks": "dense"})).different_sets() == 3e9
+    assert load_study(edit({"space/training.steps": wide})).different_sets() == 9e9
     real = {"low": 0.5, "high": 1.0, "when": {"model.latent": "normal"}}
     assert load_study(edit({"space/training.freebits": real})).parameter_sets() is None
     one = {"space": {"training.freebits": {"low": 0.5, "high": 0.5}}}
