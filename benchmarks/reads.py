@@ -82,7 +82,7 @@ def kept(file: Path) -> dict[int, dict[str, float]]:
 def main() -> None:
     """Train the pairs that are not there yet; print their differences, and how far from 0 their interval goes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reads", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--home", type=Path, default=Path("runs"))
     parser.add_argument("--pairs", type=Path, help="where ELBOs are kept; by default in HOME/reads.jsonl")
