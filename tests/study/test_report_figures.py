@@ -381,8 +381,8 @@ def test_bias_by_size_knows_what_presets_stand_for():
     )
     drawn = figures.bias_by_size(found)
     assert [row[:2] for row in drawn.rows] == [
-        ["1 layers", "12"],
-        ["1 layers", "24"],
+        ["1 layer", "12"],
+        ["1 layer", "24"],
         ["2 layers", "12"],
         ["2 layers", "24"],
     ]
