@@ -39,7 +39,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdv
     killed = workers_of(process.pid)
     for worker in killed:
         os.kill(worker, signal.SIGKILL)
-    out, errors = process.communicate(timeout=180)
+    out, errors = process.communicate(timeout=240)
     assert len(killed) == 1
     assert process.returncode == 0, errors
     assert "its process was killed; it is started again" in errors
@@ -79,7 +79,7 @@ def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, 
         wait_until(lambda: list(folder.glob("checkpoints/*-0002.json")))
         orphan.send_signal(signal.SIGCONT)
         last_words, _ = orphan.communicate(timeout=60)
-        _, errors = second.communicate(timeout=120)
+        _, errors = second.communicate(timeout=240)
     finally:
         orphan.kill()
     assert second.returncode == 0, errors
