@@ -69,7 +69,7 @@ class ArmReport:
     def interval(self, metric: str) -> Interval | None:
         """Mean over the seeds that have the metric, with its 95% interval; None without one.
 
-        A search that draws a parameter set again runs its seeds again: such runs are copies, and add no seed.
+        The seed is the independent unit: several runs of one add nothing to it.
         """
         by_seed = self.arm.by_seed(metric)
         return comparison.interval(list(by_seed.values())) if by_seed else None
