@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.study import read_yaml
+from hdvae_platform.study import read_yaml, set_key
 from hdvae_platform.tracking import Client, TrackedRun
 
 
@@ -116,7 +116,7 @@ def arms(
             known.see(run, wanted)
             if all(setting(run, path) == value for path, value in wanted.items()):
                 settings = _arm_of(run, by) | ({"study": study} if len(studies) > 1 else {})
-                key, at = key_of(settings), (place, int(run.tags["hdvae.trial"]))
+                key, at = set_key(settings), (place, int(run.tags["hdvae.trial"]))
                 order[key] = min(order.get(key, at), at)
                 _add(found.setdefault(key, Arm(settings)), _trimmed(run, kept))
     known.check(by, wanted, metrics)
@@ -286,7 +286,7 @@ def label(arm: Mapping[str, Any]) -> str:
     >>> label({"model.latent": "categorical", "training.temperature": [[0, 0.8], [100, 0.1]]})
     'latent categorical, temperature 0.8→0.1 at 100'
     """
-    parts = [f"{_short(path, arm)} {_brief(value)}" for path, value in arm.items()]
+    parts = [f"{_short(path, arm)} {brief(value)}" for path, value in arm.items()]
     return ", ".join(parts) or "the experiment"
 
 
@@ -296,18 +296,13 @@ def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     >>> labels([{"training.freebits": 0.10001}, {"training.freebits": 0.10002}, {"training.freebits": 2.00001}])
     ['training.freebits 0.10001', 'training.freebits 0.10002', 'freebits 2.0']
     """
-    keys = [key_of(arm) for arm in arms]
+    keys = [set_key(arm) for arm in arms]
     short = {key: label(arm) for key, arm in zip(keys, arms, strict=True)}
     counted = Counter(short.values())
     return [
         short[key] if counted[short[key]] == 1 else ", ".join(f"{path} {json.dumps(arm[path])}" for path in arm)
         for key, arm in zip(keys, arms, strict=True)
     ]
-
-
-def key_of(arm: Mapping[str, Any]) -> str:
-    """What is the same for equal arms alone."""
-    return json.dumps(arm, sort_keys=True)
 
 
 def _short(path: str, arm: Mapping[str, Any]) -> str:
@@ -320,7 +315,12 @@ def _short(path: str, arm: Mapping[str, Any]) -> str:
     return path
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A setting's value in words, its fractions to four digits.
+
+    >>> brief([[0, 0.8], [100, 0.1]]), brief("normal"), brief(0.123456)
+    ('0.8→0.1 at 100', 'normal', '0.1235')
+    """
     if isinstance(value, list) and value and all(isinstance(point, list) and len(point) == 2 for point in value):
         (step, start), *rest = value
         first = f"{start:.4g}" + (f" at {step:g}" if step or not rest else "")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from hdvae_platform.arms import key_of, labels
+from hdvae_platform.arms import labels
 from hdvae_platform.comparison_text import Shown
 from hdvae_platform.inference import interval
+from hdvae_platform.study import set_key
 
 COLUMNS = ("what", "arm", "minus", "metric", "mean", "low", "high", "runs", "pruned", "failed", "unfinished", "seeds")
 TESTS = ("paired", "p", "p_holm", "models_low", "models_high", "images")
@@ -47,10 +48,10 @@ def _arm_rows(found: Shown) -> list[dict[str, Any]]:
 
 def _difference_rows(found: Shown) -> list[dict[str, Any]]:
     arms = [arm.arm for arm in found.arms]
-    told = dict(zip(map(key_of, arms), labels(arms), strict=True))
+    told = dict(zip(map(set_key, arms), labels(arms), strict=True))
     rows = []
     for one in found.differences:
-        a, b = told[key_of(one.a)], told[key_of(one.b)]
+        a, b = told[set_key(one.a)], told[set_key(one.b)]
         row: dict[str, Any] = {"what": "difference", "arm": a, "minus": b, "metric": one.metric}
         apart = one.trainings
         row |= {**vars(apart.value), "paired": apart.paired, "seeds": apart.seeds, "p": apart.p, "p_holm": one.p_holm}

@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hdvae_platform.arms import Arm, key_of, labels, parts_of
+from hdvae_platform.arms import Arm, labels, parts_of
 from hdvae_platform.confirmation import Confirmation
 from hdvae_platform.differences import Difference, couples, differences
 from hdvae_platform.inference import Interval, interval
 from hdvae_platform.marks import marks
+from hdvae_platform.study import set_key
 from hdvae_platform.text import markdown, table
 from hdvae_platform.trends import Trend
 
@@ -158,7 +159,7 @@ def _arms(found: Shown, form: Form) -> str:
 
 def _differences(found: Shown, form: Form) -> list[str]:
     """A table for each metric of which differences are shown, its arms by their numbers."""
-    numbers = {key_of(arm.arm): str(number) for number, arm in enumerate(found.arms, 1)}
+    numbers = {set_key(arm.arm): str(number) for number, arm in enumerate(found.arms, 1)}
     tables = []
     for metric in found.metrics or DIFFERENCES:
         rows = [_difference_row(one, numbers) for one in found.differences if one.metric == metric]
@@ -177,7 +178,7 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
     how = f"paired by {found.seeds} seed{'s' if found.seeds > 1 else ''}" if found.paired else "unpaired"
     on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
     return [
-        f"({numbers[key_of(one.a)]}) − ({numbers[key_of(one.b)]})",
+        f"({numbers[set_key(one.a)]}) − ({numbers[set_key(one.b)]})",
         f"{found.value.mean:+.2f}",
         _limits(found.value),
         _p(found.p),

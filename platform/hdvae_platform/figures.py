@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from hdvae.metrics import at, tau_label
+
+if TYPE_CHECKING:  # runs draw too, and would wait for SciPy's statistics
+    from hdvae_platform.inference import Interval
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
@@ -87,6 +91,12 @@ def slot_use(history: Mapping[int, Mapping[str, float]]) -> bytes:
     axes[0].legend(frameon=False)
     axes[-1].set_xlabel("step")
     return rendered(figure, "png")
+
+
+def bars(found: Sequence[Interval]) -> tuple[list[float], list[float]]:
+    """How far intervals reach below and above their means; 0 where there is but a mean."""
+    below = [0.0 if one.low is None else one.mean - one.low for one in found]
+    return below, [0.0 if one.high is None else one.high - one.mean for one in found]
 
 
 def rendered(figure: Figure, kind: str) -> bytes:

@@ -231,7 +231,7 @@ def _drive(
     launch: Launch,
 ) -> list[Run]:
     search = Search(study, places.database, records, retry_failed=launch.retry_failed)
-    if not search.has_work() and not _answers(places, echo):
+    if search.is_done() and not _answers(places, echo):
         return search.runs()
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hdvae_platform.figures import GREY, rendered
+from hdvae_platform.figures import GREY, bars, rendered
 from hdvae_platform.inference import Interval
 
 Lines = Mapping[str, Mapping[int, Sequence[tuple[int, Interval]]]]
@@ -80,11 +80,9 @@ def samples_figure(panels: Mapping[str, Tensor | None], caption: str) -> dict[st
 
 def _line(axes: Axes, points: Sequence[tuple[int, Interval]], **style: Any) -> None:
     """Means with bars as far as their intervals reach; without, where there is none."""
-    means = [value.mean for _, value in points]
-    below = [0.0 if value.low is None else value.mean - value.low for _, value in points]
-    above = [0.0 if value.high is None else value.high - value.mean for _, value in points]
-    bars = (below, above) if any(below + above) else None
-    axes.errorbar([n for n, _ in points], means, bars, capsize=3, elinewidth=1, **style)
+    found = [value for _, value in points]
+    reach = None if all(one.low is None for one in found) else bars(found)
+    axes.errorbar([n for n, _ in points], [one.mean for one in found], reach, capsize=3, elinewidth=1, **style)
 
 
 def _sheet(images: Tensor) -> Any:

@@ -111,7 +111,7 @@ class Search:
         self._params = {trial.number: self._decode(_written(trial)) for trial in trials}
         started = [trial.number for trial in trials if trial.state != TrialState.WAITING]
         self._started = len(started)
-        self._tried = {set_key(self._params[number]): number for number in reversed(started)}
+        self._tried = {set_key(self._params[number]): number for number in started}
         for trial in trials:
             self._take_up(trial)
         confirming = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
@@ -274,9 +274,8 @@ class Search:
     def total_runs(self) -> int:
         """How many runs there will be in all, as far as is known."""
         trials = max(0 if self._searched() else self._study.parameter_sets() or 0, self._started)
-        different = trials - self._started + len(self._tried)
         searching = max(trials * len(self._study.seeds) - self._runs.spared, self._runs.count("search"))
-        return searching + max(self._study.confirmations(different), self._runs.count("confirmation"))
+        return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
 
     def _drop_half_suggested(self) -> None:
         """A launch that was cut off between two suggestions left a trial with some of its parameters: not to be run.
@@ -446,18 +445,11 @@ def importances(study: Study, url: str) -> dict[str, float] | None:
 
 
 def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
-    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first.
-
-    Of trials with equal parameters only the first is among them.
-    """
+    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first."""
     if study.confirm is None:
         return []
     sign = -1 if study.search.direction == "maximize" else 1
-    first: dict[str, tuple[float, int]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if trial.value is not None:
-            first.setdefault(set_key(trial.params), (sign * trial.value, trial.number))
-    ranked = sorted(first.values())
+    ranked = sorted((sign * trial.value, trial.number) for trial in trials if trial.value is not None)
     return [(number, seed) for _, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
 
 

@@ -12,7 +12,7 @@ from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, StudyRecord, connect
 from hdvae_platform.search import Trial, confirmations, known_trials
 from hdvae_platform.storage import Storage
-from hdvae_platform.study import Study, set_key
+from hdvae_platform.study import Study
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int
     target = study.parameter_sets()
     further = 0 if spent else 1 if target is None else max(target - len(trials), 0)
     if further or any(trial.state in ("WAITING", "RUNNING") for trial in trials):
-        different = len({set_key(trial.params) for trial in trials}) + further
-        return further * len(study.seeds) + study.confirmations(different)
+        return further * len(study.seeds) + study.confirmations(len(trials) + further)
     return sum(key not in runs for key in confirmations(study, trials))
 
 

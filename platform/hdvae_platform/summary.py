@@ -7,6 +7,7 @@ import statistics
 import textwrap
 from collections.abc import Sequence
 
+from hdvae_platform.arms import labels
 from hdvae_platform.comparison import SHOWN, Arm, arms, interval, label
 from hdvae_platform.comparison_text import CONFIRMATION_HEADER, confirmation_rows
 from hdvae_platform.confirmation import Confirmation, confirmations
@@ -74,8 +75,8 @@ def _page(
     study: Study, found: Sequence[Arm], confirmed: Sequence[Confirmation], shown: int, metrics: Sequence[str]
 ) -> str:
     rows = [
-        [words(label(arm.arm)), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
-        for arm in found[:shown]
+        [words(told), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
+        for told, arm in zip(labels([arm.arm for arm in found[:shown]]), found[:shown], strict=True)
     ]
     rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
     note = f"Nats per image, mean [95% interval] over seeds{rest}. Everything: `hdvae compare {study.name}`."

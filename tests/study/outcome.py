@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from hdvae_platform.storage import Storage
 from hdvae_platform.study import load_study
 from hdvae_platform.tracking import Client
 from hdvae_platform.worker import RunSpec, load_data
+
+from .conftest import command
 
 
 def tracked(places):
@@ -50,6 +53,19 @@ def wait_until(condition, seconds=90):
     while time.monotonic() < limit and not condition():
         time.sleep(0.05)
     assert condition()
+
+
+def started(words, places):
+    """The command in the background, once a run of the small study has left a checkpoint."""
+    process = subprocess.Popen(
+        command(words),
+        env={**os.environ, "HDVAE_HOME": str(places.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")), 180)
+    return process
 
 
 def workers_of(driver, kind="ray::ImplicitFunc"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -14,8 +13,7 @@ from hdvae.errors import InputError
 from hdvae_platform.study import ElasticConfig, ResourcesConfig
 from hdvae_platform.tracking import Client
 
-from .conftest import command
-from .outcome import series, tracked, workers_of
+from .outcome import series, started, tracked, workers_of
 
 TWO = {"workers": 2, "concurrent": 1}
 SMALL = {
@@ -25,21 +23,6 @@ SMALL = {
     "experiment/model/dropout": 0.0,
     "resources": TWO,
 }
-
-
-def started(file, places):
-    """The command in the background, once its run has left a checkpoint."""
-    process = subprocess.Popen(
-        command(["study", "run", file]),
-        env={**os.environ, "HDVAE_HOME": str(places.home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    limit = time.monotonic() + 180
-    while time.monotonic() < limit and not list(places.home.glob("studies/small/*/*/checkpoints/*.json")):
-        time.sleep(0.1)
-    return process
 
 
 def test_two_workers_measure_what_one_measures(places, edit, hdvae):
@@ -79,7 +62,7 @@ def test_a_fault_in_the_workers_is_told_as_that_of_one(places, edit, hdvae):
 def test_a_killed_worker_and_then_ctrl_c(places, edit, hdvae):
     """SIGKILL of one worker: the run goes on from its checkpoint. Ctrl-C: nothing of the run stays behind."""
     file = edit({**SMALL, "experiment/training/steps": 1_000_000})
-    process = started(file, places)
+    process = started(["study", "run", file], places)
     killed = workers_of(process.pid, "ray::RayTrainWorker")
     assert len(killed) == 2
     os.kill(killed[1], signal.SIGKILL)

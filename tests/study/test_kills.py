@@ -19,23 +19,13 @@ from hdvae_platform.checkpointing import Journal
 from hdvae_platform.storage import Storage
 
 from .conftest import command
-from .outcome import ORPHAN, series, spec_of, tensors, tracked, wait_until, workers_of
+from .outcome import ORPHAN, series, spec_of, started, tensors, tracked, wait_until, workers_of
 
 
 def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdvae):
     """SIGKILL of a worker in mid-run: it goes on from its checkpoint, and standard output is still one document."""
     file = edit({"experiment/training/steps": 2000, "experiment/evaluation/every": 100, "seeds": [0], "space": {}})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    process = subprocess.Popen(
-        command(["study", "run", file, "--json"]),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    limit = time.monotonic() + 90
-    while time.monotonic() < limit and not list(places.home.glob("studies/small/*/*/checkpoints/*.json")):
-        time.sleep(0.1)
+    process = started(["study", "run", file, "--json"], places)
     killed = workers_of(process.pid)
     for worker in killed:
         os.kill(worker, signal.SIGKILL)

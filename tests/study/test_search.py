@@ -439,9 +439,6 @@ def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
     assert known_trials(load_study(study_file), url) == []
 
 
-WIDTHS = {"space": {"model.width": {"choices": [8, 16]}}, "seeds": [0]}
-
-
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_no_parameter_set_is_tried_twice_and_a_space_can_be_exhausted(edit, begin, url, method):
     space = {"model.width": {"low": 4, "high": 9}, "model.latent": {"choices": ["normal", "categorical"]}}
@@ -484,33 +481,6 @@ def test_a_sampler_that_repeats_itself_is_asked_no_more_than_some_times(edit, be
     assert len(stored) == 3 + 2 * DRAWS
     repeats = [trial for trial in stored if "hdvae: repeats trial" in trial.user_attrs]
     assert {trial.user_attrs["hdvae: repeats trial"] for trial in repeats} == {first.trial}
-
-
-def test_equal_sets_are_confirmed_once(edit, begin, url):
-    """An earlier version tried sets again; what it left goes on."""
-    confirm = {"confirm": {"top": 2, "seeds": 1}}
-    study = load_study(edit({**WIDTHS, "search": {"method": "random", "trials": 2}, **confirm}))
-    begin(study)
-    stored = optuna.load_study(study_name="small", storage=url)
-    for width in (16, 16):
-        stored.enqueue_trial({"model.width": width})
-    search = begin(study)
-    search._tried = Forgetful()
-    for _ in range(2):
-        assignment = search.next()
-        search.finish(assignment.trial, 0, 1.0)
-    search = begin(study)
-    assert search.total_runs() == 3
-    assert [(a.trial, a.kind) for a in finish_all(search)] == [(0, "confirmation")]
-    more = study.model_copy(update={"search": study.search.model_copy(update={"trials": 3})})
-    assert begin(more).next() is None, "the space has no third set"
-
-
-class Forgetful(dict):
-    """Knows of no set that was tried."""
-
-    def get(self, key):
-        return None
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

@@ -71,6 +71,24 @@ def test_the_description_of_a_study_counts_copies_of_a_seed_once(places, study_f
     assert "| -105.00 [-168.53, -41.47] |" in study_description(client, study)
 
 
+def test_arms_that_are_close_have_labels_of_their_own(places, study_file):
+    study, client = load_study(study_file), Client(places)
+    for trial in range(2):
+        tags = {
+            "hdvae.study": "small",
+            "hdvae.kind": "run",
+            "hdvae.trial": str(trial),
+            "hdvae.seed": "0",
+            "hdvae.state": "COMPLETE",
+            "hdvae.arm": json.dumps({"training.freebits": (1.00001, 1.00002)[trial]}),
+        }
+        run_id = client.open_run("a", tags, {}, new=True)
+        client._client.log_metric(run_id, "valid/elbo", -100.0)
+    said = study_description(client, study)
+    assert "| training.freebits 1.00001 |" in said
+    assert "| training.freebits 1.00002 |" in said
+
+
 def test_the_description_of_a_study_has_its_best_arms_first_and_fits(places, study_file):
     study, client = load_study(study_file), Client(places)
     for trial in range(MOST + 5):

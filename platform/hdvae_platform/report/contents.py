@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
 from hdvae_platform import comparison
+from hdvae_platform.arms import labels
 from hdvae_platform.checkpointing import Journal, run_folder
 from hdvae_platform.comparison import Arm, Interval
 from hdvae_platform.differences import over_seeds
@@ -23,7 +23,7 @@ from hdvae_platform.records import Records, connect
 from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.status import StudyStatus, study_status
 from hdvae_platform.storage import Storage
-from hdvae_platform.study import Study
+from hdvae_platform.study import Study, set_key
 from hdvae_platform.tracking import Client, TrackedRun
 
 BIAS = "valid/relaxation_bias"
@@ -47,6 +47,7 @@ class ArmReport:
 
     Attributes:
         number: from 1; by which the page and its figures call the arm.
+        label: the arm in words, unlike those of all other arms.
         arm: its runs.
         experiment: its settings.
         shown: its place among the arms that figures tell apart; None for the others.
@@ -55,16 +56,12 @@ class ArmReport:
     """
 
     number: int
+    label: str
     arm: Arm
     experiment: Experiment
     shown: int | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
     samples: tuple[int, bytes] | None = None
-
-    @property
-    def label(self) -> str:
-        """The arm in words."""
-        return comparison.label(self.arm.arm)
 
     def interval(self, metric: str) -> Interval | None:
         """Mean over the seeds that have the metric, with its 95% interval; None without one.
@@ -236,8 +233,13 @@ def read_contents(places: Places, name: str) -> Contents:
     study = Study.rebuilt(record.name, record.definition, record.plan)
     client = Client(places)
     found = comparison.arms(client, [name])
+    told = labels([arm.arm for arm in found])
     arms = best_arms(
-        [ArmReport(number, arm, study.experiment_at(arm.arm)) for number, arm in enumerate(found, 1)], study
+        [
+            ArmReport(number, label, arm, study.experiment_at(arm.arm))
+            for number, (label, arm) in enumerate(zip(told, found, strict=True), 1)
+        ],
+        study,
     )
     storage = Storage(places.storage)
     _read_storage(arms, client, storage, name)
@@ -254,7 +256,7 @@ def read_contents(places: Places, name: str) -> Contents:
         status=status,
         arms=arms,
         arms_in_all=len(found),
-        not_begun=len({_key(row["params"]) for row in status.trials} - {_key(arm.arm) for arm in found}),
+        not_begun=len({set_key(row["params"]) for row in status.trials} - {set_key(arm.arm) for arm in found}),
         trials=trials,
         tracked=tracked,
         pages={run_id: client.page(run_id) for run_id in ids},
@@ -276,13 +278,9 @@ def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
 
 def _trials(status: StudyStatus, arms: Sequence[ArmReport]) -> dict[int, int]:
     """The trials of these arms; equal parameter sets are one arm."""
-    numbers = {_key(arm.arm.arm): arm.number for arm in arms}
-    keys = {row["number"]: _key(row["params"]) for row in status.trials}
+    numbers = {set_key(arm.arm.arm): arm.number for arm in arms}
+    keys = {row["number"]: set_key(row["params"]) for row in status.trials}
     return {trial: numbers[key] for trial, key in keys.items() if key in numbers}
-
-
-def _key(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)
 
 
 def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, name: str) -> None:

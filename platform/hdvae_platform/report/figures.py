@@ -15,8 +15,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from hdvae.schedules import LEARNED, schedule, values
 from hdvae_platform import comparison
+from hdvae_platform.arms import brief
 from hdvae_platform.comparison import Interval
-from hdvae_platform.figures import BLUE, GREY, INTERVAL
+from hdvae_platform.figures import BLUE, GREY, INTERVAL, bars
 from hdvae_platform.report.contents import BIAS, ELBO, SHOWN, ArmReport, Contents, Curve
 from hdvae_platform.report.drawing import (
     INK,
@@ -31,7 +32,7 @@ from hdvae_platform.report.drawing import (
     style_of,
     upright,
 )
-from hdvae_platform.report.wording import brief, number
+from hdvae_platform.report.wording import number
 from hdvae_platform.study import PRESET, Dimension
 
 SCHEDULES = {
@@ -217,8 +218,9 @@ def _draw_by_size(told: Sequence[tuple[str, Sequence[ArmReport]]]) -> Figure:
         aside = ScaledTranslation(APART * (i - (len(told) - 1) / 2) / 72, 0, sheet.figure.dpi_scale_trans)
         placed: dict[str, Any] = {"transform": axes.transData + aside}
         sizes = [_size(arm) for arm in found]
-        means = [_mean(arm, BIAS) for arm in found]
-        axes.errorbar(sizes, means, _bars(found), capsize=3, elinewidth=1, **style.plain, **placed)
+        intervals = [_interval(arm, BIAS) for arm in found]
+        means = [one.mean for one in intervals]
+        axes.errorbar(sizes, means, bars(intervals), capsize=3, elinewidth=1, **style.plain, **placed)
         for size, arm in zip(sizes, found, strict=True):
             each = arm.values(BIAS)
             axes.plot([size] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4, **placed)
@@ -253,13 +255,6 @@ def _beside_size(arm: ArmReport, arms: Sequence[ArmReport]) -> str:
     depth = len(arm.experiment.model.layers)
     parts += [f"{depth} {'layer' if depth == 1 else 'layers'}"] if len(depths) > 1 else []
     return ", ".join(parts) or "all arms"
-
-
-def _bars(arms: Sequence[ArmReport]) -> tuple[list[float], list[float]]:
-    """How far the intervals reach below and above their means; 0 where one seed leaves them open."""
-    found = [_interval(arm, BIAS) for arm in arms]
-    below = [0.0 if one.low is None else one.mean - one.low for one in found]
-    return below, [0.0 if one.high is None else one.high - one.mean for one in found]
 
 
 def pareto_front(contents: Contents) -> Drawn | NotDrawn:

@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from hdvae.metrics import DESCRIPTIONS
 from hdvae_platform import comparison, provenance
+from hdvae_platform.arms import labels
 from hdvae_platform.places import redacted
 from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
@@ -181,8 +182,7 @@ def _arms_table(contents: Contents) -> Table:
     for arm in contents.arms:
         cells = [Cell(f"{arm.number}. {arm.label}", arm.number, link=f"#runs-of-{arm.number}")]
         cells += [_mean_cell(arm, _full(column)) for column in columns]
-        cells.append(_runs_cell(arm))
-        cells += [Cell(str(n), n) for n in (arm.arm.pruned, arm.arm.failed)]
+        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
         rows.append((f"arm-{arm.number}", cells))
     return Table("Arms: means over seeds with 95% intervals over seeds", header, rows, frozenset(range(1, len(header))))
 
@@ -190,12 +190,6 @@ def _arms_table(contents: Contents) -> Table:
 def _settings_table(settings: Mapping[str, str]) -> Table:
     rows = [(None, [Cell(path), Cell(value)]) for path, value in settings.items()]
     return Table("All settings", ["setting", "value"], rows)
-
-
-def _runs_cell(arm: ArmReport) -> Cell:
-    """How many runs are complete, and of how many seeds where some are copies."""
-    runs, seeds = len(arm.arm.runs), len(set(arm.arm.seeds))
-    return Cell(str(runs), runs, note=f"of {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds < runs else "")
 
 
 def _mean_cell(arm: ArmReport, metric: str) -> Cell:
@@ -248,7 +242,7 @@ def _confirmed_table(contents: Contents) -> Table | None:
         (
             None,
             [
-                Cell(f"trial {one.trial}: {comparison.label(one.arm)}", one.trial),
+                Cell(f"trial {one.trial}: {told}", one.trial),
                 Cell(number(one.search), one.search),
                 Cell(number(one.confirmed.mean), one.confirmed.mean),
                 Cell(limits(one.confirmed.low, one.confirmed.high), one.confirmed.mean),
@@ -256,7 +250,7 @@ def _confirmed_table(contents: Contents) -> Table | None:
                 Cell(signed(one.shrinkage), one.shrinkage),
             ],
         )
-        for one in contents.confirmed
+        for told, one in zip(labels([one.arm for one in contents.confirmed]), contents.confirmed, strict=True)
     ]
     header = ["winner", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
     label = f"Winners of the search on fresh seeds: {contents.metric}"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hdvae.experiment import Experiment
+from hdvae_platform.arms import brief
 from hdvae_platform.places import redacted
-from hdvae_platform.report.wording import brief
 from hdvae_platform.study import Dimension, Study
 
 VARIED = "varied"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hdvae_platform.comparison import Interval, label
+from hdvae_platform.comparison import Interval
 
 LARGE = 1e5
 """From here on hundredths of a nat are no news."""
@@ -54,12 +52,3 @@ def probability(p: float | None) -> str:
     ('0.031', '<0.001', '—')
     """
     return "—" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def brief(value: Any) -> str:
-    """A setting's value.
-
-    >>> brief([[0, 0.8], [100, 0.1]]), brief("normal")
-    ('0.8→0.1 at 100', 'normal')
-    """
-    return label({"": value}).removeprefix(" ")
