@@ -21,7 +21,7 @@ import torch
 from benchmarks.common import Bar, report
 from hdvae.experiment import DataConfig, Experiment, LayerConfig, ModelConfig, RaceConfig, TrainingConfig
 from hdvae.latents import stochastic_layer
-from hdvae.optimizer import RowAdamax
+from hdvae.optimizer import Adamax, Group
 from hdvae.randomness import NoiseSource
 from hdvae.training import TrainState, train_step
 from hdvae.workers import ALONE
@@ -45,14 +45,14 @@ def memory_step(classes: int, reads: str, race: RaceConfig, tau: float) -> Step:
         | {"value_size": VALUE}
     )
     layer = stochastic_layer(layer_config, config)
-    optimizer = RowAdamax(layer.parameters())
+    optimizer = Adamax([Group(list(layer.parameters()), 2e-3)])
     queries, wanted = torch.randn(BATCH, VARIABLES * 2 * KEY) / 2, torch.randn(BATCH, VARIABLES * VALUE)
     count = 0
 
     def step() -> None:
         nonlocal count
         count += 1
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.forget_gradients()
         source = NoiseSource.at(CPU, torch.float32, BATCH, seed=0, purpose="benchmark", step=count)
         raw = queries.detach().requires_grad_()
         draw = layer.relax(layer.distribution(raw), layer.noise(source), tau)

@@ -26,7 +26,7 @@ from hdvae.lipschitz import certify
 from hdvae.metrics import nested
 from hdvae.model import HDVAE, Sampler, Temperature, Terms, independent, relaxed
 from hdvae.objectives import Objective, penalised, score_objective, surrogate_objective
-from hdvae.optimizer import RowAdamax, clip_gradients, entries, total_norm
+from hdvae.optimizer import Adamax, Group, clip_gradients, entries, total_norm
 from hdvae.randomness import NoiseSource, batch_indices, derive
 from hdvae.schedules import LEARNED, schedule
 from hdvae.temperature import LearnedTemperature
@@ -141,7 +141,7 @@ class TrainState:
     experiment: Experiment
     seed: int
     model: HDVAE
-    optimizer: torch.optim.Optimizer
+    optimizer: Adamax
     usage: Usage
     average: HDVAE | None = None
     temperature: LearnedTemperature | None = None
@@ -287,14 +287,13 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) -> torch.optim.Optimizer:
+def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) -> Adamax:
     """Adamax with two learning rates (appendix A): group 0 everything else, group 1 the memory values."""
     values = model.memory_values()
     memory = {id(value) for value in values}
     others = [parameter for parameter in model.parameters() if id(parameter) not in memory]
     others += [] if temperature is None else list(temperature.parameters())
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": values}]
-    return RowAdamax([group for group in groups if group["params"]])
+    return Adamax([Group(others, 0.0), Group(values, 0.0)])
 
 
 def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> dict[str, Tensor | float]:
@@ -316,7 +315,7 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     torch.manual_seed(derive(seed, "dropout", step, workers.rank))
     model.train()
     climbed = objective_of(state, batch, tau, freebits, workers)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.forget_gradients()
     _backward(state, climbed)
     parameters = list(state.parameters().values())
     workers.average_gradients(parameters)  # what is not finite on one of them is not finite on all from here
@@ -479,11 +478,10 @@ def _check_finite(state: TrainState, objective: Objective, norm: Tensor, step: i
     raise NonFinite(step, "gradient_norm")
 
 
-def _set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
+def _set_learning_rates(optimizer: Adamax, config: TrainingConfig, step: int) -> float:
     rate = schedule(config.learning_rate)(step)
-    memory_rate = schedule(config.memory_learning_rate)(step)
-    for group, value in zip(optimizer.param_groups, (rate, memory_rate), strict=False):
-        group["lr"] = value
+    others, values = optimizer.groups
+    others.rate, values.rate = rate, schedule(config.memory_learning_rate)(step)
     return rate
 
 

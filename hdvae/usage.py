@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hdvae.latents import MemoryLayer
 from hdvae.model import HDVAE, Terms
+from hdvae.optimizer import Adamax
 from hdvae.randomness import generator
 from hdvae.wiring import Node
 from hdvae.workers import Workers
@@ -59,7 +60,7 @@ class Usage:
 
 
 @torch.no_grad()
-def revive(model: HDVAE, optimizer: torch.optim.Optimizer, dead: Mapping[str, Tensor], seed: int, step: int) -> None:
+def revive(model: HDVAE, optimizer: Adamax, dead: Mapping[str, Tensor], seed: int, step: int) -> None:
     """Draw dead slots anew, as at the beginning, and forget their moments.
 
     A slot's value is drawn anew where no variable that reads it uses the slot, and a half-key where no slot that has
@@ -90,7 +91,7 @@ class _Fresh:
         return torch.randn(rows.shape, dtype=rows.dtype, device=rows.device, generator=source)
 
 
-def _revive_layer(layer: MemoryLayer, optimizer: torch.optim.Optimizer, dead_NK: Tensor, fresh: _Fresh) -> None:
+def _revive_layer(layer: MemoryLayer, optimizer: Adamax, dead_NK: Tensor, fresh: _Fresh) -> None:
     dead_values = dead_NK if len(layer.values_NKD) > 1 else dead_NK.all(0, keepdim=True)
     _redraw(layer.values_NKD, dead_values, optimizer, fresh, "values")
     if layer.key_parts == 1:
@@ -101,7 +102,7 @@ def _revive_layer(layer: MemoryLayer, optimizer: torch.optim.Optimizer, dead_NK:
     _redraw(layer.keys_PNMQ, dead_keys, optimizer, fresh, "keys")
 
 
-def _redraw(table: Tensor, dead: Tensor, optimizer: torch.optim.Optimizer, fresh: _Fresh, what: str) -> None:
+def _redraw(table: Tensor, dead: Tensor, optimizer: Adamax, fresh: _Fresh, what: str) -> None:
     table[dead] = fresh.like(table[dead], what)
     for moments in optimizer.state.get(table, {}).values():
         if moments.dim() >= dead.dim():  # what is kept of each row, not of the whole

@@ -1,10 +1,13 @@
 """Adamax by rows: dense Adamax where every row is read, and nothing at all where none is."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from hdvae.optimizer import RowAdamax, clip_gradients, entries, total_norm
+from hdvae.optimizer import Adamax, Group, clip_gradients, entries, total_norm
 from hdvae.slots import of_rows
 
 N, K, D = 2, 6, 3
@@ -35,7 +38,7 @@ def adamax(values, gradients, rate=0.02):
 
 def test_where_every_row_is_read_it_is_dense_adamax():
     by_rows, plain, other = parameter(), parameter(), parameter(1)
-    optimizer = RowAdamax([{"params": [by_rows, other], "lr": 0.02}])
+    optimizer = Adamax([Group([by_rows, other], 0.02)])
     reference = torch.optim.Adamax([{"params": [plain], "lr": 0.02}])
     before = other.detach().clone()
     for step in range(20):
@@ -51,7 +54,7 @@ def test_where_every_row_is_read_it_is_dense_adamax():
 def test_every_row_has_a_history_of_its_own():
     """A row that is read in some steps moves as if these had been all."""
     values = parameter()
-    optimizer = RowAdamax([{"params": [values], "lr": 0.02}])
+    optimizer = Adamax([Group([values], 0.02)])
     read = {0: [0, 1, 4, 7, 9], 7: [1, 3], 11: [9]}
     start = values.detach().clone()
     for step in range(10):
@@ -71,7 +74,7 @@ def test_a_gradient_of_zero_does_no_harm():
     values = parameter()
     before = values.detach().clone()
     values.grad = some_rows(torch.zeros(N, K, D, dtype=torch.float64), [2])
-    RowAdamax([values]).step()
+    Adamax([Group([values], 2e-3)]).step()
     assert torch.equal(values.detach(), before)
     assert values.grad.is_sparse, "the gradient is left as it was"
 
@@ -94,3 +97,36 @@ def test_entries_share_the_memory_of_the_gradient():
     sparse = some_rows(gradient(0), [3])
     entries(sparse).zero_()
     assert (sparse.to_dense() == 0).all()
+
+
+def test_dense_parameters_move_bit_for_bit_as_with_torchs_own():
+    """Several at two rates that change, one of them without a gradient in some steps."""
+    ours, theirs = ([parameter(seed).detach().float().requires_grad_() for seed in range(3)] for _ in range(2))
+    optimizer = Adamax([Group(ours[:2], 0.0), Group(ours[2:], 0.0)])
+    reference = torch.optim.Adamax([{"params": theirs[:2]}, {"params": theirs[2:]}], foreach=True)
+    for step in range(10):
+        optimizer.forget_gradients()
+        assert all(one.grad is None for one in ours)
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            given = None if i == 1 and step % 3 == 0 else gradient(10 * step + i).float()
+            one.grad, other.grad = given, given
+        for group, plain, rate in zip(optimizer.groups, reference.param_groups, (0.1 / (1 + step), 0.02), strict=True):
+            group.rate, plain["lr"] = rate, rate
+        optimizer.step()
+        reference.step()
+    assert all(map(torch.equal, ours, theirs))
+    assert [int(optimizer.state[one]["step"]) for one in ours] == [10, 6, 10]
+
+
+def test_training_does_not_import_torchs_compiler():
+    """It would take every process that trains more than two seconds."""
+    code = (
+        "import sys, torch\n"
+        "from hdvae.optimizer import Adamax, Group\n"
+        "weight = torch.nn.Parameter(torch.ones(3))\n"
+        "weight.sum().backward()\n"
+        "Adamax([Group([weight], 0.1)]).step()\n"
+        "assert weight[0] < 1\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

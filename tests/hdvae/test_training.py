@@ -23,7 +23,6 @@ from hdvae.training import (
     Snapshot,
     TrainState,
     _backward,
-    make_optimizer,
     objective_of,
     train,
     train_step,
@@ -182,7 +181,7 @@ def test_a_snapshot_holds_the_optimiser():
     assert values == {"step": 1, "seed": 3, "image": list(IMAGE), "experiment": state.experiment.plain()}
     for name, parameter in state.model.named_parameters():
         assert torch.equal(tensors[f"model/{name}"], parameter)
-        for key in ("exp_avg", "exp_inf"):
+        for key in ("average", "largest"):
             assert tensors[f"optimizer/model/{name}/{key}"].shape == parameter.shape
         assert tensors[f"optimizer/model/{name}/step"].item() == 1
 
@@ -323,11 +322,11 @@ def test_dropout_is_on_in_training_and_the_model_is_left_in_it():
 def test_optimizer_has_a_group_for_the_memory_values():
     experiment = experiment_of("biva")
     state = fresh(experiment)
-    groups = state.optimizer.param_groups
-    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in state.model.memory_values()}
-    assert sum(len(group["params"]) for group in groups) == len(list(state.model.parameters()))
-    normal = fresh(experiment_of("biva", latent="normal")).model
-    assert len(make_optimizer(normal).param_groups) == 1
+    others, values = (group.parameters for group in state.optimizer.groups)
+    assert {id(p) for p in values} == {id(p) for p in state.model.memory_values()}
+    assert len(others) + len(values) == len(list(state.model.parameters()))
+    normal = fresh(experiment_of("biva", latent="normal"))
+    assert [len(group.parameters) for group in normal.optimizer.groups] == [len(list(normal.model.parameters())), 0]
 
 
 # --- Numbers that are not finite ----------------------------------------------------------------------
@@ -628,11 +627,11 @@ def test_a_learned_temperature_follows_the_relaxed_elbo_and_the_model_its_object
 
 
 def test_a_learned_temperature_falls_and_stays_above_its_floor():
-    choice = {"temperature": "learned", "temperature_start": 0.6, "temperature_floor": 0.3, "learning_rate": 0.3}
+    choice = {"temperature": "learned", "temperature_start": 0.6, "temperature_floor": 0.3, "learning_rate": 0.1}
     state, session = run(experiment_of(objective="relaxed_elbo", **choice))
     means = [metrics["train/tau"] for _, metrics in session.reports]
     assert means == sorted(means, reverse=True)
-    assert all(0.3 < tau.item() < 0.5 for tau in state.tau.values())
+    assert all(0.3 < tau.item() < 0.55 for tau in state.tau.values())
     final = session.reports[-1][1]
     assert final["valid/surrogate_elbo@tau=current"] != final["valid/surrogate_elbo@tau=0.1"]
 

@@ -8,7 +8,7 @@ from oracle import build, small_config, some_images
 from oracle import source as noise_source
 
 from hdvae.model import hard, independent
-from hdvae.optimizer import RowAdamax
+from hdvae.optimizer import Adamax, Group
 from hdvae.usage import Usage, perplexity, revive
 from hdvae.workers import ALONE
 
@@ -68,7 +68,7 @@ def test_dead_slots_and_the_keys_of_none_but_them_are_drawn_anew(keys, shared, r
     revived = []
     for _ in range(2):
         model = model_of(keys=keys, shared_values=shared, reads=reads)
-        optimizer = RowAdamax(model.parameters())
+        optimizer = Adamax([Group(list(model.parameters()), 2e-3)])
         terms = terms_of(model, sampler=independent)
         (-terms.log_px.sum() - sum(layer.q.kl(layer.p).sum() for layer in terms.layers)).backward()
         ALONE.average_gradients(model.parameters())
