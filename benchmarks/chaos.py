@@ -32,9 +32,10 @@ import hdvae
 from benchmarks.common import report
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, free_port, running
-from hdvae.checkpoints import encode, read_checkpoint, standing
+from hdvae.checkpoints import encode, read_checkpoint
 from hdvae.errors import InputError
-from hdvae_platform.checkpointing import Journal
+from hdvae.run_files import standing
+from hdvae_platform.journal import Journal
 from hdvae_platform.places import Places
 from hdvae_platform.search import known_trials
 from hdvae_platform.storage import Storage

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Bar, report
-from hdvae_platform.checkpointing import Entry
 from hdvae_platform.comparison import Question, compare, difference
+from hdvae_platform.journal import Entry
 from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client
 

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.chaos import write_images
 from benchmarks.common import Bar, report
-from hdvae_platform.checkpointing import Journal
+from hdvae_platform.journal import Journal
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 

@@ -31,9 +31,9 @@ import yaml
 
 from benchmarks.common import Bar, report
 from benchmarks.postgres import running
-from hdvae_platform.checkpointing import Journal
 from hdvae_platform.driver import Driver
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.journal import Journal
 from hdvae_platform.launch import StudyCallback, StudySearcher, StudyStopper
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect

@@ -27,7 +27,9 @@ from hdvae.lipschitz import Certificate, certify
 from hdvae.metrics import CURRENT, at, at_samples, tau_label
 from hdvae.model import HDVAE, Temperature, Terms, evaluating, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
-from hdvae.randomness import BLOCK, NoiseSource, derive
+from hdvae.randomness import NoiseSource
+from hdvae.seeds import derive
+from hdvae.shares import BLOCK
 from hdvae.usage import perplexity
 from hdvae.workers import ALONE, Workers
 

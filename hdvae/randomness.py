@@ -7,7 +7,6 @@ into blocks, each with a generator of its own, and a worker draws the blocks tha
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,18 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 16
-"""Images that share a generator. A worker's share of a batch is a multiple of it, or the whole batch."""
-
-
-def derive(seed: int, purpose: str, *parts: int) -> int:
-    """A 63-bit seed for one purpose: a hash, so that neighbouring seeds and steps are unrelated.
-
-    >>> derive(0, "order", 1) == derive(0, "order", 1), derive(0, "order", 1) == derive(0, "order", 2)
-    (True, False)
-    """
-    text = "/".join([str(seed), purpose, *map(str, parts)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+from hdvae.seeds import derive
+from hdvae.shares import BLOCK
 
 
 def generator(device: torch.device, seed: int, purpose: str, *parts: int) -> torch.Generator:

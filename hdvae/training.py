@@ -27,8 +27,10 @@ from hdvae.metrics import nested
 from hdvae.model import HDVAE, Sampler, Temperature, Terms, independent, relaxed
 from hdvae.objectives import Objective, penalised, score_objective, surrogate_objective
 from hdvae.optimizer import Adamax, Group, clip_gradients, entries, total_norm
-from hdvae.randomness import NoiseSource, batch_indices, derive
+from hdvae.randomness import NoiseSource, batch_indices
 from hdvae.schedules import LEARNED, schedule
+from hdvae.seeds import derive
+from hdvae.shares import check_shares
 from hdvae.temperature import LearnedTemperature
 from hdvae.usage import Usage, revive
 from hdvae.workers import ALONE, Workers
@@ -491,8 +493,8 @@ def check_batch(experiment: Experiment, dataset: Dataset, workers: Workers = ALO
     Raises:
         InputError: a batch is larger than the training data, or the workers cannot share it.
     """
-    workers.check(experiment.training.batch_size)
     size, images = experiment.training.batch_size, dataset.size("train")
+    check_shares(size, workers.size)
     if size > images:
         raise InputError(f"training.batch_size is {size}, but {dataset.name} has {images} training images")
 

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hdvae.errors import InputError, PeerLost
-from hdvae.randomness import BLOCK
+from hdvae.errors import PeerLost
+from hdvae.shares import BLOCK
 from hdvae.slots import rows_once
 
 T = TypeVar("T")
@@ -46,20 +46,6 @@ class Workers:
     def is_first(self) -> bool:
         """Whether this one speaks for all."""
         return self.rank == 0
-
-    def check(self, batch_size: int) -> None:
-        """See that a batch can be shared out evenly, in whole blocks of images.
-
-        Raises:
-            InputError: it cannot; names the nearest sizes that can.
-        """
-        unit = BLOCK * self.size
-        if self.size > 1 and batch_size % unit:
-            below = batch_size // unit * unit
-            near = f"{below} or {below + unit}" if below else f"{unit}"
-            raise InputError(
-                f"training.batch_size is {batch_size}, but {self.size} workers share multiples of {unit}: take {near}"
-            )
 
     def share(self, count: int) -> slice:
         """Which of `count` images are this worker's: whole blocks, one after another; may be none."""

@@ -18,12 +18,12 @@ from hdvae.lipschitz import certify
 from hdvae.metrics import at, at_samples, nested, tau_label
 from hdvae.model import HDVAE, evaluating
 from hdvae.training import trained_model
-from hdvae_platform.checkpointing import Entry
 from hdvae_platform.figures import bias_curve
+from hdvae_platform.journal import Entry
 from hdvae_platform.loading import load_run
 from hdvae_platform.per_image import as_parquet
 from hdvae_platform.places import Places
-from hdvae_platform.tracking import Client
+from hdvae_platform.tracking import TESTED, Client
 from hdvae_platform.worker import load_data
 
 
@@ -163,7 +163,9 @@ def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Ass
         if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
             entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
             client.log_entry(done.run, entry)
-            client.set_tags(done.run, {"hdvae.test_kappa": done.grade})
+            measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
+            tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
+            client.set_tags(done.run, {TESTED: json.dumps(tested)})
         for name, data in files.items():
             client.log_file(done.run, f"evaluation/{name}", data)
     return replace(done, files=files, logged=tracked)

@@ -10,9 +10,9 @@ from typing import Any
 
 from hdvae.errors import InputError
 from hdvae.experiment import Experiment
-from hdvae_platform.checkpointing import Goal, Journal, run_folder
 from hdvae_platform.distributed import KILLED
 from hdvae_platform.fencing import Attempt, Fenced
+from hdvae_platform.journal import Goal, Journal, run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.search import ATTEMPTS, Assignment, Search

@@ -15,7 +15,7 @@ import yaml
 from pyarrow import parquet
 
 from hdvae.errors import InputError
-from hdvae_platform.checkpointing import Journal, run_folder
+from hdvae_platform.journal import Journal, run_folder
 from hdvae_platform.per_image import find_per_image
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, StudyRecord, connect

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 
-from hdvae.checkpoints import newest_attempt, standing
 from hdvae.errors import InputError
+from hdvae.run_files import newest_attempt, standing
 from hdvae_platform.storage import Storage
 
 FENCED_FOLDERS = ("journal", "checkpoints", "per_image")

@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from types import FrameType
@@ -48,6 +48,8 @@ from hdvae_platform.worker import load_data
 
 WAITING = {"CPU": 0, "memory": 1}
 """What the process takes that waits for the workers of a run: nothing, but Tune does not start it for that."""
+BRIEF = 5.0
+"""Seconds to wait in the end for MLflow to get on, where the launch was refused."""
 TIDY = 1.0
 """Seconds between two looks at what killed workers left behind."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -238,7 +240,7 @@ def _drive(
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_interruptible(driver))
-        stack.callback(_finish_tracking, tracker, echo)
+        stack.push(_finishing(tracker, echo))
         stack.callback(driver.end_study)
         stack.callback(driver.interrupt_all)
         driver.catch_up()
@@ -284,9 +286,15 @@ def _answers(places: Places, echo: Echo) -> bool:
     return True
 
 
-def _finish_tracking(tracker: Tracker, echo: Echo) -> None:
-    if not tracker.close(PATIENCE):
-        echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
+def _finishing(tracker: Tracker, echo: Echo) -> Callable[..., None]:
+    """Lets MLflow have everything in the end; a launch that was refused has nothing that is worth a minute."""
+
+    def finish(kind: type[BaseException] | None, *_: object) -> None:
+        refused = kind is not None and issubclass(kind, InputError)
+        if not tracker.close(BRIEF if refused else PATIENCE) and not refused:
+            echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
+
+    return finish
 
 
 def _tune(driver: Driver, launch: Launch) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import parquet
-from torch import Tensor
 
-from hdvae.checkpoints import standing, written_by
+from hdvae.run_files import standing, written_by
 from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = "per_image"
 """Below the folder of a run."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import torch
-
 import hdvae
 
 
@@ -60,6 +58,8 @@ def processor() -> str:
 
 def tags() -> dict[str, str]:
     """The code and the machine as MLflow tags."""
+    import torch  # not before it is wanted: commands that only read do without
+
     names = {
         "version": "hdvae.version",
         "sources": "hdvae.sources",

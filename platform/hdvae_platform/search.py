@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdvae.randomness import derive
+from hdvae.seeds import derive
 from hdvae_platform.records import Kind, Records, Run, with_tables
 from hdvae_platform.run_table import RunTable
 from hdvae_platform.study import Dimension, Params, Study, set_key

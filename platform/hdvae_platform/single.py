@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from hdvae.blocks import trunk
-from hdvae.checkpoints import newest_attempt
 from hdvae.errors import Interrupted
 from hdvae.experiment import Experiment
 from hdvae.model import HDVAE
+from hdvae.run_files import newest_attempt
 from hdvae_platform import provenance
-from hdvae_platform.checkpointing import Checkpoints, Entry, Journal
+from hdvae_platform.checkpointing import Checkpoints
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.journal import Entry, Journal
 from hdvae_platform.places import Places
 from hdvae_platform.progress import Progress
 from hdvae_platform.records import State

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hdvae_platform.checkpointing import Checkpoints, Goal, Journal, run_folder
+from hdvae.run_files import addresses
+from hdvae_platform.journal import Goal, Journal, run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, Run, StudyRecord, connect
 from hdvae_platform.search import Trial, confirmations, known_trials
@@ -97,10 +98,10 @@ def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int
 def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
     """A run without a driver cannot be running: it waits to be continued."""
     folder = run_folder(study.name, run.trial, run.seed)
-    checkpoints, journal = Checkpoints(storage, folder), Journal(storage, folder)
-    addresses, reported = (checkpoints.addresses(), journal.steps()) if run.attempts else ({}, [])
-    best = journal.best(Goal(study.search.metric, study.search.direction), addresses) if addresses else None
-    newest = max(addresses, default=None)
+    journal = Journal(storage, folder)
+    kept, reported = (addresses(storage, folder), journal.steps()) if run.attempts else ({}, [])
+    best = journal.best(Goal(study.search.metric, study.search.direction), kept) if kept else None
+    newest = max(kept, default=None)
     running = run.state == "RUNNING" and driven
     return {
         "number": run.trial,
@@ -108,11 +109,11 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "params": params,
         "seed": run.seed,
         "kind": run.kind,
-        "step": max([*addresses, *reported], default=0),
+        "step": max([*kept, *reported], default=0),
         "attempts": run.attempts,
         "error": run.error,
-        "checkpoint": None if newest is None else addresses[newest],
-        "best_checkpoint": None if best is None else addresses[best],
+        "checkpoint": None if newest is None else kept[newest],
+        "best_checkpoint": None if best is None else kept[best],
         "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
         "run_id": run.run_id,
     }

@@ -24,8 +24,8 @@ from hdvae.config import Config, parse
 from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
 from hdvae.metrics import check_tunable, metric_names
-from hdvae.randomness import derive
-from hdvae.workers import Workers
+from hdvae.seeds import derive
+from hdvae.shares import can_share, check_shares
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
@@ -184,7 +184,7 @@ class ResourcesConfig(Config):
         if self.elastic is None:
             return self.workers
         share = max(self.elastic.least, min(self.elastic.most, slots // (self.concurrent - live)))
-        return next(count for count in range(share, 0, -1) if count == self.fewest or shares(count, batch_size))
+        return next(count for count in range(share, 0, -1) if count == self.fewest or can_share(batch_size, count))
 
     def fitting(self, machines: Sequence[Mapping[str, float]]) -> int:
         """How many runs at most are trained at a time on machines with these resources.
@@ -203,15 +203,6 @@ class ResourcesConfig(Config):
 
     def _need(self) -> dict[str, float]:
         return {kind: amount for kind, amount in self.per_worker().items() if amount}
-
-
-def shares(workers: int, batch_size: int) -> bool:
-    """Whether so many workers can share a batch."""
-    try:
-        Workers(0, workers).check(batch_size)
-    except InputError:
-        return False
-    return True
 
 
 class Study(Config):
@@ -478,7 +469,7 @@ def _check_space(study: Study, where: str) -> None:
 
 def _check_shares(study: Study, experiment: Experiment, where: str) -> None:
     try:
-        Workers(0, study.resources.fewest).check(experiment.training.batch_size)
+        check_shares(experiment.training.batch_size, study.resources.fewest)
     except InputError as fault:
         raise InputError(f"{where}: {fault}") from None
 

@@ -13,7 +13,8 @@ from typing import Any
 from hdvae.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae_platform import provenance
-from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, run_folder
+from hdvae_platform.checkpointing import Checkpoints
+from hdvae_platform.journal import ELBO, Goal, Journal, run_folder
 from hdvae_platform.per_image import find_per_image, per_image_name
 from hdvae_platform.records import Kind, Records, Run, State
 from hdvae_platform.search import Assignment

@@ -19,9 +19,10 @@ from hdvae.sampling import prior_samples
 from hdvae.training import Snapshot, TrainState, train
 from hdvae.workers import ALONE, Workers
 from hdvae_platform import shared_data
-from hdvae_platform.checkpointing import ELBO, Checkpoints, Goal, Journal, study_of
+from hdvae_platform.checkpointing import Checkpoints
 from hdvae_platform.datasets import check_name
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.journal import ELBO, Goal, Journal, study_of
 from hdvae_platform.notices import Notice
 from hdvae_platform.per_image import write_per_image
 from hdvae_platform.pictures import grid_png

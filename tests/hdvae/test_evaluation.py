@@ -13,7 +13,8 @@ from hdvae.experiment import EvaluationConfig
 from hdvae.metrics import AT_ZERO, DESCRIPTIONS, tau_label
 from hdvae.model import LayerTerms, Terms, hard, independent, relaxed
 from hdvae.objectives import expected_log_weight, log_weight
-from hdvae.randomness import BLOCK, NoiseSource
+from hdvae.randomness import NoiseSource
+from hdvae.shares import BLOCK
 from hdvae.wiring import WIRINGS
 
 CPU = torch.device("cpu")

@@ -13,7 +13,9 @@ from oracle import assert_mean
 from scipy.stats import kstest
 
 import hdvae.randomness
-from hdvae.randomness import BLOCK, NoiseSource, batch_indices, derive, generator
+from hdvae.randomness import NoiseSource, batch_indices, generator
+from hdvae.seeds import derive
+from hdvae.shares import BLOCK
 
 CPU = torch.device("cpu")
 

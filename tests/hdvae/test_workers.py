@@ -12,7 +12,7 @@ from test_training import Memory, experiment_of, toy
 from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
 from hdvae.evaluation import evaluate
 from hdvae.experiment import EvaluationConfig
-from hdvae.randomness import BLOCK
+from hdvae.shares import BLOCK, check_shares
 from hdvae.training import TrainState, train, train_step
 from hdvae.workers import ALONE, Workers
 
@@ -247,8 +247,8 @@ def test_a_batch_that_cannot_be_shared(several):
     text = f"training.batch_size is {BATCH + 16}, but 2 workers share multiples of 32: take {BATCH} or {BATCH + 32}"
     assert several[0]["faults"]["uneven"] == several[1]["faults"]["uneven"] == text
     with pytest.raises(InputError, match=r"take 48$"):
-        Workers(0, 3).check(16)
-    Workers(0, 1).check(17)
+        check_shares(16, 3)
+    check_shares(17, 1)
 
 
 def test_evaluation_of_fewer_images_than_workers(several):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import mlflow
@@ -22,6 +21,8 @@ from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.places import Places
 from hdvae_platform.records import connect
 from hdvae_platform.search import optuna_storage
+
+from .commands import Command
 
 STUDY = """
 name: small
@@ -187,22 +188,20 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], 
 Hdvae = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def command(arguments: Sequence[str | Path]) -> list[str]:
-    """The command line of `hdvae` in this environment."""
-    return [sys.executable, "-m", "hdvae_platform.cli", *map(str, arguments)]
+@pytest.fixture
+def start(places: Places) -> Callable[..., Command]:
+    """Start the real command in a process of its own."""
+
+    def run(*arguments: str | Path, **options: Any) -> Command:
+        return Command(*arguments, **{"environment": {"HDVAE_HOME": str(places.home)}, **options})
+
+    return run
 
 
 @pytest.fixture
-def hdvae(places: Places) -> Hdvae:
-    """Run the real command in a process of its own."""
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-        return subprocess.run(
-            command(arguments), capture_output=True, text=True, env=environment, timeout=240, check=False
-        )
-
-    return run
+def hdvae(start: Callable[..., Command]) -> Hdvae:
+    """Run the real command to its end."""
+    return lambda *arguments: start(*arguments).completed()
 
 
 @pytest.fixture(scope="session")
@@ -220,22 +219,19 @@ def finished(
     home = folder / "runs"
     home.mkdir()
     shutil.copy(made_databases / "mlflow.db", home / "mlflow.db")
-    environment = {**os.environ, "HDVAE_HOME": str(home)}
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(arguments), capture_output=True, text=True, env=environment, cwd=folder, timeout=240, check=False
-        )
+        return Command(*arguments, environment={"HDVAE_HOME": str(home)}, cwd=folder).completed()
 
     done = run("study", "run", file)
     assert done.returncode == 0, done.stderr
     return Places.under(home), file, done, run
 
 
-@pytest.fixture(scope="session")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """A real Ray cluster, for all tests: a head without work that takes jobs, and two nodes with a CPU each."""
-    with cluster((1, 1), jobs=True, home=tmp_path_factory.mktemp("nodes") / "runs") as made:
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A real Ray cluster for the tests of a file: a head without work, and two nodes with a CPU each."""
+    with cluster((1, 1)) as made:  # not for all tests: idle it takes a sixth of a core
         yield made
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from pathlib import Path
 
 import mlflow
 
-from hdvae_platform.checkpointing import Checkpoints, run_folder
-from hdvae_platform.fencing import Attempt
+from hdvae_platform.checkpointing import Checkpoints
+from hdvae_platform.fencing import Attempt, Fenced
+from hdvae_platform.journal import run_folder
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import load_study
 from hdvae_platform.tracking import Client
-from hdvae_platform.worker import RunSpec, load_data
+from hdvae_platform.worker import RunSpec, load_data, run
 
-from .conftest import command
+from .commands import Command, Forked
 
 
 def tracked(places):
@@ -57,13 +57,7 @@ def wait_until(condition, seconds=90):
 
 def started(words, places):
     """The command in the background, once a run of the small study has left a checkpoint."""
-    process = subprocess.Popen(
-        command(words),
-        env={**os.environ, "HDVAE_HOME": str(places.home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Command(*words, environment={"HDVAE_HOME": str(places.home)})
     wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")), 180)
     return process
 
@@ -78,20 +72,21 @@ def workers_of(driver, kind="ray::ImplicitFunc"):
     return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith(kind)]
 
 
-ORPHAN = """
-import json, sys
-from hdvae_platform.fencing import Fenced
-from hdvae_platform.worker import RunSpec, run
-try:
-    run(RunSpec(**json.loads(sys.argv[1])), lambda word: "step" in word and print("step", word["step"], flush=True))
-except Fenced as fence:
-    print(fence, flush=True)
-"""
-
-
 def spec_of(file, places):
     """What the first attempt at the only run of a study is given."""
     study = load_study(file)
     attempt = Attempt(Storage(places.storage), run_folder(study.name, 0, 0), 1)
     checksum = load_data(study.experiment, places.home).checksum
     return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpus=0, data_checksum=checksum)
+
+
+def train(spec):
+    """A run in a process of its own, which is nobody's: it prints its steps, and by whom it was shut out."""
+    return Forked(_train, spec.plain())
+
+
+def _train(plain):
+    try:
+        run(RunSpec(**plain), lambda word: "step" in word and print("step", word["step"], flush=True))
+    except Fenced as fence:
+        print(fence, flush=True)

@@ -5,8 +5,9 @@ import torch
 
 from hdvae.checkpoints import Damaged
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import KEEP, Checkpoints, Goal, Journal, run_folder
+from hdvae_platform.checkpointing import KEEP, Checkpoints
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.journal import Goal, Journal, run_folder
 from hdvae_platform.storage import Storage
 from hdvae_platform.worker import RunSession
 

@@ -12,14 +12,14 @@ import sys
 import pytest
 import ray
 
-from benchmarks.nodes import Hosts, can_have_hosts
+from benchmarks.nodes import Hosts, can_have_hosts, cluster
 from hdvae.errors import InputError
-from hdvae_platform.checkpointing import Journal
 from hdvae_platform.cluster import grows_to
+from hdvae_platform.journal import Journal
 from hdvae_platform.preflight import PATIENCE
 from hdvae_platform.storage import Storage
 
-from .conftest import command
+from .commands import command
 from .outcome import series, tracked, wait_until
 from .test_data_parallel import SMALL
 
@@ -90,18 +90,13 @@ def test_a_study_does_not_begin_where_mlflow_is_out_of_reach(edit, on_nodes, mon
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "MLflow at http://127.0.0.1:1 does not answer: connection refused" in done.stderr
     assert "start it, or set MLFLOW_TRACKING_URI" in done.stderr
+    assert "MLflow does not have everything" not in done.stdout, "it waited for what nobody needs"
 
 
-def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on_nodes):
+def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on_nodes, start):
     with nodes.further() as node:
         os.killpg(node.pid, signal.SIGSTOP)
-        driver = subprocess.Popen(
-            command(["study", "run", edit({})]),
-            env={**os.environ, "HDVAE_HOME": str(places.home)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        driver = start("study", "run", edit({}))
         try:
             wait_until(lambda: Storage(places.storage).list("small/preflight"))
             driver.send_signal(signal.SIGINT)
@@ -118,25 +113,17 @@ def test_more_gpus_than_the_cluster_has(edit, on_nodes):
     assert re.search(r"a run needs 2 × 1 CPU and 2 × 1 GPU, but the cluster has . CPU and 0 GPU on . mach", done.stderr)
 
 
-def test_two_peoples_studies_do_not_meet(places, edit, on_nodes):
+def test_two_peoples_studies_do_not_meet(places, edit, on_nodes, start):
     """At the same time on the same cluster, storage, database and MLflow: each is what it is alone."""
     two = [edit({"name": name, "space": {}}).read_text() for name in ("hers", "his")]
     drivers = []
     for name, text in zip(("hers", "his"), two, strict=True):
         file = places.home.parent / f"{name}.yaml"
         file.write_text(text)
-        drivers.append(
-            subprocess.Popen(
-                command(["study", "run", file]),
-                env={**os.environ, "HDVAE_HOME": str(places.home)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        drivers.append(start("study", "run", file))
     for driver in drivers:
-        out, _ = driver.communicate(timeout=240)
-        assert driver.returncode == 0, out
+        _, errors = driver.communicate()
+        assert driver.returncode == 0, errors
     documents = [json.loads(on_nodes("compare", name, "--json").stdout) for name in ("hers", "his")]
     assert [document["studies"] for document in documents] == [["hers"], ["his"]]
     hers, his = (document["arms"][0] for document in documents)
@@ -145,26 +132,27 @@ def test_two_peoples_studies_do_not_meet(places, edit, on_nodes):
     assert (hers["runs"], his["runs"]) == (2, 2)
 
 
-def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places, edit, on_nodes, monkeypatch):
-    """From a shell that has nothing but the address of the job server, and the token."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    there = ["--address", nodes.jobs]
+@pytest.fixture
+def job_server(tmp_path, monkeypatch):
+    """The address of a cluster that takes jobs: what a shell elsewhere knows, beside the token."""
+    with cluster((1,), jobs=True, home=tmp_path / "there") as nodes:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        for name, value in nodes.environment.items():
+            monkeypatch.setenv(name, value)
+        yield nodes.jobs
+
+
+def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, places, edit, hdvae, start):
+    there = ["--address", job_server]
     for change in ({"RAY_AUTH_TOKEN": "wrong"}, {"RAY_AUTH_TOKEN": "", "RAY_AUTH_MODE": "disabled"}):
-        with monkeypatch.context() as patch:
-            for name, value in change.items():
-                patch.setenv(name, value)
-            refused = on_nodes("study", "submit", edit({}), *there)
+        environment = {**os.environ, **change}
+        words = command(["study", "submit", edit({}), *there])  # made anew: Ray reads the mode as it is imported
+        refused = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
         assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
 
     file = edit({"space": {}, "seeds": [0], "experiment/training/steps": 1_000_000})
-    submitted = subprocess.Popen(
-        command(["study", "submit", file, *there]),
-        env={**os.environ, "HDVAE_HOME": str(places.home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    submitted = start("study", "submit", file, *there)
     told = []
     for line in submitted.stdout:
         told.append(line)
@@ -172,18 +160,18 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(nodes, places,
             break
     assert told[0] == "submitted as job small; Ctrl-C leaves it running\n"
     assert "/1000000 valid/elbo" in told[-1], "".join(told)
-    again = on_nodes("study", "submit", file, *there)
+    again = hdvae("study", "submit", file, *there)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
     assert "study small runs there already: `hdvae study status small --address http" in again.stderr
-    status = json.loads(on_nodes("study", "status", "small", "--json", *there).stdout)
+    status = json.loads(hdvae("study", "status", "small", "--json", *there).stdout)
     assert (status["state"], status["trials"][0]["state"]) == ("running", "RUNNING")
-    assert "small was asked to stop" in on_nodes("study", "stop", "small", *there).stdout
-    rest, _ = submitted.communicate(timeout=120)
-    assert submitted.returncode == 130, rest
-    assert "stopped before its end" in rest
+    assert "small was asked to stop" in hdvae("study", "stop", "small", *there).stdout
+    rest, errors = submitted.communicate(timeout=120)
+    assert submitted.returncode == 130, rest + errors
+    assert "stopped before its end" in rest + errors
     assert not list(places.home.glob("studies/*")), "it left something here"
 
-    done = on_nodes("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
+    done = hdvae("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "runs 1/1 · trial 0 seed 0 done" in done.stdout
     assert "Small things run fast." in done.stdout

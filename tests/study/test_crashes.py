@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 
-from .conftest import command
 from .outcome import tracked, wait_until, workers_of
 
 
-def test_a_run_that_is_killed_again_and_again_fails_and_the_study_goes_on(nodes, places, edit, on_nodes):
+def test_a_run_that_is_killed_again_and_again_fails_and_the_study_goes_on(nodes, places, edit, on_nodes, start):
     """Three deaths without a report in between; meanwhile, the status says what happened last."""
     space = {"training.steps": {"choices": [1_000_000, 20]}}
     file = edit({"space": space, "seeds": [0], "experiment/evaluation/every": 20_000, "resources": {"concurrent": 1}})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    driver = subprocess.Popen(
-        command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    driver = start("study", "run", file)
     attempts = places.home / "studies/small/trial-0000/seed-0/attempts"
     killed: set[int] = set()
 

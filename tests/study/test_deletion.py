@@ -7,9 +7,9 @@ import pytest
 from benchmarks.trials import simulation
 from hdvae.errors import InputError
 from hdvae_platform import records as records_module
-from hdvae_platform.checkpointing import run_folder
 from hdvae_platform.deletion import delete_study
 from hdvae_platform.fencing import Attempt, Fenced
+from hdvae_platform.journal import run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search, known_trials

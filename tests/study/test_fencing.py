@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hdvae.checkpoints import newest_attempt, standing
+from hdvae.run_files import newest_attempt, standing
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import Checkpoints, Journal
+from hdvae_platform.checkpointing import Checkpoints
 from hdvae_platform.fencing import FENCED_FOLDERS, Attempt, Fenced
+from hdvae_platform.journal import Journal
 from hdvae_platform.per_image import read_per_image
 from hdvae_platform.storage import Storage
 from hdvae_platform.worker import RunSession

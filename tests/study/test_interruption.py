@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import time
 
-from .conftest import command
+from .commands import Command
 from .outcome import series, tensors, tracked
 
 
-def test_interrupted_then_resumed_is_the_uninterrupted_study(finished, places, edit, hdvae):
+def test_interrupted_then_resumed_is_the_uninterrupted_study(finished, places, edit, hdvae, start):
     """Ctrl-C in mid-study, then the same command: nothing is lost, repeated or different."""
     reference, _, _, _ = finished
     file = edit({"experiment/data/path": str(reference.home.parent / "images.npz")})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    process = subprocess.Popen(
-        command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start("study", "run", file)
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -56,10 +51,8 @@ def test_sigterm_and_relative_paths(places, edit, tmp_path):
     """SIGTERM is an interrupt as well; images and storage by relative paths are the same files for every process."""
     steps = {"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]}
     file = edit({**steps, "experiment/data/path": "images.npz"})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home), "HDVAE_STORAGE": "elsewhere"}
-    process = subprocess.Popen(
-        command(["study", "run", file.name]), env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    environment = {"HDVAE_HOME": str(places.home), "HDVAE_STORAGE": "elsewhere"}
+    process = Command("study", "run", file.name, environment=environment, cwd=tmp_path)
     limit = time.monotonic() + 90
     while time.monotonic() < limit and not list(tmp_path.glob("elsewhere/small/*/*/checkpoints/*.json")):
         time.sleep(0.5)
@@ -72,10 +65,9 @@ def test_sigterm_and_relative_paths(places, edit, tmp_path):
     assert {run.status for run in [*parents, *children.values()]} == {"KILLED"}
 
 
-def test_stop_from_another_shell(places, edit, hdvae):
+def test_stop_from_another_shell(places, edit, hdvae, start):
     file = edit({"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    process = subprocess.Popen(command(["study", "run", file]), env=environment, stderr=subprocess.PIPE, text=True)
+    process = start("study", "run", file)
     try:
         limit = time.monotonic() + 90
         while time.monotonic() < limit:

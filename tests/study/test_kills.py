@@ -7,19 +7,16 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import sqlalchemy as sa
 
-from hdvae.checkpoints import standing, written_by
-from hdvae_platform.checkpointing import Journal
+from hdvae.run_files import standing, written_by
+from hdvae_platform.journal import Journal
 from hdvae_platform.storage import Storage
 
-from .conftest import command
-from .outcome import ORPHAN, series, spec_of, started, tensors, tracked, wait_until, workers_of
+from .outcome import series, spec_of, started, tensors, tracked, train, wait_until, workers_of
 
 
 def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdvae):
@@ -42,7 +39,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdv
     assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 2001, 100))
 
 
-def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, hdvae, tmp_path):
+def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, hdvae, start, tmp_path):
     """SIGKILL of the driver while a worker is asleep, which wakes up when the second launch has gone on.
 
     The second launch sees that the driver of this machine is dead, and does not wait for its lease.
@@ -51,21 +48,16 @@ def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, 
     file = edit({"experiment/training/steps": steps, "experiment/evaluation/every": every, "seeds": [0], "space": {}})
     spec = spec_of(file, places)
     folder = places.home / "studies/small/trial-0000/seed-0"
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    driver = subprocess.Popen(command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, text=True)
+    driver = start("study", "run", file)
     wait_until(lambda: len(list(folder.glob("checkpoints/*.json"))) >= 2)
     driver.kill()
     driver.communicate()
 
-    orphan = subprocess.Popen(
-        [sys.executable, "-c", ORPHAN, json.dumps(spec.plain())], stdout=subprocess.PIPE, text=True
-    )
+    orphan = train(spec)
     begun = [orphan.stdout.readline(), orphan.stdout.readline()]
     orphan.send_signal(signal.SIGSTOP)
     try:
-        second = subprocess.Popen(
-            command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        second = start("study", "run", file)
         wait_until(lambda: list(folder.glob("checkpoints/*-0002.json")))
         orphan.send_signal(signal.SIGCONT)
         last_words, _ = orphan.communicate(timeout=60)
@@ -89,18 +81,15 @@ def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, 
     assert {step for _, step in series(places, children[0, 0].run_id)} == set(journal.steps())
 
     alone = replace(spec, storage=str(tmp_path / "alone"))
-    subprocess.run([sys.executable, "-c", ORPHAN, json.dumps(alone.plain())], check=True, capture_output=True)
+    assert train(alone).wait() == 0
     (expected,) = (tmp_path / "alone").glob(f"**/{steps:09d}-0001.safetensors")
     assert tensors(places, 0, 0, steps) == expected.read_bytes()
 
 
-def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit, hdvae):
+def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit, hdvae, start):
     """It slept while another launch ran the study to its end."""
     file = edit({"experiment/training/steps": 1500, "experiment/evaluation/every": 50, "seeds": [0], "space": {}})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    asleep = subprocess.Popen(
-        command(["study", "run", file]), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    asleep = start("study", "run", file)
     wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")))
     put_to_sleep(asleep, places)
     try:

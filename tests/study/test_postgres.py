@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import uuid
@@ -16,7 +15,7 @@ from benchmarks.postgres import free_port
 from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client
 
-from .conftest import command
+from .commands import Command
 from .outcome import wait_until
 from .test_tracking import wait_for
 
@@ -53,9 +52,7 @@ def test_a_study_on_postgresql_and_a_server(team, edit, monkeypatch):
     file = edit({"seeds": [0], "space": {"model.latent": {"choices": ["normal", "categorical"]}}})
 
     def run(*arguments):
-        return subprocess.run(
-            command(arguments), capture_output=True, text=True, env=dict(os.environ), timeout=240, check=False
-        )
+        return Command(*arguments).completed()
 
     done = run("study", "run", file)
     assert done.returncode == 0, done.stderr
@@ -94,13 +91,12 @@ def contents(url: str) -> list[str]:
 def test_a_database_that_goes_away_ends_the_study_in_one_line(postgres, edit, places):
     """And the same command goes on when it is back."""
     url = postgres.database(f"study-{uuid.uuid4().hex}")
-    environment = {**os.environ, "HDVAE_STUDY_DB": url, "HDVAE_HOME": str(places.home)}
+    environment = {"HDVAE_STUDY_DB": url, "HDVAE_HOME": str(places.home)}
     steps = {"experiment/training/steps": 3000, "experiment/evaluation/every": 100}
     file = edit({"seeds": [0], "space": {}, **steps})
 
     def start():
-        words, pipe = command(["study", "run", file]), subprocess.PIPE
-        return subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return Command("study", "run", file, environment=environment)
 
     driver = start()
     try:

@@ -12,11 +12,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hdvae_platform.checkpointing import Journal
+from hdvae_platform.journal import Journal
 from hdvae_platform.storage import Storage
 
-from .conftest import command
-from .outcome import ORPHAN, spec_of, tensors, tracked, wait_until, workers_of
+from .commands import Command
+from .outcome import spec_of, tensors, tracked, train, wait_until, workers_of
 
 STEPS, EVERY = 6400, 800
 LONG = {
@@ -38,9 +38,8 @@ class Study:
         self._file, self._nodes = file, nodes
 
     def start(self):
-        arguments = command(["study", "run", self._file, "--address", self._nodes.address])
-        pipe = subprocess.PIPE
-        self.driver = subprocess.Popen(arguments, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        address = ["--address", self._nodes.address]
+        self.driver = Command("study", "run", self._file, *address, environment=self.environment)
 
     def training(self, kind, attempt):
         """The processes that train, once an attempt has made a report and does steps again."""
@@ -98,7 +97,7 @@ def node_id(pids):
 def alone(spec, folder):
     """What the run leaves where nothing happens: its last tensors, and its journal."""
     spec = replace(spec, storage=str(folder))
-    subprocess.run([sys.executable, "-c", ORPHAN, json.dumps(spec.plain())], check=True, capture_output=True)
+    assert train(spec).wait() == 0
     (expected,) = folder.glob(f"**/{STEPS:09d}-0001.safetensors")
     return expected.read_bytes(), Journal(Storage(spec.storage), spec.folder)
 

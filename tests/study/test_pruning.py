@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from hdvae_platform.checkpointing import Journal, run_folder
+from hdvae_platform.journal import Journal, run_folder
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 from pathlib import Path
 
 import mlflow
@@ -28,7 +26,8 @@ from hdvae_platform.report.figures import all_figures
 from hdvae_platform.tracking import Client
 
 from .browser import CHROMIUM, DRIVER, browser
-from .conftest import STUDY, command
+from .commands import Command
+from .conftest import STUDY
 
 CLAIM = "Small <script>document.title = 'owned'</script> & \"quick\" {{ 7 * 7 }} things <b>run</b>."
 CLAIM += " <img src='http://127.0.0.1:9/'>"
@@ -58,9 +57,7 @@ def finished(tmp_path_factory, made_databases, images):
     home = folder / "runs"
     home.mkdir()
     shutil.copy(made_databases / "mlflow.db", home / "mlflow.db")
-    environment = {**os.environ, "HDVAE_HOME": str(home)}
-    run = ["study", "run", folder / "small.yaml"]
-    done = subprocess.run(command(run), env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = Command("study", "run", folder / "small.yaml", environment={"HDVAE_HOME": str(home)}).completed()
     assert done.returncode == 0, done.stderr
     return home
 
@@ -224,7 +221,7 @@ def test_a_store_that_takes_no_artifacts_leaves_the_report(home):
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as db, db:
         db.execute("UPDATE runs SET artifact_uri = 'file:///dev/null/nowhere'")
     # In a process of its own: MLflow remembers where the artifacts of a run are.
-    done = subprocess.run(command(["report", "small", "--home", home]), capture_output=True, text=True, check=False)
+    done = Command("report", "small", "--home", home).completed()
     assert (done.returncode, done.stdout) == (0, f"{home / 'reports/small/report.html'}\n")
     assert re.fullmatch("MLflow at .*; the report is written, but not logged: .*\n", done.stderr), done.stderr
     assert (home / "reports/small/report.html").exists()
@@ -300,7 +297,7 @@ def test_mlflow_shows_the_run_of_the_study(chromium, finished):
     places = Places.under(finished)
     client = Client(places)
     (parent,) = client.find({"hdvae.study": "small", "hdvae.kind": "study"})
-    ui = subprocess.Popen(command(["ui", "--home", finished]), stdout=subprocess.PIPE, text=True)
+    ui = Command("ui", "--home", finished)
     try:
         address = re.fullmatch(r"MLflow  (http://127\.0\.0\.1:\d+)\n", ui.stdout.readline())[1]
         chromium.look(1280)
@@ -319,5 +316,4 @@ def test_mlflow_shows_the_run_of_the_study(chromium, finished):
         assert all(asked.startswith((address, "data:", "blob:", "about:")) for asked in chromium.requests())
     finally:
         ui.send_signal(signal.SIGINT)
-        ui.wait(30)
-        ui.stdout.close()
+        ui.communicate(30)

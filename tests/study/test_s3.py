@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +13,15 @@ import pytest
 
 import hdvae_platform
 from hdvae.errors import InputError
-from hdvae_platform.checkpointing import Checkpoints, Journal
+from hdvae_platform.checkpointing import Checkpoints
+from hdvae_platform.journal import Journal
 from hdvae_platform.loading import load_run
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage, StorageAway
 from hdvae_platform.tracking import Client
 
-from .conftest import command
-from .outcome import ORPHAN, spec_of, wait_until
+from .commands import Command
+from .outcome import spec_of, train, wait_until
 
 STEPS, EVERY = 800, 50
 RUN = "small/trial-0000/seed-0"
@@ -41,9 +38,7 @@ def shared(tmp_path, bucket, made_databases, monkeypatch):
 
 
 def start(file, home):
-    environment = {**os.environ, "HDVAE_HOME": str(home)}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command(["study", "run", file]), env=environment, stdout=pipe, stderr=pipe, text=True)
+    return Command("study", "run", file, environment={"HDVAE_HOME": str(home)})
 
 
 def flip(storage, name):
@@ -83,7 +78,7 @@ def test_a_study_on_s3_survives_its_server_and_its_machine(shared, s3, tmp_path,
     places = Places.under(tmp_path / "second")
     spec = spec_of(file, places)
     alone = replace(spec, storage=str(tmp_path / "alone"))
-    subprocess.run([sys.executable, "-c", ORPHAN, json.dumps(alone.plain())], check=True, capture_output=True)
+    assert train(alone).wait() == 0
     (expected,) = (tmp_path / "alone").glob(f"**/{STEPS:09d}-0001.safetensors")
     assert Storage(shared).read(f"{RUN}/checkpoints/{STEPS:09d}-0002.safetensors") == expected.read_bytes()
     assert journal.steps() == list(range(EVERY, STEPS + 1, EVERY))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -12,18 +10,16 @@ import pytest
 from hdvae_platform.checkpointing import Checkpoints
 from hdvae_platform.storage import Storage
 
-from .conftest import command
 from .outcome import wait_until
 
 EVERY = 700
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_loses_no_step(places, edit, hdvae, number):
+def test_a_signal_loses_no_step(places, edit, hdvae, start, number):
     """The run ends between two reports, and the same command goes on from the very step."""
     file = edit({"experiment/training/steps": 2 * EVERY, "experiment/evaluation/every": EVERY, "space": {}})
-    environment = {**os.environ, "HDVAE_HOME": str(places.home)}
-    process = subprocess.Popen(command(["train", file]), env=environment, stderr=subprocess.PIPE, text=True)
+    process = start("train", file)
     wait_until(lambda: list(places.home.glob("studies/*/*/*/checkpoints/*.json")))
     time.sleep(0.3)
     process.send_signal(number)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hdvae.training import Snapshot
-from hdvae_platform.checkpointing import run_folder
 from hdvae_platform.fencing import Attempt
+from hdvae_platform.journal import run_folder
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search

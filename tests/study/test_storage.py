@@ -14,7 +14,7 @@ import pytest
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage, StorageAway
 
-from .conftest import command
+from .commands import Command
 
 SIZE = 1 << 20
 
@@ -96,15 +96,8 @@ def test_a_study_on_a_full_disk_stops_resumably(small_disk, places: Places, edit
             "space": {},
         }
     )
-    environment = {
-        **os.environ,
-        "HDVAE_HOME": str(places.home),
-        "HDVAE_STORAGE": str(small_disk),
-        "HDVAE_PATIENCE": "2",
-    }
-    driver = subprocess.Popen(
-        command(["study", "run", file]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    environment = {"HDVAE_HOME": str(places.home), "HDVAE_STORAGE": str(small_disk), "HDVAE_PATIENCE": "2"}
+    driver = Command("study", "run", file, environment=environment)
     limit = time.monotonic() + 120
     while time.monotonic() < limit and not list(small_disk.glob("small/*/*/checkpoints/*.json")):
         time.sleep(0.05)
@@ -117,9 +110,7 @@ def test_a_study_on_a_full_disk_stops_resumably(small_disk, places: Places, edit
     assert "trying again for 2 s" in shown
 
     def run(*arguments):
-        return subprocess.run(
-            command(arguments), env=environment, capture_output=True, text=True, timeout=240, check=False
-        )
+        return Command(*arguments, environment=environment).completed()
 
     (row,) = json.loads(run("study", "status", "small", "--json").stdout)["trials"]
     assert row["state"] == "WAITING"

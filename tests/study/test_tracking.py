@@ -16,7 +16,7 @@ import mlflow
 import pytest
 
 from benchmarks.postgres import free_port
-from hdvae_platform.checkpointing import Entry
+from hdvae_platform.journal import Entry
 from hdvae_platform.records import Records, connect
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client, Tracker, Unreachable, contract_name, flattened, stored_name

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
-import subprocess
 import threading
 import urllib.request
 from pathlib import Path
@@ -17,7 +15,7 @@ from hdvae_platform.records import Records, connect
 from hdvae_platform.search import Search
 from hdvae_platform.study import load_study
 
-from .conftest import command
+from .commands import Command
 
 
 def command_lines() -> str:
@@ -34,12 +32,7 @@ def test_both_pages_answer_on_this_machine_only_and_close_together(places, study
     study, records = load_study(study_file), Records(connect(places.database))
     records.define(study.name, study.definition(), study.plan(), {})
     Search(study, places.database, records)
-    page = subprocess.Popen(
-        command(["ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732"]),
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    page = Command("ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732")
     watchdog = threading.Timer(120, page.kill)
     watchdog.start()
     try:

@@ -183,19 +183,17 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
     from hdvae_platform.tracking import Client, Unreachable
 
     try:
-        client = Client(places)
-        compared = comparison.arms(client, [study.name])
-        confirmed = comparison.confirmations(client, [study.name])
+        found = comparison.compare(Client(places), comparison.Question([study.name], whole=as_json))
     except Unreachable as fault:
         click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
     if as_json:
-        click.echo(json.dumps(comparison.as_json([study.name], compared, (), confirmed), indent=1))
+        click.echo(json.dumps(found.plain(), indent=1))
         return
     click.echo(f"\n{study.name}: {study.claim}\n")
-    click.echo(comparison.as_table(compared))
-    if confirmed:
-        click.echo(f"\n{comparison.confirmation_table(confirmed)}")
+    click.echo(comparison.as_table(found.arms))
+    if found.confirmations:
+        click.echo(f"\n{comparison.confirmation_table(found.confirmations)}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
     storage = places.storage if "://" in places.storage else _shown(Path(places.storage))

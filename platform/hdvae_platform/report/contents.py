@@ -13,10 +13,10 @@ from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
 from hdvae_platform import comparison
 from hdvae_platform.arms import labels
-from hdvae_platform.checkpointing import Journal, run_folder
 from hdvae_platform.comparison import Arm, Interval
 from hdvae_platform.differences import over_seeds
 from hdvae_platform.inference import holm
+from hdvae_platform.journal import Journal, run_folder
 from hdvae_platform.per_image import find_per_image, read_per_image
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -44,12 +46,16 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import OperationalError
 
 from hdvae.errors import InputError
-from hdvae.trained import TrainedModel
-from hdvae_platform.checkpointing import Entry
+from hdvae_platform.journal import Entry
 from hdvae_platform.places import Places, redacted
+
+if TYPE_CHECKING:
+    from hdvae.trained import TrainedModel
 
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hdvae")
 """MLflow's experiment, in which all studies are parent runs."""
+TESTED = "hdvae.test_measured"
+"""The tag that says how a run was measured on test images."""
 BATCH = 900
 """Points in one request; MLflow allows 1000."""
 PATIENCE = 60.0
@@ -165,7 +171,7 @@ class Client:
         """Every stored point of a run: metric by its own name, step, value."""
         metrics = self._client.get_run(run_id).data.metrics
         return [
-            (contract_name(metric), point.step, point.value)
+            (contract_name(metric), point.step, _stored(point.value))
             for metric in metrics
             for point in self._client.get_metric_history(run_id, metric)
         ]
@@ -332,10 +338,15 @@ def server(address: str) -> Server | None:
 
 
 def _tracked(run: Any) -> TrackedRun:
-    metrics = {contract_name(name): value for name, value in run.data.metrics.items()}
+    metrics = {contract_name(name): _stored(value) for name, value in run.data.metrics.items()}
     ended, started = run.info.end_time, run.info.start_time
     seconds = (ended - started) / 1000 if ended else None
     return TrackedRun(run.info.run_id, run.info.status, run.data.tags, run.data.params, metrics, seconds)
+
+
+def _stored(value: float) -> float:
+    """A metric as it was sent: MLflow's databases hold the largest float where it was infinite."""
+    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
 class Tracker:
