@@ -19,7 +19,7 @@ from typing import Any
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.study import read_yaml, set_key
-from hdvae_platform.tracking import Client, TrackedRun
+from hdvae_platform.tracking import TESTED, Client, TrackedRun
 
 
 @dataclass
@@ -46,9 +46,13 @@ class Arm:
         return [int(run.tags["hdvae.seed"]) for run in self.runs]
 
     @property
-    def pooled(self) -> bool:
-        """Whether a seed stands twice, since the arm holds several parameter sets."""
-        return len(set(self.seeds)) < len(self.runs)
+    def pools(self) -> dict[str, set[int]]:
+        """What was varied beside the arm's own settings, as JSON → the seeds of its runs with that."""
+        found: dict[str, set[int]] = {}
+        for run, seed in zip(self.runs, self.seeds, strict=True):
+            beside = {path: value for path, value in varied_in(run).items() if path not in self.arm}
+            found.setdefault(set_key(beside), set()).add(seed)
+        return found
 
     def each(self, metric: str) -> list[float | None]:
         """The metric of each run, in the order of the seeds; None where it is missing or not finite."""
@@ -123,6 +127,11 @@ def arms(
     if not found:
         raise InputError(f"no run has {known.unmet(wanted)}")
     return _complete([found[key] for key in sorted(found, key=order.__getitem__)], studies)
+
+
+def with_runs(compared: Sequence[Arm]) -> list[Arm]:
+    """The arms that have a complete run."""
+    return [arm for arm in compared if arm.runs]
 
 
 def settings_of(texts: Sequence[str], option: str) -> dict[str, Any]:
@@ -256,6 +265,16 @@ def full_name(metric: str) -> str:
     ('valid/elbo', 'valid/kl/layer_1', 'test/elbo')
     """
     return metric if metric.startswith(("valid/", "test/", "train/")) else f"valid/{metric}"
+
+
+def is_test(metric: str) -> bool:
+    """Whether a metric, by its full name, is of test images."""
+    return metric.startswith("test/")
+
+
+def measured_on_test(run: TrackedRun) -> dict[str, Any]:
+    """How a run was measured on test images: `images`, `draws`, `samples`, `tau`, `kappa`; empty if it was not."""
+    return dict(json.loads(run.tags.get(TESTED, "{}")))
 
 
 def parts_of(metric: str) -> tuple[str, str] | None:

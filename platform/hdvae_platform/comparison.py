@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdvae_platform.arms import Arm, arms, full_name, label, parts_of, settings_of
+from hdvae_platform.arms import Arm, arms, full_name, is_test, label, parts_of, settings_of, with_runs
 from hdvae_platform.comparison_text import (
     DIFFERENCES,
     SHOWN,
     Shown,
-    as_markdown,
     as_table,
     confirmation_table,
     in_full,
@@ -26,7 +25,7 @@ from hdvae_platform.confirmation import Confirmation, confirmations
 from hdvae_platform.differences import Difference, couples, differences
 from hdvae_platform.image_pairs import ImageValues
 from hdvae_platform.inference import Interval, difference, interval
-from hdvae_platform.marks import left_out, marks
+from hdvae_platform.marks import left_out, marks, of_trends
 from hdvae_platform.tracking import Client
 from hdvae_platform.trends import Direction, blocks_of, entered, trend
 
@@ -40,8 +39,6 @@ __all__ = [
     "Interval",
     "Question",
     "arms",
-    "as_json",
-    "as_markdown",
     "as_table",
     "compare",
     "confirmation_table",
@@ -128,13 +125,14 @@ def compare(client: Client, question: Question) -> Comparison:
     compared = couples(found, question.against)
     tested = _compared(question)
     values = ImageValues(client, tested) if compared and runs <= IMAGE_RUNS else None
+    confirmed = confirmations(client, question.studies, question.where)
     return Comparison(
         studies=question.studies,
         arms=found,
         metrics=question.metrics,
         differences=differences(compared, tested, values),
-        confirmations=confirmations(client, question.studies, question.where),
-        marks=marks(found, question.shown),
+        confirmations=confirmed,
+        marks=marks(found, _said(question, found), confirmed, withheld=len(with_runs(found)) > 1 and not compared),
     )
 
 
@@ -146,26 +144,19 @@ def _of_trend(question: Question, path: str, found: Sequence[Arm]) -> Comparison
         arms=found,
         metrics=question.shown,
         trends=trends,
-        marks=[*left_out(found, kept, path), *marks(kept, question.shown)],
+        marks=[*left_out(found, kept, path), *of_trends(trends), *marks(kept, question.shown)],
     )
+
+
+def _said(question: Question, found: Sequence[Arm]) -> list[str]:
+    """The metrics of the answer, in all its forms."""
+    whole = question.whole and not question.metrics
+    return sorted({metric for arm in found for metric in arm.metrics()}) if whole else question.shown
 
 
 def _compared(question: Question) -> list[str]:
     """The metrics of which differences are taken: of `test/` only with an arm that was named beforehand."""
-    return [metric for metric in question.shown if question.against or not metric.startswith("test/")]
-
-
-def as_json(
-    studies: Sequence[str],
-    compared: Sequence[Arm],
-    metrics: Sequence[str] = (),
-    confirmed: Sequence[Confirmation] = (),
-) -> dict[str, Any]:
-    """A comparison of arms that are at hand as JSON-like values, without the values of each image."""
-    shown = list(metrics) or [f"valid/{name}" for name in SHOWN]
-    tested = [metric for metric in shown if not metric.startswith("test/")]
-    apart = differences(couples(compared), tested)
-    return Comparison(studies, compared, metrics, apart, confirmed, (), marks(compared, shown)).plain()
+    return [metric for metric in question.shown if question.against or not is_test(metric)]
 
 
 def _plain_arm(arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 from hdvae_platform.arms import labels
 from hdvae_platform.comparison_text import Shown
@@ -13,7 +16,7 @@ from hdvae_platform.inference import interval
 from hdvae_platform.study import set_key
 
 COLUMNS = ("what", "arm", "minus", "metric", "mean", "low", "high", "runs", "pruned", "failed", "unfinished", "seeds")
-TESTS = ("paired", "p", "p_holm", "models_low", "models_high", "images")
+TESTS = ("paired", "p", "p_holm", "p_by_seed", "models_low", "models_high", "images")
 
 
 def tidy(found: Shown) -> pd.DataFrame:
@@ -21,7 +24,7 @@ def tidy(found: Shown) -> pd.DataFrame:
     rows = [*_arm_rows(found), *_difference_rows(found)]
     rows += [
         {"what": "trend", "arm": f"{one.path} {level:g}", "metric": one.metric, "mean": mean, "runs": runs, "p": one.p}
-        | {"fitted": fitted}
+        | {"p_by_seed": one.by_seed, "fitted": fitted}
         for one in found.trends
         for level, runs, mean, fitted in zip(one.levels, one.runs, one.means, one.fitted, strict=True)
     ]
@@ -63,12 +66,14 @@ def _difference_rows(found: Shown) -> list[dict[str, Any]]:
 
 
 def as_csv(found: Shown) -> bytes:
-    """The table as CSV in UTF-8."""
+    """The table as CSV in UTF-8; it has no place for the marks."""
     return bytes(tidy(found).to_csv(index=False).encode())
 
 
 def as_parquet(found: Shown) -> bytes:
-    """The table as Parquet."""
+    """The table as Parquet, with the marks in its metadata as `hdvae.marks`, a JSON list."""
+    table = pa.Table.from_pandas(tidy(found), preserve_index=False)
+    noted = {**(table.schema.metadata or {}), "hdvae.marks": json.dumps(list(found.marks))}
     out = io.BytesIO()
-    tidy(found).to_parquet(out, index=False)
+    parquet.write_table(table.replace_schema_metadata(noted), out)
     return out.getvalue()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from hdvae_platform.arms import Arm, labels, parts_of
 from hdvae_platform.confirmation import Confirmation
-from hdvae_platform.differences import Difference, couples, differences
+from hdvae_platform.differences import Difference
 from hdvae_platform.inference import Interval, interval
-from hdvae_platform.marks import marks
+from hdvae_platform.marks import as_lines
 from hdvae_platform.study import set_key
 from hdvae_platform.text import markdown, table
 from hdvae_platform.trends import Trend
@@ -61,14 +61,14 @@ class Shown:
 
 def in_full(found: Shown) -> str:
     """A comparison for a terminal."""
-    notes = [f"! {mark}" for mark in found.marks]
+    notes = as_lines(found.marks)
     if found.trends:
         parts = [_trend(one, table) for one in found.trends]
     else:
         parts = [_arms(found, table), *_differences(found, table)]
         parts += ["\n".join(_legend(found))]
         parts.append(confirmation_table(found.confirmations))
-    return "\n\n".join(filter(None, ["\n".join(notes), *parts]))
+    return "\n\n".join(filter(None, [notes, *parts]))
 
 
 def in_markdown(found: Shown, command: str) -> str:
@@ -106,28 +106,6 @@ def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
     return "\n".join([table(header, rows), "", *notes[: 2 if shows_bias else 1]])
 
 
-def as_markdown(
-    studies: Sequence[str],
-    compared: Sequence[Arm],
-    metrics: Sequence[str],
-    command: str,
-    confirmed: Sequence[Confirmation] = (),
-) -> str:
-    """A page of arms that are at hand: means with 95% intervals over seeds, then the differences between arms.
-
-    Args:
-        studies: names.
-        compared: their arms.
-        metrics: full names.
-        command: that made the page, for the reader.
-        confirmed: the winners of their searches.
-    """
-    tested = [name for name in metrics if name in DIFFERENCES] or metrics
-    apart = differences(couples(compared), [name for name in tested if not name.startswith("test/")])
-    found = Shown(studies, compared, metrics, apart, confirmed, (), marks(compared, metrics))
-    return in_markdown(found, command)
-
-
 def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
     """The winners of searches: what they had in the search, and what they have on fresh seeds."""
     rows = confirmation_rows(confirmed)
@@ -139,9 +117,10 @@ def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
     rows = []
     for told, one in zip(labels([one.arm for one in confirmed]), confirmed, strict=True):
         found = one.confirmed
-        limits = "—" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
+        limits = "—" if found.low is None or found.high is None else f"[{_number(found.low)}, {_number(found.high)}]"
         name = f"trial {one.trial}: {told}"
-        worth = [f"{one.search:.2f}", f"{found.mean:.2f}", limits, str(len(one.values)), f"{one.shrinkage:+.2f}"]
+        runs = str(len(one.runs)) + (f" + {one.lost} lost" if one.lost else "")
+        worth = [_number(one.search), _number(found.mean), limits, runs, _signed(one.shrinkage)]
         rows.append([name, one.metric, *worth])
     return rows
 
@@ -179,7 +158,7 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
     on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
     return [
         f"({numbers[set_key(one.a)]}) − ({numbers[set_key(one.b)]})",
-        f"{found.value.mean:+.2f}",
+        _signed(found.value.mean),
         _limits(found.value),
         _p(found.p),
         _p(one.p_holm),
@@ -199,13 +178,13 @@ def _trend(one: Trend, form: Form) -> str:
     lines = [f"trend of {one.metric} in {one.path}: {one.words}"]
     lines.append(form([one.path, "runs", "mean", f"isotonic fit, {kind}"], rows))
     if one.change is not None:
-        apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {one.change.mean:+.2f}"
+        apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {_signed(one.change.mean)}"
         lines.append(f"{apart} nats per image, 95% over seeds {_limits(one.change)}")
     return "\n\n".join(lines)
 
 
 def _limits(found: Interval) -> str:
-    return "—" if found.low is None else f"[{found.low:+.2f}, {found.high:+.2f}]"
+    return "—" if found.low is None or found.high is None else f"[{_signed(found.low)}, {_signed(found.high)}]"
 
 
 def _p(value: float | None) -> str:
@@ -225,6 +204,10 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < LARGE else f"{value:.2e}"
 
 
+def _signed(value: float) -> str:
+    return f"{value:+.2f}" if abs(value) < LARGE else f"{value:+.2e}"
+
+
 def _count(arm: Arm) -> str:
     parts = [str(len(arm.runs))]
     counted = ((arm.pruned, "pruned"), (arm.failed, "failed"), (arm.unfinished, "unfinished"))
@@ -235,8 +218,8 @@ def _cell(arm: Arm, metric: str) -> str:
     values = arm.values(metric)
     if not values:
         return "—"
-    text = f"{statistics.fmean(values):.2f}"
-    text += f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    text = _number(statistics.fmean(values))
+    text += f" ± {_number(statistics.stdev(values))}" if len(values) > 1 else ""
     name = metric.partition("/")[2]
     if name.partition("@")[0] == "relaxation_bias":
         errors = arm.values(metric.replace("relaxation_bias", "relaxation_bias_se"))

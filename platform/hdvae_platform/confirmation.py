@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,8 @@ class Confirmation:
         arm: dotted path → value.
         metric: what the search was for.
         search: the mean over the seeds of the search.
-        seeds: the fresh ones.
-        values: the metric of each.
-        run_ids: MLflow's.
+        runs: on the fresh seeds.
+        lost: further ones that did not end with a finite value.
         sign: 1 if the metric was maximised, −1 if minimised.
     """
 
@@ -33,10 +33,19 @@ class Confirmation:
     arm: dict[str, Any]
     metric: str
     search: float
-    seeds: list[int]
-    values: list[float]
-    run_ids: list[str]
+    runs: Sequence[TrackedRun]
+    lost: int
     sign: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """The fresh seeds."""
+        return [int(run.tags["hdvae.seed"]) for run in self.runs]
+
+    @property
+    def values(self) -> list[float]:
+        """The metric of each fresh seed."""
+        return [run.metrics[self.metric] for run in self.runs]
 
     @property
     def confirmed(self) -> Interval:
@@ -50,8 +59,9 @@ class Confirmation:
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        kept = {key: value for key, value in vars(self).items() if key not in ("values", "sign")}
-        return {**kept, "confirmed": {**vars(self.confirmed), "values": self.values}, "shrinkage": self.shrinkage}
+        kept = {key: getattr(self, key) for key in ("study", "trial", "arm", "metric", "search", "seeds", "lost")}
+        found = {"confirmed": {**vars(self.confirmed), "values": self.values}, "shrinkage": self.shrinkage}
+        return {**kept, "run_ids": [run.run_id for run in self.runs], **found}
 
 
 def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, Any] | None = None) -> list[Confirmation]:
@@ -60,44 +70,46 @@ def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, An
 
 
 def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> list[Confirmation]:
-    complete = {"hdvae.study": study, "hdvae.state": "COMPLETE"}
-    kept = [
+    fresh = [
         run
-        for run in client.find({**complete, "hdvae.kind": "confirmation"})
+        for run in client.find({"hdvae.study": study, "hdvae.kind": "confirmation"})
         if all(setting(run, path) == value for path, value in where.items())
     ]
-    parent = next(client.find({"hdvae.study": study, "hdvae.kind": "study"}), None) if kept else None
+    parent = next(client.find({"hdvae.study": study, "hdvae.kind": "study"}), None) if fresh else None
     if parent is None:
         return []
     metric, sign = parent.params["metric"], 1 if parent.params["direction"] == "maximize" else -1
-    runs: dict[int, list[TrackedRun]] = {}
-    for run in kept:
-        if metric in run.metrics:
-            runs.setdefault(int(run.tags["hdvae.trial"]), []).append(run)
+    by_trial: dict[int, list[TrackedRun]] = {}
+    for run in fresh:
+        by_trial.setdefault(int(run.tags["hdvae.trial"]), []).append(run)
     searched: dict[int, list[float]] = {}
-    for run in client.find({**complete, "hdvae.kind": "run"}):
-        if metric in run.metrics:
+    for run in client.find({"hdvae.study": study, "hdvae.kind": "run"}):
+        if _counts(run, metric):
             searched.setdefault(int(run.tags["hdvae.trial"]), []).append(run.metrics[metric])
     found = [
-        _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs[trial])
-        for trial in runs
-        if trial in searched
+        _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs)
+        for trial, runs in by_trial.items()
+        if trial in searched and any(_counts(run, metric) for run in runs)
     ]
     return sorted(found, key=lambda one: (-one.sign * one.search, one.trial))
+
+
+def _counts(run: TrackedRun, metric: str) -> bool:
+    """Whether a run is complete, with a finite value."""
+    return run.tags.get("hdvae.state") == "COMPLETE" and math.isfinite(run.metrics.get(metric, math.nan))
 
 
 def _confirmation(
     study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
 ) -> Confirmation:
-    runs = sorted(runs, key=lambda run: int(run.tags["hdvae.seed"]))
+    counted = sorted((run for run in runs if _counts(run, metric)), key=lambda run: int(run.tags["hdvae.seed"]))
     return Confirmation(
         study=study,
         trial=trial,
         arm=varied_in(runs[0]),
         metric=metric,
         search=search,
-        seeds=[int(run.tags["hdvae.seed"]) for run in runs],
-        values=[run.metrics[metric] for run in runs],
-        run_ids=[run.run_id for run in runs],
+        runs=counted,
+        lost=len(runs) - len(counted),
         sign=sign,
     )

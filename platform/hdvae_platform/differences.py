@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.arms import Arm, label, parts_of
+from hdvae_platform.arms import Arm, label, parts_of, with_runs
 from hdvae_platform.image_pairs import ImagePaired, ImageValues, image_paired
 from hdvae_platform.inference import (
     Interval,
@@ -75,7 +75,7 @@ def couples(compared: Sequence[Arm], against: Mapping[str, Any] | None = None) -
     Raises:
         InputError: `against` names what tells no arm apart, or fits no arm, or several.
     """
-    arms = [arm for arm in compared if arm.runs]
+    arms = with_runs(compared)
     if not against:
         return list(itertools.combinations(arms, 2)) if len(arms) <= ARMS else []
     paths = {path for arm in arms for path in arm.arm}

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from hdvae_platform.arms import Arm
-from hdvae_platform.inference import Interval, interval
+from hdvae_platform.arms import Arm, is_test, measured_on_test, parts_of
+from hdvae_platform.inference import Interval, interval, pairs
 from hdvae_platform.per_image import per_image_name
 from hdvae_platform.tracking import Client, TrackedRun
 
@@ -25,8 +25,8 @@ CLEAR = 4.0
 """Standard errors from 0 from which on the sign of a bias is taken as known: |δ| is not a mean over images."""
 FILES = {"valid": per_image_name("valid"), "test": "evaluation/test.parquet"}
 """Where a run's values of each image are among its artifacts."""
-NOISE = ("model.latent", "model.layers.", "model.reads", "model.wiring", "evaluation.draws")
-"""Beginnings of the settings on which the noise of an evaluation depends, beside seed, draw and image."""
+NOISE = ("model.latent", "model.layers.", "model.reads", "model.wiring")
+"""Beginnings of the settings on which the noise of an evaluation depends, beside seed, draws and image."""
 
 Table = Mapping[str, np.ndarray]
 
@@ -88,25 +88,25 @@ class ImageValues:
             table = {column: read[column].to_numpy() for column in read.column_names}
             for metric in metrics:
                 values = derived(metric.removeprefix(f"{split}/"), table)
-                if values is not None and _agrees(values, run.metrics.get(metric)):
+                if values is not None and _agrees(values, run.metrics.get(metric), parts_of(metric) is not None):
                     yield metric, PerImage(table["image"], values)
 
 
-def _agrees(values: np.ndarray, mean: float | None) -> bool:
+def _agrees(values: np.ndarray, mean: float | None, is_distance: bool) -> bool:
     """Whether the values are those behind a metric, and not of another evaluation."""
-    return mean is not None and math.isclose(float(values.mean()), mean, rel_tol=1e-6, abs_tol=1e-6)
+    found = abs(float(values.mean())) if is_distance else float(values.mean())
+    return mean is not None and math.isclose(found, mean, rel_tol=1e-6, abs_tol=1e-6)
 
 
 def derived(metric: str, table: Table) -> np.ndarray | None:
     """A metric, without its split, on each image from the columns that are kept; None where it has no such values.
 
-    A bias is |mean|, which is no mean: its values are signed as its mean is, if that is clear beyond `CLEAR` errors.
+    Of a bias |δ|, which is no mean over images, the δ.
     """
     base, _, at = metric.partition("@")
     if base in ("relaxation_bias", "relaxation_bias_signed", "coupled_bias"):
         other = _column("coupled_elbo" if base == "coupled_bias" else "elbo", at, table)
-        signed = _minus(_column("surrogate_elbo", at, table), other)
-        return signed if signed is None or base.endswith("signed") else _absolute(signed)
+        return _minus(_column("surrogate_elbo", at, table), other)
     if base in ("relaxed_elbo", "relaxed_elbo_reads"):
         bound = base.replace("relaxed_elbo", "lipschitz_bound")
         return _minus(_column("surrogate_elbo", at, table), _column(bound, at, table))
@@ -126,36 +126,49 @@ def _minus(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     return None if a is None or b is None else a - b
 
 
-def _absolute(signed: np.ndarray) -> np.ndarray | None:
-    mean, error = signed.mean(), signed.std(ddof=1) / math.sqrt(len(signed)) if len(signed) > 1 else math.inf
-    return None if abs(mean) < CLEAR * error else np.sign(mean) * signed
-
-
 def image_paired(a: Arm, b: Arm, metric: str, values: ImageValues) -> ImagePaired | None:
-    """The difference a − b of the trained models, paired by seed and image.
+    """The difference a − b of the trained models, paired by image; of a bias |δ|, |mean of a| − |mean of b| of δ.
 
-    None where a seed stands twice in an arm, no seed is shared, or two runs of a seed lack the same images' values.
+    None where trainings are not paired, an arm is more than one parameter set, two runs of a seed lack the same images'
+    values, or the sign of a bias is not clear.
     """
-    if a.pooled or b.pooled:
+    first, second = (dict(zip(arm.seeds, arm.runs, strict=True)) for arm in (a, b))
+    seeds = pairs(a.by_seed(metric), b.by_seed(metric))
+    if not seeds or len(a.pools) > 1 or len(b.pools) > 1:
         return None
-    second = dict(zip(b.seeds, b.runs, strict=True))
-    couples = [(run, second[seed]) for seed, run in zip(a.seeds, a.runs, strict=True) if seed in second]
-    apart = [_apart(one, other, metric, values) for one, other in couples]
-    found = [one for one in apart if one is not None]
-    if not found or len(found) < len(apart) or len({len(one) for one in found}) > 1:
+    couples = [(first[seed], second[seed]) for seed in seeds]
+    found = [both for couple in couples if (both := _both(*couple, metric, values)) is not None]
+    if len(found) < len(couples) or len({len(one) for one, _ in found}) > 1:
         return None
-    mean = np.mean(found, axis=0)
-    seeds = [int(run.tags["hdvae.seed"]) for run, _ in couples]
-    return ImagePaired(interval(mean.tolist()), len(mean), seeds, all(_same_noise(*couple) for couple in couples))
+    means = [np.mean(each, axis=0) for each in zip(*found, strict=True)]
+    if parts_of(metric) is not None:
+        signs = [_sign(mean) for mean in means]
+        if None in signs:
+            return None
+        means = [sign * mean for sign, mean in zip(signs, means, strict=True)]
+    apart = means[0] - means[1]
+    same_noise = all(_same_noise(*couple, metric) for couple in couples)
+    return ImagePaired(interval(apart.tolist()), len(apart), seeds, same_noise)
 
 
-def _apart(one: TrackedRun, other: TrackedRun, metric: str, values: ImageValues) -> np.ndarray | None:
+def _both(one: TrackedRun, other: TrackedRun, metric: str, values: ImageValues) -> tuple[np.ndarray, np.ndarray] | None:
+    """A metric of two runs on the same images; None where there is no such thing."""
     a, b = values.of(one, metric), values.of(other, metric)
     if a is None or b is None or one.tags.get("hdvae.data_checksum") != other.tags.get("hdvae.data_checksum"):
         return None
-    return a.values - b.values if np.array_equal(a.images, b.images) else None
+    return (a.values, b.values) if np.array_equal(a.images, b.images) else None
 
 
-def _same_noise(one: TrackedRun, other: TrackedRun) -> bool:
+def _sign(values: np.ndarray) -> int | None:
+    """The sign of a mean over images; None where it is not clear by `CLEAR` errors. A bias of 0 everywhere is clear."""
+    mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return None if abs(mean) < CLEAR * error else int(np.sign(mean))
+
+
+def _same_noise(one: TrackedRun, other: TrackedRun, metric: str) -> bool:
     shapes = [{k: v for k, v in run.params.items() if k.startswith(NOISE)} for run in (one, other)]
-    return shapes[0] == shapes[1]
+    draws = [
+        measured_on_test(run).get("draws") if is_test(metric) else run.params.get("evaluation.draws")
+        for run in (one, other)
+    ]
+    return shapes[0] == shapes[1] and draws[0] == draws[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
@@ -33,8 +34,19 @@ def interval(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         return Interval(mean, None, None)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return Interval(mean, mean - half, mean + half)
+    return _around(mean, _quantile(len(values) - 1) * error)
+
+
+@functools.lru_cache
+def _quantile(freedom: int) -> float:
+    """Student's, of the upper limit: the same few for tens of thousands of intervals."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def _around(mean: float, half: float) -> Interval:
+    """The interval that reaches so far to both sides; one without end has no limits."""
+    low, high = mean - half, mean + half
+    return Interval(mean, low, high) if math.isfinite(low) and math.isfinite(high) else Interval(mean, None, None)
 
 
 def pairs(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[Key]:
@@ -62,7 +74,7 @@ def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[Interval
     if min(len(a), len(b)) < 2:
         return Interval(mean, None, None), False
     limits = stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False).confidence_interval(CONFIDENCE)
-    return Interval(mean, float(limits.low), float(limits.high)), False
+    return _around(mean, float(limits.high - limits.low) / 2), False
 
 
 def significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None:
@@ -75,7 +87,8 @@ def significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None
         apart = [a[key] - b[key] for key in shared]
         if len(apart) < 2 or len(set(apart)) == 1:
             return None
-        return float(stats.ttest_1samp(apart, 0).pvalue)
+        error = statistics.stdev(apart) / math.sqrt(len(apart))
+        return 2 * float(stats.t.sf(abs(statistics.fmean(apart)) / error, len(apart) - 1))
     if min(len(a), len(b)) < 2 or len({*a.values()}) == len({*b.values()}) == 1:
         return None
     return float(stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False).pvalue)
@@ -121,18 +134,24 @@ def _times(values: Mapping[Key, float], sign: int) -> dict[Key, float]:
     return {key: sign * value for key, value in values.items()}
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def holm(p_values: Sequence[float | None], hypotheses: int = 0) -> list[float | None]:
     """Holm's adjusted p-values (1979): rejecting those below α errs anywhere with probability α at most.
 
     What was not tested (None) does not count.
 
+    Args:
+        p_values: of the tests.
+        hypotheses: of how many they were chosen by looking at the data, if these are more than they.
+
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
+    >>> holm([0.01, 0.04], hypotheses=10)
+    [0.1, 0.36]
     """
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
+    largest, of = 0.0, max(len(order), hypotheses)
     for rank, (p, i) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        largest = max(largest, min(1.0, (of - rank) * p))
         adjusted[i] = largest
     return adjusted

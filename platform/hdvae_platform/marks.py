@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from hdvae.presets import STATED
-from hdvae_platform.arms import Arm, label
+from hdvae_platform.arms import Arm, is_test, label, measured_on_test
+from hdvae_platform.confirmation import Confirmation
 from hdvae_platform.differences import ARMS
 from hdvae_platform.provenance import described
 from hdvae_platform.study import PRESET
 from hdvae_platform.tracking import TrackedRun
+from hdvae_platform.trends import Trend
 
 MEASURED = ("evaluation.",)
 """Beginnings of the settings on which the meaning of a metric's name depends."""
 OWN = ("evaluation.every",)
 """Those of them on which it does not."""
 NAMED = 4
-"""Settings that are named where studies differ in more."""
+"""Settings, or metrics, that are named of more."""
 SHORT = 40
 """Characters of the values of a setting that are shown beside its name."""
 
 
-def marks(compared: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
+def marks(
+    compared: Sequence[Arm],
+    metrics: Sequence[str],
+    confirmed: Sequence[Confirmation] = (),
+    *,
+    withheld: bool = False,
+) -> list[str]:
     """One line for each thing that makes arms less comparable than they look.
 
     Args:
         compared: the arms.
         metrics: full names of what is shown.
+        confirmed: the winners of searches that are shown beside them.
+        withheld: whether no differences are shown since the arms are too many.
     """
     runs = [run for arm in compared for run in arm.runs]
-    found = [*_unfinished(compared), *_lacking(compared, metrics), *_seeds(compared)]
-    found += _mixed(runs, "code", _code)
-    found += _mixed(runs, "data", lambda run: f"checksum {run.tags.get('hdvae.data_checksum', '')[:8] or 'unknown'}")
-    return [*found, *_measured(runs), *_studies(compared), *_tested(compared, metrics)]
+    everything = [*runs, *(run for one in confirmed for run in one.runs)]
+    found = [*_unfinished(compared), *_lacking(runs, metrics), *_seeds(compared), *_pooled(compared)]
+    found += _mixed(everything, "code", _code)
+    found += _mixed(everything, "data", checksum)
+    found += [*_measured(everything, metrics), *_studies(compared), *_unconfirmed(confirmed), *_tested(metrics)]
+    many = f"many: more than {ARMS} arms: for differences use --by, --where or --against"
+    return [*found, *([many] if withheld else [])]
 
 
 def left_out(compared: Sequence[Arm], kept: Sequence[Arm], path: str) -> list[str]:
@@ -55,33 +69,95 @@ def left_out(compared: Sequence[Arm], kept: Sequence[Arm], path: str) -> list[st
     return [f"left out: {by_study.total()} of {total} runs are not in the trend ({named}), since {why}"]
 
 
+def of_trends(found: Sequence[Trend]) -> list[str]:
+    """What must be known of trends."""
+    lines = []
+    for one in found:
+        if one.pooled:
+            at = _listed([f"{level:g}" for level in one.pooled])
+            lines.append(f"pooled: at {one.path} {at} a block has the mean of several settings")
+        if one.constant:
+            blocks = f"{one.constant} block{'s' if one.constant > 1 else ''}"
+            lines.append(f"constant: {blocks} of one {one.metric} at every level, which has no order, left out")
+        if one.by_seed is not None:
+            lines.append("blocks: those of a seed count as independent in p, but not where whole seeds are the units")
+        if "_bias_signed" in one.metric and max(one.means) < 0:
+            lines.append("sign: the bias is below 0 at every level; its size grows where the trend is decreasing")
+    return list(dict.fromkeys(lines))
+
+
 def _unfinished(compared: Sequence[Arm]) -> Iterable[str]:
     count = sum(arm.unfinished for arm in compared)
     if count:
-        yield f"unfinished: {_runs(count)} had not ended and {'is' if count == 1 else 'are'} left out"
+        yield f"unfinished: {_runs(count)} had not ended and {_are(count)} left out"
     empty = [arm for arm in compared if not arm.runs]
     if empty:
         have = "has" if len(empty) == 1 else "have"
         yield f"empty: {len(empty)} of {len(compared)} arms {have} no complete run, the first is {label(empty[0].arm)}"
 
 
-def _lacking(compared: Sequence[Arm], metrics: Sequence[str]) -> Iterable[str]:
-    for metric in metrics:
-        runs = [run for arm in compared for run in arm.runs]
-        missing = sum(metric not in run.metrics for run in runs)
-        wild = sum(not math.isfinite(run.metrics.get(metric, 0.0)) for run in runs)
-        if missing and missing < len(runs):
-            yield f"missing: {metric} in {missing} of {len(runs)} runs, which its means leave out"
-        if wild:
-            yield f"not finite: {metric} in {wild} of {len(runs)} runs, which its means leave out"
+def _lacking(runs: Sequence[TrackedRun], metrics: Sequence[str]) -> Iterable[str]:
+    missing = {metric: sum(metric not in run.metrics for run in runs) for metric in metrics}
+    wild = {metric: sum(not math.isfinite(run.metrics.get(metric, 0.0)) for run in runs) for metric in metrics}
+    some = {metric: count for metric, count in missing.items() if count < len(runs)}
+    for what, counts in (("missing", some), ("not finite", wild)):
+        for count in sorted({*counts.values()} - {0}):
+            lacking = [metric for metric in metrics if counts.get(metric) == count]
+            which = "its means leave" if len(lacking) == 1 else "their means leave"
+            yield f"{what}: {_listed(lacking)} in {count} of {len(runs)} runs, which {which} out"
 
 
 def _seeds(compared: Sequence[Arm]) -> Iterable[str]:
-    held = [sorted(arm.seeds) for arm in compared if arm.runs]
-    if any(set(seeds) != set(held[0]) for seeds in held):
+    held = [set(arm.seeds) for arm in compared if arm.runs]
+    if any(seeds != held[0] for seeds in held):
         yield "seeds: arms differ in their seeds; pairs are made of those that two arms share, if most are"
-    elif any(len(set(Counter(seeds).values())) > 1 for seeds in held):
-        yield "seeds: an arm pools parameter sets of which some lack a seed, so its seeds' means are of different sets"
+
+
+def _pooled(compared: Sequence[Arm]) -> Iterable[str]:
+    """Arms that are more than one parameter set: by `--by`, since an arm of all that was varied is one."""
+    pools = [arm.pools for arm in compared if arm.runs]
+    pooling = [sets for sets in pools if len(sets) > 1]
+    if not pooling:
+        return
+    yield (
+        f"pooled: {len(pooling)} of {len(pools)} arms hold several parameter sets, over which the values of a seed are "
+        f"averaged; they differ in {_listed(sorted({path for sets in pooling for path in _differing(sets)}))}"
+    )
+    if any(len({frozenset(seeds) for seeds in sets.values()}) > 1 for sets in pooling):
+        yield "pooled unevenly: an arm has some of its sets without a seed, so its seeds' means are of different sets"
+    apart = [path for path in _shared(pools) if len({frozenset(_values(sets, path)) for sets in pools}) > 1]
+    if apart:
+        yield (
+            "confounded: arms were not trained with the same other settings, so their differences are also those of "
+            f"{_listed(apart)}: choose with --where what they share"
+        )
+
+
+def _values(sets: Iterable[str], path: str) -> set[str]:
+    """The values that a setting has in parameter sets, all written as JSON."""
+    return {json.dumps(json.loads(one).get(path)) for one in sets}
+
+
+def _differing(sets: Collection[str]) -> set[str]:
+    """The settings in which parameter sets differ."""
+    paths = {path for one in sets for path in json.loads(one)}
+    return {path for path in paths if len(_values(sets, path)) > 1}
+
+
+def _shared(pools: Sequence[Iterable[str]]) -> list[str]:
+    """The settings that parameter sets of every arm have; others mean nothing in some arm."""
+    return sorted(set.intersection(*({path for one in sets for path in json.loads(one)} for sets in pools)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names, the first few of many."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def checksum(run: TrackedRun) -> str:
+    """The data of a run, in short."""
+    return f"checksum {run.tags.get('hdvae.data_checksum', '')[:8] or 'unknown'}"
 
 
 def _code(run: TrackedRun) -> str:
@@ -98,13 +174,15 @@ def _mixed(runs: Sequence[TrackedRun], what: str, of: Callable[[TrackedRun], str
         yield f"mixed {what}: " + "; ".join(f"{_runs(count)} with {one}" for one, count in counted.most_common())
 
 
-def _measured(runs: Sequence[TrackedRun]) -> Iterable[str]:
+def _measured(runs: Sequence[TrackedRun], metrics: Sequence[str]) -> Iterable[str]:
     """Settings under which one name means several things."""
     seen: dict[str, set[str]] = {}
     for run in runs:
         for path, value in run.params.items():
             if path.startswith(MEASURED) and path not in OWN:
                 seen.setdefault(path, set()).add(value)
+        for name, value in measured_on_test(run).items() if any(map(is_test, metrics)) else ():
+            seen.setdefault(f"{name} of test images", set()).add(json.dumps(value))
     for path, values in seen.items():
         if len(values) > 1:
             yield f"measured differently: {path} is {' or '.join(sorted(values))}, under one name"
@@ -146,15 +224,23 @@ def _beside(path: str, studies: Sequence[Mapping[str, set[str]]]) -> str:
     return f"{path} {values}" if len(values) <= SHORT else path
 
 
-def _tested(compared: Sequence[Arm], metrics: Sequence[str]) -> Iterable[str]:
-    shown = [metric for metric in metrics if metric.startswith("test/")]
+def _unconfirmed(confirmed: Sequence[Confirmation]) -> Iterable[str]:
+    lost = sum(one.lost for one in confirmed)
+    if lost:
+        yield f"confirmations: {_runs(lost)} on fresh seeds did not end with a finite value and {_are(lost)} left out"
+
+
+def _tested(metrics: Sequence[str]) -> Iterable[str]:
+    shown = [metric for metric in metrics if is_test(metric)]
     if shown:
         yield (
-            f"final: {', '.join(shown)} may close a comparison and never make a choice: "
+            f"final: {_listed(shown)} may close a comparison and never make a choice: "
             "arms stay in the study's order, and are only compared with the one that --against names"
         )
-    if sum(bool(arm.runs) for arm in compared) > ARMS:
-        yield f"many: more than {ARMS} arms: for differences use --by, --where or --against"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _runs(count: int) -> str:

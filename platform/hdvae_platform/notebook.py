@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -23,7 +24,11 @@ def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
         known = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]
         raise InputError(f"no study {name} in MLflow at {client.address}{nearest(name, known)}")
     rows = [_row(run, arm) for run, arm in zip(runs, labels([varied_in(run) for run in runs]), strict=True)]
-    return pd.DataFrame(rows).sort_values(["kind", "trial", "seed"], ascending=[False, True, True], ignore_index=True)
+    table = pd.DataFrame(rows)
+    for column in table:
+        if any(isinstance(value, list | dict) for value in table[column]):  # such values could not be grouped by
+            table[column] = [json.dumps(value) for value in table[column]]
+    return table.sort_values(["kind", "trial", "seed"], ascending=[False, True, True], ignore_index=True)
 
 
 def _row(run: TrackedRun, arm: str) -> dict[str, object]:

@@ -4,6 +4,10 @@ Page's test (1963) where every block has every level, otherwise Jonckheere's and
 blocks, which needs no complete ones. Both are about the order within blocks alone, so blocks may lie at different
 heights. Under the hypothesis of no trend every order within a block is as likely as any other, and blocks are
 independent.
+
+Blocks of one seed may not be: what a seed does at a level, the order of the data say, may be common to them. Where a
+seed has several blocks there is a second p-value that does not count on it, of the same statistic under permutations of
+the levels that are the same in all blocks of a seed.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +34,8 @@ from hdvae_platform.tracking import TrackedRun
 Direction = Literal["increasing", "decreasing", "two-sided"]
 EXACT = 20_000
 """Pairs of values up to which the law of Jonckheere's statistic is computed exactly."""
+ALL = 5040
+"""Orders of the levels up to which all are looked at, for each seed; of more, as many are drawn."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,18 @@ class Block:
 
     Attributes:
         seed: of them.
-        values: level → metric.
-        runs: MLflow's ids of them.
+        values: level → metric, the mean where several runs have the level.
+        runs: level → MLflow's ids of its runs.
     """
 
     seed: int
     values: Mapping[float, float]
-    runs: Sequence[str] = ()
+    runs: Mapping[float, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def row(self) -> list[float]:
+        """The values in the order of their levels."""
+        return [self.values[level] for level in sorted(self.values)]
 
 
 @dataclass(frozen=True)
@@ -73,28 +84,34 @@ class Trend:
         metric: full name; of a bias that with its sign, in which a trend is looked for.
         direction: that was asked for.
         order: the test.
+        by_seed: p-value with whole seeds as units; None where each seed has one block.
         levels: of the setting.
-        runs: at each level.
+        runs: how many at each level.
+        pooled: levels at which a block has the mean of several settings.
         means: of the metric at each level, free of what the blocks differ by.
         fitted: the isotonic fit of the means.
         grows: whether the fit is an increasing one.
         change: at the last level minus at the first, paired within blocks, over seeds; None if no block has both.
         blocks: that entered the test.
         left_out: blocks of a single level, which say nothing.
+        constant: blocks of one value at all levels, as of a bias that is 0 by definition: they have no order.
     """
 
     path: str
     metric: str
     direction: Direction
     order: Order
+    by_seed: float | None
     levels: list[float]
     runs: list[int]
+    pooled: list[float]
     means: list[float]
     fitted: list[float]
     grows: bool
     change: Interval | None
     blocks: list[Block]
     left_out: int
+    constant: int
 
     @property
     def p(self) -> float:
@@ -109,15 +126,22 @@ class Trend:
         law = "exact" if self.order.exact else "asymptotic"
         blocks, seeds = len(self.blocks), len({block.seed for block in self.blocks})
         counted = f"{blocks} block{'s' if blocks > 1 else ''} of {seeds} seed{'s' if seeds > 1 else ''}"
-        return f"{name} = {self.order.statistic:g}, p = {self.p:.2g} ({law}, {sides}), {counted}"
+        said = f"{name} = {self.order.statistic:g}, p = {self.p:.2g} ({law}, {sides}), {counted}"
+        return said if self.by_seed is None else f"{said}; with whole seeds as units p = {self.by_seed:.2g}"
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
         tested = {"test": self.order.test, "statistic": self.order.statistic, "p": self.p, "exact": self.order.exact}
-        kept = ("path", "metric", "direction", "levels", "runs", "means", "fitted", "left_out")
+        kept = ("path", "metric", "direction", "levels", "runs", "means", "fitted", "left_out", "constant")
         counts = {"blocks": len(self.blocks), "seeds": len({block.seed for block in self.blocks})}
         change = None if self.change is None else vars(self.change)
-        return {**{key: getattr(self, key) for key in kept}, **tested, **counts, "change": change}
+        return {
+            **{key: getattr(self, key) for key in kept},
+            **tested,
+            "p_by_seed": self.by_seed,
+            **counts,
+            "change": change,
+        }
 
 
 def trend(blocks: Sequence[Block], path: str, metric: str, direction: Direction = "two-sided") -> Trend:
@@ -130,14 +154,18 @@ def trend(blocks: Sequence[Block], path: str, metric: str, direction: Direction 
         direction: of the alternative.
 
     Raises:
-        InputError: no block has two levels, or the blocks do not connect the levels.
+        InputError: no block has two levels, or the blocks do not connect the levels, or they have no order.
     """
-    telling = [block for block in blocks if len(block.values) > 1]
-    if not telling:
+    several = [block for block in blocks if len(block.values) > 1]
+    if not several:
         raise InputError(f"--trend {path}: no two runs differ by it alone (in {metric})")
-    order = ordered([[block.values[level] for level in sorted(block.values)] for block in telling])
+    telling = [block for block in several if len(set(block.values.values())) > 1]
+    if not telling:
+        raise InputError(f"--trend {path}: {metric} is the same at every level, so there is no order to test")
+    order = ordered([block.row for block in telling])
     levels = sorted({level for block in telling for level in block.values})
     counts = Counter(level for block in telling for level in block.values)
+    runs = Counter(level for block in telling for level, same in block.runs.items() for _ in same)
     means = _adjusted_means(telling, levels, path)
     grows = direction == "increasing" or (direction == "two-sided" and order.increasing <= order.decreasing)
     weights = [counts[level] for level in levels]
@@ -147,14 +175,17 @@ def trend(blocks: Sequence[Block], path: str, metric: str, direction: Direction 
         metric=signed_name(metric),
         direction=direction,
         order=order,
+        by_seed=permuted(telling, direction) if len({block.seed for block in telling}) < len(telling) else None,
         levels=levels,
-        runs=weights,
+        runs=[runs[level] for level in levels],
+        pooled=sorted({level for block in telling for level, same in block.runs.items() if len(same) > 1}),
         means=means.tolist(),
         fitted=fitted.tolist(),
         grows=grows,
         change=_change(telling, levels),
         blocks=telling,
-        left_out=len(blocks) - len(telling),
+        left_out=len(blocks) - len(several),
+        constant=len(several) - len(telling),
     )
 
 
@@ -196,6 +227,46 @@ def jonckheere(rows: Sequence[Sequence[float]]) -> Order:
         law = np.convolve(law, np.full(m + 1, 1 / (m + 1)))
     count = int(statistic)
     return Order("jonckheere", statistic, float(law[count:].sum()), float(law[: count + 1].sum()), True)
+
+
+def permuted(blocks: Sequence[Block], direction: Direction) -> float:
+    """The p-value of Jonckheere's statistic where the levels of all blocks of a seed are permuted together.
+
+    The law of each seed's part is taken over all orders of its levels, or as many drawn ones, and the parts are
+    independent: their laws are convolved, on halves.
+
+    Args:
+        blocks: with several levels.
+        direction: of the alternative.
+    """
+    by_seed: dict[int, list[Block]] = {}
+    for block in blocks:
+        by_seed.setdefault(block.seed, []).append(block)
+    law, observed = np.ones(1), 0
+    for same in by_seed.values():
+        found = _permuted(same)
+        observed += int(found[0])
+        law = np.convolve(law, np.bincount(found) / len(found))
+    up, down = float(law[observed:].sum()), float(law[: observed + 1].sum())
+    p = min(1.0, 2 * min(up, down)) if direction == "two-sided" else up if direction == "increasing" else down
+    return min(1.0, p)
+
+
+def _permuted(blocks: Sequence[Block]) -> np.ndarray:
+    """Twice the statistic of a seed's blocks: first as it is, then under other permutations of their levels."""
+    levels = sorted({level for block in blocks for level in block.values})
+    count, place = len(levels), {level: i for i, level in enumerate(levels)}
+    rising = np.zeros((count, count), dtype=np.int64)
+    for block in blocks:
+        for (a, before), (b, after) in itertools.permutations(block.values.items(), 2):
+            rising[place[a], place[b]] += 2 * (after > before) + (after == before)
+    if math.factorial(count) <= ALL:
+        orders = np.array(list(itertools.permutations(range(count))))
+    else:
+        random = np.random.default_rng(0)
+        orders = np.array([range(count), *(random.permutation(count) for _ in range(ALL - 1))])
+    found: np.ndarray = sum(rising[orders[:, i], orders[:, j]] for i, j in itertools.combinations(range(count), 2))
+    return found
 
 
 def _variance(row: Sequence[float]) -> float:
@@ -265,13 +336,13 @@ def _block(same: Sequence[tuple[TrackedRun, float, float]]) -> Block:
     for _, level, value in same:
         values.setdefault(level, []).append(value)
     means = {level: statistics.fmean(each) for level, each in values.items()}
-    runs = [run for run, _, _ in same]
-    return Block(int(runs[0].tags["hdvae.seed"]), means, [run.run_id for run in runs])
+    runs = {level: [run.run_id for run, at, _ in same if at == level] for level in values}
+    return Block(int(same[0][0].tags["hdvae.seed"]), means, runs)
 
 
 def entered(compared: Sequence[Arm], trends: Sequence[Trend]) -> list[Arm]:
     """The arms with those of their runs that entered a trend; and of the same studies the arms that have none yet."""
-    ids = {run_id for one in trends for block in one.blocks for run_id in block.runs}
+    ids = {run_id for one in trends for block in one.blocks for same in block.runs.values() for run_id in same}
     kept = [replace(arm, runs=[run for run in arm.runs if run.run_id in ids]) for arm in compared]
     studies = {arm.arm.get("study") for arm in kept if arm.runs}
     return [
@@ -306,26 +377,21 @@ def _level(run: TrackedRun, path: str) -> float | None:
 
 
 def _rest(run: TrackedRun, path: str) -> dict[str, Any]:
-    """What was varied beside the setting. Where that is part of a varied value, the value without it.
+    """What was varied beside the setting, by its own parts where the setting is one of them.
 
     A varied preset is only a name: every setting of the run, beside the one in question, stands for it.
     """
-    pattern, parts, varied = _pattern(path), path.split("."), varied_in(run)
-    rest = {}
-    if PRESET in varied:
-        rest = {one: value_of(text) for one, text in run.params.items() if one not in ("seed", PRESET)}
-        rest = {one: value for one, value in rest.items() if not re.fullmatch(pattern, one)}
-    for one, value in varied.items():
-        if one == PRESET or re.fullmatch(pattern, one):
-            continue
-        above = one.split(".")
-        within = len(above) < len(parts) and re.fullmatch(_pattern(".".join(parts[: len(above)])), one)
-        rest[one] = _without(value, parts[-1]) if within else value
+    pattern, varied = _pattern(path), varied_in(run)
+    whole = {one for one in varied if one == PRESET or _is_above(one, path)}
+    rest = {one: value for one, value in varied.items() if one not in whole and not re.fullmatch(pattern, one)}
+    for one in run.params:
+        part = PRESET in whole or any(one.startswith(f"{above}.") for above in whole)
+        if part and one not in ("seed", PRESET) and not re.fullmatch(pattern, one):
+            rest[one] = value_of(run.params[one])
     return rest
 
 
-def _without(value: Any, key: str) -> Any:
-    """The value without what stands under a key anywhere in it."""
-    if isinstance(value, dict):
-        return {name: _without(inner, key) for name, inner in value.items() if name != key}
-    return [_without(inner, key) for inner in value] if isinstance(value, list) else value
+def _is_above(one: str, path: str) -> bool:
+    """Whether a setting holds the one in question."""
+    parts = path.split(".")
+    return any(re.fullmatch(_pattern(".".join(parts[:n])), one) for n in range(1, len(parts)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -13,16 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyarrow import parquet
 from scipy import stats
 
 import hdvae_platform
 from hdvae.errors import InputError
-from hdvae_platform.checkpointing import Entry
 from hdvae_platform.cli import run as hdvae
-from hdvae_platform.image_pairs import CLEAR, derived
+from hdvae_platform.image_pairs import CLEAR, _sign, derived
+from hdvae_platform.journal import Entry
 from hdvae_platform.per_image import as_parquet, per_image_name
 from hdvae_platform.places import Places
-from hdvae_platform.tracking import Client
+from hdvae_platform.tracking import Client, flattened
 
 SEEDS, WIDTHS, IMAGES = 6, (2, 4, 8), 40
 DOCS = Path(__file__).parents[2] / "docs/comparison.md"
@@ -229,9 +231,7 @@ def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
     assert hdvae(["compare", "odd", "--json", "--home", str(home)]) == 0
     assert json.loads(capsys.readouterr().out)["marks"] == [
         "unfinished: 1 run had not ended and is left out",
-        "missing: valid/elbo in 1 of 2 runs, which its means leave out",
-        "missing: valid/surrogate_elbo in 1 of 2 runs, which its means leave out",
-        "missing: valid/relaxation_bias in 1 of 2 runs, which its means leave out",
+        "missing: valid/elbo, valid/relaxation_bias, valid/surrogate_elbo in 1 of 2 runs, which their means leave out",
         "mixed code: 1 run with hdvae 1 (sources aaaaaaaa); 1 run with hdvae 1 (sources bbbbbbbb)",
     ]
     assert hdvae(["compare", "known", "--json", "--home", str(home)]) == 0
@@ -306,13 +306,107 @@ def test_a_bias_has_values_of_each_image_only_where_its_sign_is_clear():
     clear = random.normal(-1, 1, size=400)
     assert abs(clear.mean()) > CLEAR * clear.std() / 20
     values = derived("relaxation_bias", {"elbo": elbo, "surrogate_elbo@tau=0.1": clear})
-    assert values.mean() == pytest.approx(abs(clear.mean()))
+    assert np.array_equal(values, clear)
     unclear = random.normal(0, 1, size=400)
-    assert derived("relaxation_bias", {"elbo": elbo, "surrogate_elbo@tau=0.1": unclear}) is None
+    assert (_sign(clear), _sign(unclear), _sign(elbo), _sign(clear[:1])) == (-1, None, 0, None)
     signed = derived("relaxation_bias_signed@tau=0.1", {"elbo": elbo, "surrogate_elbo@tau=0.1": unclear})
     assert np.array_equal(signed, unclear)
     assert derived("kl", {"kl/layer_1": elbo + 1, "kl/layer_2": elbo + 2}).mean() == 3
     assert derived("accuracy", {"elbo": elbo}) is None
+
+
+def test_a_trend_in_one_layer_does_not_mix_other_layers(home, capsys):
+    """Layers vary as a list: an arm with another second layer says nothing of the first one's variables."""
+    client = Client(Places.under(home))
+    cells = [((16, 8), 1.0), ((32, 8), 2.0), ((16, 800), 50.0)]
+    for (trial, (layers, bias)), seed in itertools.product(enumerate(cells), range(3)):
+        varied = {"model.layers": [{"variables": variables, "classes": 4} for variables in layers]}
+        add(client, trial, seed, varied, biased(bias), study="layers", settings=flattened(varied))
+    asked = ["compare", "layers", "--json", "--home", str(home), "--trend"]
+    assert hdvae([*asked, "model.layers.0.variables"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["trends"][0]["means"] == pytest.approx([1.0, 2.0])
+    assert document["marks"][0].startswith("left out: 3 of 9 runs are not in the trend")
+
+
+def test_a_sum_that_several_settings_have_is_marked(home, capsys):
+    client = Client(Places.under(home))
+    cells = [((16, 8), 1.0), ((8, 16), 9.0), ((8, 8), 0.5)]
+    for (trial, (layers, bias)), seed in itertools.product(enumerate(cells), range(3)):
+        varied = {"model.layers": [{"variables": variables} for variables in layers]}
+        add(client, trial, seed, varied, biased(bias), study="sums", settings=flattened(varied))
+    asked = ["compare", "sums", "--json", "--home", str(home), "--trend", "model.layers.*.variables"]
+    assert hdvae(asked) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["trends"][0]["levels"], document["trends"][0]["runs"]) == ([16, 24], [3, 6])
+    assert document["marks"] == ["pooled: at model.layers.*.variables 24 a block has the mean of several settings"]
+
+
+def test_a_bias_below_zero_is_said_to_be(home, capsys):
+    client = Client(Places.under(home))
+    for (trial, (width, bias)), seed in itertools.product(enumerate([(2, -0.1), (4, -2.0)]), range(3)):
+        add(client, trial, seed, {"model.width": width}, biased(bias), study="below")
+    assert hdvae(["compare", "below", "--json", "--trend", "model.width", "--home", str(home)]) == 0
+    (mark,) = json.loads(capsys.readouterr().out)["marks"]
+    assert mark == "sign: the bias is below 0 at every level; its size grows where the trend is decreasing"
+
+
+def test_both_intervals_of_a_difference_are_of_the_same_seeds_and_size(home, capsys):
+    """Of arms that share one seed of four there is none of the models; of a bias of either sign, |mean δ| is meant."""
+    client = Client(Places.under(home))
+    for trial, first in ((0, 0), (1, 3)):
+        for seed in range(first, first + 4):
+            add(client, trial, seed, {"model.width": trial}, biased(0.2 + trial + seed / 50), study="apart")
+    for trial, biases in enumerate([(1.0, -1.0, 1.0, -1.0), (0.5, 0.5, 0.6, 0.6)]):
+        for seed, bias in enumerate(biases):
+            add(client, trial, seed, {"model.width": trial}, biased(bias), study="signs")
+    asked = ["--json", "--metric", "relaxation_bias", "--home", str(home)]
+    assert hdvae(["compare", "apart", *asked]) == 0
+    (apart,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (apart["paired"], apart["models"]) == (False, None)
+    assert hdvae(["compare", "signs", *asked]) == 0
+    (signs,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (signs["paired"], signs["models"]["seeds"]) == (True, [0, 1, 2, 3])
+    assert signs["mean"] == pytest.approx(signs["models"]["mean"]) == pytest.approx(-0.55)
+
+
+def test_an_infinite_metric_comes_back_from_mlflow_as_it_was(home, capsys):
+    """Its databases hold the largest float instead."""
+    client = Client(Places.under(home))
+    for seed in (0, 1):
+        run_id = add(client, 0, seed, {"model.width": 2}, biased(0.1), study="infinite")
+        client.log_entry(run_id, Entry(10, int(1000 * time.time()), {"valid/lipschitz_bound": math.inf}))
+    assert client.get(run_id).metrics["valid/lipschitz_bound"] == math.inf
+    assert hdvae(["compare", "infinite", "--json", "--home", str(home)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert "not finite: valid/lipschitz_bound in 2 of 2 runs, which its means leave out" in document["marks"]
+    assert hdvae_platform.results("infinite", home)["valid/lipschitz_bound"].tolist() == [math.inf, math.inf]
+
+
+def test_formats_without_a_place_for_marks_say_them_beside(home, capsys, tmp_path):
+    client = Client(Places.under(home))
+    for seed in (0, 1):
+        add(client, 0, seed, {"model.width": seed}, biased(0.1), study="marked")
+    asked = ["compare", "marked", "--home", str(home)]
+    assert hdvae([*asked, "--format", "csv"]) == 0
+    seeds = "! seeds: arms differ in their seeds; pairs are made of those that two arms share, if most are\n"
+    captured = capsys.readouterr()
+    assert captured.err == seeds
+    assert captured.out.startswith("what,arm")
+    assert hdvae([*asked, "--out", str(tmp_path / "t.parquet")]) == 0
+    assert capsys.readouterr().err == seeds
+    noted = parquet.read_schema(tmp_path / "t.parquet").metadata[b"hdvae.marks"]
+    assert [f"! {mark}\n" for mark in json.loads(noted)] == [seeds]
+
+
+def test_schedules_can_be_grouped_by(home):
+    client = Client(Places.under(home))
+    for trial, tau in enumerate((0.1, [[0, 0.8], [100, 0.1]])):
+        add(client, trial, 0, {"training.temperature": tau}, biased(0.1), study="schedules")
+    table = hdvae_platform.results("schedules", home)
+    found = table.groupby("training.temperature")["valid/elbo"].mean()
+    assert sorted(found.index) == ["0.1", "[[0, 0.8], [100, 0.1]]"]
+    table.to_parquet(io.BytesIO())
 
 
 def test_results_are_a_row_for_each_run(home):

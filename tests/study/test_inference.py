@@ -14,7 +14,7 @@ from hdvae_platform.arms import Arm
 from hdvae_platform.differences import over_seeds
 from hdvae_platform.inference import difference, holm, significance
 from hdvae_platform.tracking import TrackedRun
-from hdvae_platform.trends import Block, jonckheere, ordered, trend
+from hdvae_platform.trends import ALL, Block, jonckheere, ordered, permuted, trend
 
 STUDIES = 3000
 
@@ -139,9 +139,75 @@ def test_a_trend_is_fitted_free_of_the_heights_of_incomplete_blocks():
     found = trend([*blocks, Block(1, {2.0: 7.0})], "n", "m", "increasing")
     assert np.diff(found.means) == pytest.approx([1.0, -0.5])
     assert found.fitted[1] == pytest.approx(found.fitted[2])
-    assert (found.runs, found.left_out, found.order.test) == ([2, 2, 2], 1, "jonckheere")
+    assert (len(found.blocks), found.left_out, found.order.test) == (3, 1, "jonckheere")
     assert found.change.mean == pytest.approx(0.5)
     with pytest.raises(InputError, match="differ by it alone"):
         trend([Block(0, {1.0: 0.0})], "n", "m")
     with pytest.raises(InputError, match="cannot be compared"):
         trend([Block(0, {1.0: 0.0, 2.0: 1.0}), Block(0, {3.0: 0.0, 4.0: 1.0})], "n", "m")
+
+
+def test_a_block_without_an_order_is_left_out():
+    """A Gaussian's bias is 0 at every level: it says nothing of a trend, and would make ties of an exact test."""
+    rising = [Block(seed, {1.0: 0.1, 2.0: 0.2, 4.0: 0.3}) for seed in range(3)]
+    flat = [Block(seed, {1.0: 0.0, 2.0: 0.0, 4.0: 0.0}) for seed in range(3)]
+    found, alone = trend([*rising, *flat], "n", "m", "increasing"), trend(rising, "n", "m", "increasing")
+    assert (found.p, found.order.exact, found.constant) == (alone.p, True, 3)
+    assert found.means == pytest.approx([0.1, 0.2, 0.3])
+    with pytest.raises(InputError, match="m is the same at every level"):
+        trend(flat, "n", "m")
+
+
+def test_permuting_whole_seeds_by_enumeration():
+    """Two seeds, one with two blocks of which one is incomplete."""
+    blocks = [Block(0, {1.0: 0.0, 2.0: 3.0, 3.0: 2.0}), Block(0, {1.0: 9.0, 3.0: 9.0}), Block(1, {1.0: 5.0, 2.0: 6.0})]
+
+    def statistic(orders):
+        total = 0.0
+        for block in blocks:
+            row = [block.values[level] for level in orders[block.seed] if level in block.values]
+            total += sum((b > a) + (b == a) / 2 for a, b in itertools.combinations(row, 2))
+        return total
+
+    every = itertools.product(itertools.permutations((1.0, 2.0, 3.0)), itertools.permutations((1.0, 2.0)))
+    law = np.array([statistic(orders) for orders in every])
+    up, down = np.mean(law >= statistic([(1, 2, 3), (1, 2)])), np.mean(law <= statistic([(1, 2, 3), (1, 2)]))
+    assert permuted(blocks, "increasing") == pytest.approx(up)
+    assert permuted(blocks, "decreasing") == pytest.approx(down)
+    assert permuted(blocks, "two-sided") == pytest.approx(min(1.0, 2 * min(up, down)))
+
+
+def test_a_trend_keeps_its_level_where_blocks_of_a_seed_go_together():
+    """Three seeds of four blocks that share what a seed does at a level: whole seeds keep the level, blocks do not."""
+    random, found = np.random.default_rng(6), []
+    for _ in range(400):
+        shared, own = random.normal(size=(3, 1, 4)), random.normal(size=(3, 4, 4))
+        rows = np.sqrt(0.8) * shared + np.sqrt(0.2) * own
+        blocks = [Block(seed, dict(enumerate(row.tolist()))) for seed in range(3) for row in rows[seed]]
+        one = trend(blocks, "n", "m")
+        found.append((one.p < 0.05, one.by_seed < 0.05))
+    by_block, by_seed = np.mean(found, axis=0)
+    assert by_block > 0.15
+    assert by_seed < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_many_levels_are_permuted_as_often_as_few():
+    blocks = [Block(seed, {float(level): level + shift for level in range(9)}) for seed in range(2) for shift in (0, 5)]
+    assert permuted(blocks, "increasing") == pytest.approx(1 / ALL**2)
+
+
+def test_differences_without_spread_are_quietly_certain(recwarn):
+    """SciPy warns of a loss of precision, with the path of a file, for what is nearly the same in all seeds."""
+    a = {seed: 1.0 + 1e-14 * seed for seed in range(5)}
+    p = significance(a, dict.fromkeys(range(5), 0.0))
+    assert p < 1e-30
+    assert not recwarn.list
+    random = np.random.default_rng(8).normal(size=(2, 6))
+    a, b = (dict(enumerate(row.tolist())) for row in random)
+    assert significance(a, b) == pytest.approx(stats.ttest_rel(*random).pvalue)
+
+
+def test_holm_over_hypotheses_that_were_not_tested():
+    """Of six that could have been, the two that look best: as if the others had p-values of 1."""
+    expected = multipletests([0.004, 0.02, 1, 1, 1, 1], method="holm")[1][:2]
+    assert holm([0.004, 0.02], hypotheses=6) == pytest.approx(expected.tolist())

@@ -15,10 +15,10 @@ from hdvae.errors import InputError
 from hdvae_platform import comparison
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.comparison_table import as_csv, as_parquet
+from hdvae_platform.marks import as_lines
 from hdvae_platform.places import Places
 from hdvae_platform.storage import write_atomically
 from hdvae_platform.tracking import Client
-from hdvae_platform.trend_figure import trend_figure
 
 FORMATS = ("terminal", "md", "csv", "json", "parquet")
 PICTURES = (".png", ".svg")
@@ -59,6 +59,8 @@ def compare(form: str | None, out: Path | None, home: Path, as_json: bool, **ask
     found = comparison.compare(
         Client(Places.known(home, "tracking")), _question(asked, whole=form in ("json", "csv", "parquet"))
     )
+    if form in ("csv", "parquet") and found.marks:
+        click.echo(as_lines(found.marks), err=True)
     if out is not None and not picture:
         _write(out, _rendered(found, form))
         click.echo(json.dumps({"out": str(out)}) if as_json else str(out))
@@ -108,6 +110,8 @@ def _question(asked: Mapping[str, Any], *, whole: bool) -> comparison.Question:
 
 def _write_picture(out: Path, found: comparison.Comparison) -> None:
     """Write the picture of the one trend in every kind, and say where: beside the answer, which a program may read."""
+    from hdvae_platform.trend_figure import trend_figure  # not before it is wanted: it brings matplotlib
+
     if len(found.trends) > 1:
         raise InputError(f"--out {out}: a picture shows one metric: give one --metric")
     for kind, data in trend_figure(found.trends[0]).items():
