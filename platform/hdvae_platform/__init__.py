@@ -25,9 +25,8 @@ def load(run: str, home: str | Path | None = None) -> TrainedModel:
         InputError: there is no such run or model, or it has no readable checkpoint; or MLflow does not answer.
     """
     from hdvae_platform.loading import load_model  # not before it is wanted: it brings torch and MLflow
-    from hdvae_platform.places import Places
 
-    return load_model(run, Places.under(Path(home or os.environ.get("HDVAE_HOME") or "runs")))
+    return load_model(run, Path(home or os.environ.get("HDVAE_HOME") or "runs"))
 
 
 def results(name: str, home: str | Path | None = None) -> pd.DataFrame:

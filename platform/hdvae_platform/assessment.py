@@ -23,7 +23,7 @@ from hdvae_platform.journal import Entry
 from hdvae_platform.loading import load_run
 from hdvae_platform.per_image import as_parquet
 from hdvae_platform.places import Places
-from hdvae_platform.tracking import TESTED, Client
+from hdvae_platform.tracking import TESTED, Client, Unreachable
 from hdvae_platform.worker import load_data
 
 
@@ -64,6 +64,7 @@ class Assessment:
     parts: Sequence[tuple[str, float]]
     files: Mapping[str, bytes] = field(default_factory=dict)
     logged: bool = False
+    unlogged: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The result as JSON-like values."""
@@ -157,6 +158,19 @@ def _constants(model: HDVAE) -> tuple[dict[str, float], list[tuple[str, float]]]
 
 def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Assessment:
     """Log to the run, if it was named by its id."""
+    done = replace(done, files=files)
+    try:
+        return replace(done, logged=_log(done, places))
+    except Unreachable as fault:  # what took minutes to find is not lost with it
+        return replace(done, unlogged=str(fault))
+
+
+def _log(done: Assessment, places: Places) -> bool:
+    """Log to the run, if it is one of MLflow's; whether it is.
+
+    Raises:
+        Unreachable: MLflow does not answer.
+    """
     client = None if "/" in done.run else Client(places)
     tracked = client is not None and client.get(done.run) is not None
     if client is not None and tracked:
@@ -166,6 +180,6 @@ def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Ass
             measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
             tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
             client.set_tags(done.run, {TESTED: json.dumps(tested)})
-        for name, data in files.items():
+        for name, data in done.files.items():
             client.log_file(done.run, f"evaluation/{name}", data)
-    return replace(done, files=files, logged=tracked)
+    return tracked

@@ -22,6 +22,14 @@ CLAIMS = {
     "and up to three layers improve it.",
     "table4": "At each depth the relaxation bias at τ = 0.1 grows with the number of latent variables.",
 }
+EXPECTED: dict[str, list[dict[str, Any]]] = {
+    "table1": [
+        {"metric": "valid/iw_elbo", "higher": {PRESET: f"table2-L{depth}"}, "than": {PRESET: f"table2-L{depth}-normal"}}
+        for depth in (1, 2, 3)
+    ],
+    "table4": [{"metric": "valid/relaxation_bias", "grows_with": "model.layers.*.variables"}],
+}
+"""What the claims mean for the arms."""
 TAU = 0.1
 
 
@@ -147,6 +155,7 @@ def _study(table: str, data: str, cells: list[str], budget: Budget, *, several: 
     plain = {
         "name": name,
         "claim": CLAIMS[table],
+        "expect": EXPECTED[table],
         "experiment": {**experiment, "data": dict(budget.data[data])},
         "space": {PRESET: {"choices": cells}},
         "seeds": list(budget.seeds),

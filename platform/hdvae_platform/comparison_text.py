@@ -13,15 +13,13 @@ from hdvae_platform.differences import Difference
 from hdvae_platform.inference import Interval, interval
 from hdvae_platform.marks import as_lines
 from hdvae_platform.study import set_key
-from hdvae_platform.text import markdown, table
+from hdvae_platform.text import markdown, number, signed, table
 from hdvae_platform.trends import Trend
 
 SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
 """The metrics of the printed table, under `valid/`."""
 DIFFERENCES = ("valid/elbo", "valid/relaxation_bias")
 """The metrics of which differences are printed when none is asked for."""
-LARGE = 1e5
-"""From here on hundredths of a nat are no news."""
 DIFFERENCE_HEADER = ("mean", "95% over seeds", "p", "p, Holm", "how", "95% of these models", "on")
 CONFIRMATION_HEADER = ("confirmed on fresh seeds", "metric", "search", "confirmed", "95% interval", "runs", "shrinkage")
 LEGEND = (
@@ -117,10 +115,10 @@ def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
     rows = []
     for told, one in zip(labels([one.arm for one in confirmed]), confirmed, strict=True):
         found = one.confirmed
-        limits = "—" if found.low is None or found.high is None else f"[{_number(found.low)}, {_number(found.high)}]"
+        between = "—" if found.low is None or found.high is None else f"[{number(found.low)}, {number(found.high)}]"
         name = f"trial {one.trial}: {told}"
         runs = str(len(one.runs)) + (f" + {one.lost} lost" if one.lost else "")
-        worth = [_number(one.search), _number(found.mean), limits, runs, _signed(one.shrinkage)]
+        worth = [number(one.search), number(found.mean), between, runs, signed(one.shrinkage)]
         rows.append([name, one.metric, *worth])
     return rows
 
@@ -130,15 +128,15 @@ def _arms(found: Shown, form: Form) -> str:
     names = found.metrics or [f"valid/{name}" for name in SHOWN]
     told = labels([arm.arm for arm in found.arms])
     rows = [
-        [f"({number}) {text}", _count(arm), *(_interval_cell(arm, name) for name in names)]
-        for number, (text, arm) in enumerate(zip(told, found.arms, strict=True), 1)
+        [f"({place}) {text}", _count(arm), *(_interval_cell(arm, name) for name in names)]
+        for place, (text, arm) in enumerate(zip(told, found.arms, strict=True), 1)
     ]
     return form(["arm: mean [95% over seeds]", "runs", *names], rows)
 
 
 def _differences(found: Shown, form: Form) -> list[str]:
     """A table for each metric of which differences are shown, its arms by their numbers."""
-    numbers = {set_key(arm.arm): str(number) for number, arm in enumerate(found.arms, 1)}
+    numbers = {set_key(arm.arm): str(place) for place, arm in enumerate(found.arms, 1)}
     tables = []
     for metric in found.metrics or DIFFERENCES:
         rows = [_difference_row(one, numbers) for one in found.differences if one.metric == metric]
@@ -158,12 +156,12 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
     on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
     return [
         f"({numbers[set_key(one.a)]}) − ({numbers[set_key(one.b)]})",
-        _signed(found.value.mean),
-        _limits(found.value),
+        signed(found.value.mean),
+        limits(found.value),
         _p(found.p),
         _p(one.p_holm),
         how,
-        "—" if models is None else _limits(models.value),
+        "—" if models is None else limits(models.value),
         on,
     ]
 
@@ -171,20 +169,21 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
 def _trend(one: Trend, form: Form) -> str:
     """A trend: the test in words, the levels with their fit, and the change from the first to the last."""
     rows = [
-        [f"{level:g}", str(runs), _number(mean), _number(fitted)]
+        [f"{level:g}", str(runs), number(mean), number(fitted)]
         for level, runs, mean, fitted in zip(one.levels, one.runs, one.means, one.fitted, strict=True)
     ]
     kind = "increasing" if one.grows else "decreasing"
     lines = [f"trend of {one.metric} in {one.path}: {one.words}"]
     lines.append(form([one.path, "runs", "mean", f"isotonic fit, {kind}"], rows))
     if one.change is not None:
-        apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {_signed(one.change.mean)}"
-        lines.append(f"{apart} nats per image, 95% over seeds {_limits(one.change)}")
+        apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {signed(one.change.mean)}"
+        lines.append(f"{apart} nats per image, 95% over seeds {limits(one.change)}")
     return "\n\n".join(lines)
 
 
-def _limits(found: Interval) -> str:
-    return "—" if found.low is None or found.high is None else f"[{_signed(found.low)}, {_signed(found.high)}]"
+def limits(found: Interval) -> str:
+    """An interval of a difference."""
+    return "—" if found.low is None or found.high is None else f"[{signed(found.low)}, {signed(found.high)}]"
 
 
 def _p(value: float | None) -> str:
@@ -196,16 +195,8 @@ def _interval_cell(arm: Arm, metric: str) -> str:
     if not by_seed:
         return "—"
     found, held = interval(list(by_seed.values())), len(arm.values(metric))
-    limits = "" if found.low is None or found.high is None else f" [{_number(found.low)}, {_number(found.high)}]"
-    return f"{_number(found.mean)}{limits}" + (f" of {held}" if held < len(arm.runs) else "")
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < LARGE else f"{value:.2e}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}" if abs(value) < LARGE else f"{value:+.2e}"
+    between = "" if found.low is None or found.high is None else f" [{number(found.low)}, {number(found.high)}]"
+    return f"{number(found.mean)}{between}" + (f" of {held}" if held < len(arm.runs) else "")
 
 
 def _count(arm: Arm) -> str:
@@ -218,8 +209,8 @@ def _cell(arm: Arm, metric: str) -> str:
     values = arm.values(metric)
     if not values:
         return "—"
-    text = _number(statistics.fmean(values))
-    text += f" ± {_number(statistics.stdev(values))}" if len(values) > 1 else ""
+    text = number(statistics.fmean(values))
+    text += f" ± {number(statistics.stdev(values))}" if len(values) > 1 else ""
     name = metric.partition("/")[2]
     if name.partition("@")[0] == "relaxation_bias":
         errors = arm.values(metric.replace("relaxation_bias", "relaxation_bias_se"))

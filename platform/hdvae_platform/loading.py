@@ -13,11 +13,12 @@ from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
 
 
-def load_model(run: str, places: Places) -> TrainedModel:
+def load_model(run: str, home: Path) -> TrainedModel:
     """See `hdvae_platform.load`."""
     if run.startswith("models:"):
-        return Client(places).registered(run)
-    return TrainedModel.of(load_run(run.removeprefix("runs:/"), places))
+        return Client(Places.known(home, "tracking")).registered(run)
+    run = run.removeprefix("runs:/")
+    return TrainedModel.of(load_run(run, places_of(run, home)))
 
 
 def places_of(run: str, home: Path) -> Places:

@@ -33,7 +33,7 @@ def marks(
     *,
     withheld: bool = False,
 ) -> list[str]:
-    """One line for each thing that makes arms less comparable than they look.
+    """One line for each thing that a reader of `hdvae compare` must know.
 
     Args:
         compared: the arms.
@@ -41,14 +41,18 @@ def marks(
         confirmed: the winners of searches that are shown beside them.
         withheld: whether no differences are shown since the arms are too many.
     """
-    runs = [run for arm in compared for run in arm.runs]
-    everything = [*runs, *(run for one in confirmed for run in one.runs)]
-    found = [*_unfinished(compared), *_lacking(runs, metrics), *_seeds(compared), *_pooled(compared)]
-    found += _mixed(everything, "code", _code)
-    found += _mixed(everything, "data", checksum)
-    found += [*_measured(everything, metrics), *_studies(compared), *_unconfirmed(confirmed), *_tested(metrics)]
+    found = [*_unfinished(compared), *of_runs(compared, metrics, confirmed), *_tested(metrics)]
     many = f"many: more than {ARMS} arms: for differences use --by, --where or --against"
     return [*found, *([many] if withheld else [])]
+
+
+def of_runs(compared: Sequence[Arm], metrics: Sequence[str], confirmed: Sequence[Confirmation] = ()) -> list[str]:
+    """One line for each thing that makes arms less comparable than they look."""
+    runs = [run for arm in compared for run in arm.runs]
+    everything = [*runs, *(run for one in confirmed for run in one.runs)]
+    found = [*_lacking(runs, metrics), *_seeds(compared), *_pooled(compared)]
+    found += [*_mixed(everything, "code", code), *_mixed(everything, "data", checksum)]
+    return [*found, *_measured(everything, metrics), *_studies(compared), *_unconfirmed(confirmed)]
 
 
 def left_out(compared: Sequence[Arm], kept: Sequence[Arm], path: str) -> list[str]:
@@ -160,7 +164,8 @@ def checksum(run: TrackedRun) -> str:
     return f"checksum {run.tags.get('hdvae.data_checksum', '')[:8] or 'unknown'}"
 
 
-def _code(run: TrackedRun) -> str:
+def code(run: TrackedRun) -> str:
+    """The code that made a run."""
     keys = {"version": "hdvae.version", "sources": "hdvae.sources", "commit": "mlflow.source.git.commit"}
     known = {key: run.tags[tag] for key, tag in keys.items() if tag in run.tags}
     if not {"version", "sources"} <= known.keys():

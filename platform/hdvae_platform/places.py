@@ -11,6 +11,8 @@ from typing import Literal
 
 from hdvae.errors import InputError, nearest
 
+UI_HOST, UI_PORT = "127.0.0.1", 5000
+"""Where `hdvae ui` opens MLflow's pages, if the port is free."""
 PATIENCE = 300.0
 Store = Literal["database", "tracking"]
 OWN: dict[Store, tuple[str, str]] = {

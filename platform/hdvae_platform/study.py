@@ -26,6 +26,7 @@ from hdvae.experiment import Experiment
 from hdvae.metrics import check_tunable, metric_names
 from hdvae.seeds import derive
 from hdvae.shares import can_share, check_shares
+from hdvae_platform.expectation import Expectation
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
@@ -210,6 +211,8 @@ class Study(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     claim: Annotated[str, Field(min_length=1)]
+    expect: tuple[Expectation, ...] = ()
+    """What the claim means for the arms: the report says whether the data support it."""
     experiment: Experiment
     space: dict[str, Dimension] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
@@ -247,6 +250,7 @@ class Study(Config):
         """What may change from one launch to the next."""
         return {
             "claim": self.claim,
+            "expect": [one.model_dump(mode="json", exclude_none=True) for one in self.expect],
             "trials": self.search.trials,
             "hours": self.search.hours,
             "seeds": list(self.seeds),
@@ -260,7 +264,7 @@ class Study(Config):
         search = {key: definition.get(key) for key in ("method", "metric", "direction", "pruner")}
         search |= {key: plan.get(key) for key in ("trials", "hours")}
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
-        kept = {key: plan.get(key) for key in ("claim", "seeds", "confirm", "resources")}
+        kept = {key: plan.get(key) for key in ("claim", "expect", "seeds", "confirm", "resources")}
         return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
 
     def confirmation_seeds(self) -> list[int]:
@@ -321,6 +325,15 @@ class Study(Config):
 def set_key(params: Params) -> str:
     """A parameter set as a text that equal sets have in common."""
     return json.dumps(params, sort_keys=True)
+
+
+def fits(path: str, pattern: str) -> bool:
+    """Whether a dotted path is the one meant, in which a star stands for any part.
+
+    >>> fits("model.layers.0.variables", "model.layers.*.variables"), fits("model.width", "model.*.variables")
+    (True, False)
+    """
+    return re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), path) is not None
 
 
 def set_at(plain: dict[str, Any], path: str, value: Any, where: str) -> None:
@@ -465,6 +478,43 @@ def _check_space(study: Study, where: str) -> None:
     if study.search.method == "grid":
         for params in study.grid():
             study.experiment_at(params)
+    for place, expectation in enumerate(study.expect):
+        _check_expectation(study, expectation, f"{where}: expect.{place}", measured)
+
+
+def _check_expectation(study: Study, expectation: Expectation, at: str, measured: Sequence[str]) -> None:
+    """That an expectation is of a metric that is measured on `valid`, and of arms or settings that the study has."""
+    try:
+        check_tunable(expectation.metric)
+    except InputError as fault:
+        raise InputError(f"{at}.metric: {fault}") from None
+    if expectation.metric not in measured:
+        raise InputError(f"{at}.metric: {expectation.metric} is not measured{nearest(expectation.metric, measured)}")
+    for path, value in [item for group in expectation.pair or () for item in group.items()]:
+        if path not in study.space:
+            raise InputError(f"{at}: {path} is not varied{nearest(path, study.space)}")
+        choices = study.space[path].choices
+        if choices is not None and value not in choices:
+            raise InputError(f"{at}: {path} never is {json.dumps(value)}{nearest(str(value), map(str, choices))}")
+    if expectation.trend is not None:
+        known = [path for experiment in _examples(study) for path in _leaves(experiment.plain())]
+        if not any(fits(path, expectation.trend) for path in known):
+            raise InputError(f"{at}: no setting {expectation.trend}{nearest(expectation.trend, dict.fromkeys(known))}")
+
+
+def _examples(study: Study) -> Iterator[Experiment]:
+    """The experiment, and each preset that is put over it."""
+    yield study.experiment
+    for value in study.space[PRESET].examples() if PRESET in study.space else ():
+        yield study.experiment_at({PRESET: value})
+
+
+def _leaves(plain: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of JSON-like values."""
+    items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    yield path
+    for key, value in items:
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def _check_shares(study: Study, experiment: Experiment, where: str) -> None:

@@ -16,6 +16,7 @@ from hdvae_platform.search import Assignment
 from hdvae_platform.study import Study
 from hdvae_platform.text import markdown
 from hdvae_platform.tracking import Client
+from hdvae_platform.verdicts import verdicts
 
 DESCRIPTION = "mlflow.note.content"
 """The tag that MLflow's page shows as the description of a run."""
@@ -55,33 +56,35 @@ def run_description(study: Study, assignment: Assignment) -> str:
 
 
 def study_description(client: Client, study: Study) -> str:
-    """The description of a study: its claim, its confirmed winners if any, and its arms, the best ones first.
+    """The description of a study: its claim and what the data say of it, its confirmed winners if any, and its arms.
 
-    Both with 95% intervals over seeds.
+    The best arms come first; all with 95% intervals over seeds.
     """
     sign = 1 if study.search.direction == "maximize" else -1
     found = [arm for arm in arms(client, [study.name]) if arm.values(study.search.metric)]
+    answers = verdicts(study.expect, found)
+    said = [f"- expected: {words(one.expected)}: **{one.answer}** ({one.numbers})" for one in answers]
+    claim = "\n\n".join([words(study.claim), *(["\n".join(said)] if said else [])])
     found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
     metrics = list(dict.fromkeys([study.search.metric, *(f"valid/{name}" for name in SHOWN)]))
     confirmed = confirmations(client, [study.name])
     for shown in range(min(MOST, len(found)), 0, -1):
-        text = _page(study, found, confirmed, shown, metrics)
+        text = "\n\n".join([claim, *_tables(study, found, confirmed, shown, metrics)])
         if len(text) <= LONGEST:
             return text
-    return words(study.claim)[:LONGEST]
+    return claim[:LONGEST]
 
 
-def _page(
+def _tables(
     study: Study, found: Sequence[Arm], confirmed: Sequence[Confirmation], shown: int, metrics: Sequence[str]
-) -> str:
+) -> list[str]:
     rows = [
         [words(told), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
         for told, arm in zip(labels([arm.arm for arm in found[:shown]]), found[:shown], strict=True)
     ]
     rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
     note = f"Nats per image, mean [95% interval] over seeds{rest}. Everything: `hdvae compare {study.name}`."
-    tables = [*_confirmed(confirmed[:shown]), markdown(["arm", "runs", *metrics], rows)]
-    return "\n\n".join([words(study.claim), *tables, note])
+    return [*_confirmed(confirmed[:shown]), markdown(["arm", "runs", *metrics], rows), note]
 
 
 def _confirmed(confirmed: Sequence[Confirmation]) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+LARGE = 1e5
+"""From here on hundredths of a nat are no news."""
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns under a header: numbers to the right, words to the left.
@@ -53,3 +56,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def number(value: float) -> str:
+    """Hundredths; small and large values with their power of ten.
+
+    >>> number(-114.283), number(159500453.6), number(0.0004), number(0.0)
+    ('-114.28', '1.60e+08', '4.00e-04', '0.00')
+    """
+    small = value != 0 and abs(value) < 0.005
+    return f"{value:.2e}" if small or abs(value) >= LARGE else f"{value:.2f}"
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign.
+
+    >>> signed(1.5), signed(-0.0004)
+    ('+1.50', '-4.00e-04')
+    """
+    return ("+" if value >= 0 else "") + number(value)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from scipy import optimize, stats
 from hdvae.errors import InputError, nearest
 from hdvae_platform.arms import Arm, setting, signed_name, value_of, varied_in
 from hdvae_platform.inference import Interval, interval
-from hdvae_platform.study import PRESET
+from hdvae_platform.study import PRESET, fits
 from hdvae_platform.tracking import TrackedRun
 
 Direction = Literal["increasing", "decreasing", "two-sided"]
@@ -352,19 +351,15 @@ def entered(compared: Sequence[Arm], trends: Sequence[Trend]) -> list[Arm]:
     ]
 
 
-def _pattern(path: str) -> str:
-    return re.escape(path).replace(r"\*", r"[^.]+")
-
-
 def _check_known(compared: Sequence[Arm], path: str) -> None:
     known = {one for arm in compared for run in arm.runs for one in (*run.params, *varied_in(run))}
-    if not any(re.fullmatch(_pattern(path), one) for one in known):
+    if not any(fits(one, path) for one in known):
         raise InputError(f"--trend {path}: no such setting{nearest(path, known)}")
 
 
 def _level(run: TrackedRun, path: str) -> float | None:
     """The setting, or the sum of those that fit; None where the run has none."""
-    fitting = [one for one in {*run.params, *varied_in(run)} if re.fullmatch(_pattern(path), one)]
+    fitting = [one for one in {*run.params, *varied_in(run)} if fits(one, path)]
     if not fitting:
         return None
     values = [setting(run, one) for one in fitting]
@@ -381,12 +376,12 @@ def _rest(run: TrackedRun, path: str) -> dict[str, Any]:
 
     A varied preset is only a name: every setting of the run, beside the one in question, stands for it.
     """
-    pattern, varied = _pattern(path), varied_in(run)
+    varied = varied_in(run)
     whole = {one for one in varied if one == PRESET or _is_above(one, path)}
-    rest = {one: value for one, value in varied.items() if one not in whole and not re.fullmatch(pattern, one)}
+    rest = {one: value for one, value in varied.items() if one not in whole and not fits(one, path)}
     for one in run.params:
         part = PRESET in whole or any(one.startswith(f"{above}.") for above in whole)
-        if part and one not in ("seed", PRESET) and not re.fullmatch(pattern, one):
+        if part and one not in ("seed", PRESET) and not fits(one, path):
             rest[one] = value_of(run.params[one])
     return rest
 
@@ -394,4 +389,4 @@ def _rest(run: TrackedRun, path: str) -> dict[str, Any]:
 def _is_above(one: str, path: str) -> bool:
     """Whether a setting holds the one in question."""
     parts = path.split(".")
-    return any(re.fullmatch(_pattern(".".join(parts[:n])), one) for n in range(1, len(parts)))
+    return any(fits(one, ".".join(parts[:n])) for n in range(1, len(parts)))

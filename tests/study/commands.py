@@ -29,6 +29,12 @@ def command(arguments: Sequence[str | Path]) -> list[str]:
     return [sys.executable, "-m", "hdvae_platform.cli", *map(str, arguments)]
 
 
+def made_anew(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command run to its end in a process of its own interpreter, for what an environment changes at its start."""
+    whole = {**os.environ, **environment}
+    return subprocess.run(command(arguments), env=whole, capture_output=True, text=True, timeout=LIMIT, check=False)
+
+
 class Forked:
     """Some work in a process of its own, with what `subprocess.Popen` has.
 

@@ -19,7 +19,7 @@ from hdvae_platform.journal import Journal
 from hdvae_platform.preflight import PATIENCE
 from hdvae_platform.storage import Storage
 
-from .commands import command
+from .commands import command, made_anew
 from .outcome import series, tracked, wait_until
 from .test_data_parallel import SMALL
 
@@ -145,9 +145,7 @@ def job_server(tmp_path, monkeypatch):
 def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, places, edit, hdvae, start):
     there = ["--address", job_server]
     for change in ({"RAY_AUTH_TOKEN": "wrong"}, {"RAY_AUTH_TOKEN": "", "RAY_AUTH_MODE": "disabled"}):
-        environment = {**os.environ, **change}
-        words = command(["study", "submit", edit({}), *there])  # made anew: Ray reads the mode as it is imported
-        refused = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        refused = made_anew("study", "submit", edit({}), *there, **change)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
         assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
 

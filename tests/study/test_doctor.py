@@ -22,6 +22,8 @@ from hdvae.errors import InputError
 from hdvae_platform import datasets, doctor
 from hdvae_platform.doctor import Unfit
 
+from .commands import made_anew
+
 PARTS = ["Python", "versions", "torch", "GPU", "Ray", "storage", "database", "tracking", "data", "clock"]
 SECRET = "a-secret-word"
 
@@ -40,7 +42,7 @@ def test_a_machine_that_can_do_the_job(hdvae, places):
     assert sorted(path.name for path in places.home.glob("studies/*")) == []
 
 
-def test_everything_broken_at_once_gets_a_line_each(hdvae, places, postgres, tmp_path, monkeypatch):
+def test_everything_broken_at_once_gets_a_line_each(places, postgres, tmp_path, monkeypatch):
     in_the_way = tmp_path / "a-file"
     in_the_way.touch()
     closed = free_port()
@@ -51,7 +53,7 @@ def test_everything_broken_at_once_gets_a_line_each(hdvae, places, postgres, tmp
     monkeypatch.setenv("HDVAE_STORAGE", str(in_the_way))
     monkeypatch.setenv("HDVAE_STUDY_DB", postgres.user("patient", SECRET).replace(SECRET, f"not-{SECRET}"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:{SECRET}@127.0.0.1:{closed}")
-    done = hdvae("doctor", "--json", "--address", f"127.0.0.1:{closed}")
+    done = made_anew("doctor", "--json", "--address", f"127.0.0.1:{closed}", HDVAE_HOME=str(places.home))
     assert done.returncode == 1
     found = findings(done)
     assert {name for name, one in found.items() if one["ok"]} == {"Python", "torch", "GPU"}

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from hdvae_platform import assessment
 from hdvae_platform.cli import run
 from hdvae_platform.per_image import NOTES, read_per_image
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
+from hdvae_platform.tracking import Client
 
 from .test_cli import fails
 
@@ -54,7 +56,8 @@ def test_it_is_logged_to_the_run_with_its_step_values_and_figure(capsys, places,
         assert stored[key] == pytest.approx(value), key
     history = client.get_metric_history(trained["run"], "test/elbo")
     assert [point.step for point in history] == [20]
-    assert client.get_run(trained["run"]).data.tags["hdvae.test_kappa"] == "certified"
+    measured = json.loads(client.get_run(trained["run"]).data.tags["hdvae.test_measured"])
+    assert measured == {"images": 24, "draws": 3, "samples": 7, "tau": [0.05, 0.5], "kappa": "certified"}
     names = {file.path for file in client.list_artifacts(trained["run"], "evaluation")}
     assert names == {f"evaluation/{name}" for name in FILES}
 
@@ -118,6 +121,25 @@ def test_bad_input_is_one_line_and_nothing_is_done(capsys, places, trained, argu
     client = mlflow.MlflowClient(places.tracking)
     assert not client.list_artifacts(trained["run"], "evaluation")
     assert "test/elbo" not in client.get_run(trained["run"]).data.metrics
+
+
+def test_what_was_found_is_not_lost_with_the_server(capsys, places, trained, tmp_path, monkeypatch):
+    """MLflow knows the run, and is away when its evaluation is to be logged."""
+    real = assessment.evaluate
+
+    def evaluate(*arguments, **options):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(assessment, "evaluate", evaluate)
+    monkeypatch.setattr(assessment, "Client", lambda places: Client(Places.under(places.home)))
+    asked = ["evaluate", trained["run"], *FLAGS, "--home", str(places.home)]
+    assert run([*asked, "--out", str(tmp_path / "found")]) == 0
+    captured = capsys.readouterr()
+    assert "factor of κ" in captured.out
+    assert sorted(file.name for file in (tmp_path / "found").iterdir()) == FILES
+    away = "MLflow at http://127.0.0.1:9 does not answer: connection refused; "
+    assert captured.err == f"{away}this is not logged: the same command logs it later\n"
 
 
 def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):

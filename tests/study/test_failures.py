@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from hdvae_platform import provenance
 from hdvae_platform.records import Records, connect
 
+from .commands import made_anew
 from .outcome import tensors, tracked
 
 
@@ -78,9 +80,10 @@ def test_other_code_goes_on_with_a_study_only_if_that_is_accepted(places, edit, 
     for package in ("hdvae", "platform"):
         shutil.copytree(root / package, tmp_path / "other" / package)
     (tmp_path / "other/hdvae/model.py").open("a").write("CHANGED = True\n")
+    anew = partial(made_anew, HDVAE_HOME=str(places.home))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/other{os.pathsep}{tmp_path}/other/platform")
 
-    refused = hdvae("study", "run", file)
+    refused = anew("study", "run", file)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     before = Records(connect(places.database)).study("small").code["sources"]
@@ -88,13 +91,13 @@ def test_other_code_goes_on_with_a_study_only_if_that_is_accepted(places, edit, 
     assert "--accept-code-change" in refused.stderr
     assert Records(connect(places.database)).changes("small") == []
 
-    accepted = hdvae("study", "run", file, "--accept-code-change", "--set", "seeds=[0, 1]")
+    accepted = anew("study", "run", file, "--accept-code-change", "--set", "seeds=[0, 1]")
     assert accepted.returncode == 0, accepted.stderr
     (code,) = (change for change in Records(connect(places.database)).changes("small") if change.what == "code")
     assert code.before["sources"] == before != code.after["sources"]
     assert code.after["sources"][:8] in refused.stderr
     _, children = tracked(places)
     assert [children[0, seed].tags["hdvae.sources"] for seed in (0, 1)] == [before, code.after["sources"]]
-    assert hdvae("study", "run", file, "--set", "seeds=[0, 1]").returncode == 0
+    assert anew("study", "run", file, "--set", "seeds=[0, 1]").returncode == 0
     monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root}/platform")
-    assert hdvae("study", "run", file, "--set", "seeds=[0, 1]").returncode == 2
+    assert anew("study", "run", file, "--set", "seeds=[0, 1]").returncode == 2

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,15 +20,17 @@ from matplotlib.figure import Figure
 from hdvae.config import parse
 from hdvae_platform.arms import label
 from hdvae_platform.comparison import Arm, Confirmation, Interval, interval
+from hdvae_platform.differences import ARMS
 from hdvae_platform.figures import bars
 from hdvae_platform.places import Places
 from hdvae_platform.report import figures, settings
-from hdvae_platform.report.contents import ALL_PAIRS, SHOWN, ArmReport, Contents, best_arms
+from hdvae_platform.report.contents import SHOWN, ArmReport, Contents, best_arms
 from hdvae_platform.report.drawing import RC, STYLES, Drawn, NotDrawn
 from hdvae_platform.report.page import html
 from hdvae_platform.status import StudyStatus
 from hdvae_platform.study import Study
 from hdvae_platform.tracking import TrackedRun
+from hdvae_platform.verdicts import verdicts
 
 BIAS, ELBO = "valid/relaxation_bias", "valid/elbo"
 PLAIN = {
@@ -40,12 +44,19 @@ PLAIN = {
 }
 
 
-def contents(space, sets, numbers, *, curves=None, importances="not asked", search=None):
+def contents(space, sets, numbers, *, curves=None, importances="not asked", search=None, expect=()):
     """A report's contents: parameter sets, and for each its metrics by seed."""
-    study = parse(Study, {**PLAIN, "space": space, "search": search or {"method": "grid"}}, "made")
+    plain = {**PLAIN, "space": space, "search": search or {"method": "grid"}, "expect": list(expect)}
+    study = parse(Study, plain, "made")
     arms = []
     for i, (params, seeds) in enumerate(zip(sets, numbers, strict=True)):
-        tags = {"hdvae.trial": str(i), "hdvae.arm": json.dumps(params), "hdvae.sources": "0" * 64, "hdvae.version": "1"}
+        tags = {
+            "hdvae.study": "made",
+            "hdvae.trial": str(i),
+            "hdvae.arm": json.dumps(params),
+            "hdvae.sources": "0" * 64,
+            "hdvae.version": "1",
+        }
         runs = [
             TrackedRun(f"run-{i}-{seed}", "FINISHED", {**tags, "hdvae.seed": str(seed)}, {}, metrics, 60.0)
             for seed, metrics in enumerate(seeds)
@@ -73,6 +84,8 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
         pages={run_id: f"http://host:5000/#/experiments/1/runs/{run_id}" for run_id in tracked},
         parent=None,
         confirmed=[],
+        verdicts=verdicts(study.expect, [arm.arm for arm in arms]),
+        restated=None,
         importances=importances,
         images=None,
     )
@@ -101,11 +114,11 @@ def test_every_pair_is_tested_and_of_many_arms_each_against_the_best():
     assert (higher, lower) == (2, 1)
     assert low < mean < high
     assert mean == pytest.approx(1.01)
-    many = widths(ALL_PAIRS + 1, seeds=3).differences(ELBO)
-    assert {one.first for one in many} == {ALL_PAIRS + 1}
-    assert len(many) == ALL_PAIRS
-    same = widths(ALL_PAIRS + 1, seeds=3).differences(BIAS)
-    assert {one.first for one in same} == {ALL_PAIRS + 1}, "not the best by the study's metric"
+    many = widths(ARMS + 1, seeds=3).differences(ELBO)
+    assert {one.first for one in many} == {ARMS + 1}
+    assert len(many) == ARMS
+    same = widths(ARMS + 1, seeds=3).differences(BIAS)
+    assert {one.first for one in same} == {ARMS + 1}, "not the best by the study's metric"
 
 
 def test_noise_in_a_bias_is_not_beyond_chance():
@@ -123,15 +136,29 @@ def test_one_seed_tells_nothing_from_chance():
     assert not any(one.beyond_chance for one in found.differences(ELBO))
     page = html(found, [])
     assert "No difference could be tested" in page
-    assert "Every arm has one seed: nothing in the table of arms tells" in page
+    assert "<strong>one seed</strong>: every arm has one, so nothing in the table of arms tells" in page
+
+
+WINNER = Confirmation(
+    "made",
+    1,
+    {"model.width": 2},
+    ELBO,
+    -90.0,
+    [
+        TrackedRun(run_id, "FINISHED", {"hdvae.seed": str(seed), "hdvae.sources": "f" * 64}, {}, {ELBO: value}, 60.0)
+        for run_id, seed, value in (("a", 7, -91.0), ("b", 8, -93.0))
+    ],
+    0,
+    1,
+)
 
 
 def test_one_seed_with_confirmed_winners_says_that_they_have_intervals():
-    winner = Confirmation("made", 1, {"model.width": 2}, ELBO, -90.0, [7, 8], [-91.0, -93.0], ["a", "b"], 1)
-    page = html(replace(widths(3, seeds=1), confirmed=[winner]), [])
-    assert "Every arm has one seed" in page
-    assert "The winners were run again on fresh seeds, and have intervals over them." in page
-    assert "The winners were run again" not in html(widths(3, seeds=1), [])
+    page = html(replace(widths(3, seeds=1), confirmed=[WINNER]), [])
+    assert "one seed" in page
+    assert "the winners were run again on fresh seeds, and have intervals over them" in page
+    assert "the winners were run again" not in html(widths(3, seeds=1), [])
 
 
 def unfinished():
@@ -152,8 +179,8 @@ def unfinished():
 def test_an_unfinished_study_is_counted_as_by_its_status():
     page = html(unfinished(), [])
     assert "4 arms, 12 runs: 5 complete, 7 yet to be run." in page
-    assert "7 of its 12 runs have not ended" in page
-    assert "`hdvae study status made`). 2 of its arms have no complete run yet." in page
+    assert "7 of the study&#39;s 12 runs have not ended" in page
+    assert "(counted as by hdvae study status made); 2 of its arms have no complete run yet" in page
 
 
 def test_differences_say_by_how_many_seeds_they_are_paired():
@@ -164,8 +191,8 @@ def test_differences_say_by_how_many_seeds_they_are_paired():
     page = html(found, [])
     assert "<small>paired by 2 of 3 seeds</small>" in page
     assert "<small>paired by" not in html(widths(3), [])
-    assert "Arms differ in their seeds." in page
-    assert "Arms differ in their seeds." not in html(widths(3), [])
+    assert "arms differ in their seeds" in page
+    assert "arms differ in their seeds" not in html(widths(3), [])
     assert "more than half of each arm" in page
 
 
@@ -208,9 +235,22 @@ def test_values_that_are_not_finite_are_in_no_mean():
     )
     assert found.arms[0].values(ELBO) == [-1.0]
     page = html(found, figures.all_figures(found))
-    assert "1 of 4 complete runs have no finite valid/elbo" in page
-    assert "4 of 4 complete runs have no finite valid/relaxation_bias" in page
+    assert "<strong>not finite</strong>: valid/elbo in 1 of 4 runs, which its means leave out" in page
     assert ">nan" not in page
+
+
+def test_the_pareto_front_says_only_what_its_means_say():
+    """An arm of the front that is not among the best by ELBO has its number; ties beat nobody; 0 may be exact."""
+    found = widths(20)
+    drawn = figures.pareto_front(found)
+    assert all(row[3] == "yes" for row in drawn.rows), "each has more bias than the one before, and more ELBO"
+    labelled = re.findall(r"<!-- (\d+) -->", drawn.svg.decode())
+    assert {"1", "2", "20"} <= set(labelled)
+    sets = [{"model.latent": "normal", "model.width": i} for i in (1, 2)]
+    space = {"model.latent": {"choices": ["normal", "categorical"]}, "model.width": {"choices": [1, 2]}}
+    tied = figures.pareto_front(contents(space, sets, [[biased(-100.0, 0.0)]] * 2))
+    assert "no other arm is better than arm 1 in either" in tied.caption
+    assert "A bias of 0 is one by definition, of variables that are not relaxed: 1, 2." in tied.caption
 
 
 def test_of_many_arms_the_best_are_told_apart():
@@ -236,7 +276,7 @@ def test_a_page_has_a_bounded_number_of_arms(monkeypatch):
     found = widths(8)
     assert [arm.number for arm in found.arms] == [4, 5, 6, 7, 8]
     page = html(found, figures.all_figures(found))
-    assert "The study has 8 arms. These are the 5 best by valid/elbo" in page
+    assert "the study has 8 arms; these are the 5 best by valid/elbo" in page
 
 
 def test_links_lead_to_the_server_and_hold_no_secret():
@@ -246,11 +286,98 @@ def test_links_lead_to_the_server_and_hold_no_secret():
 
 
 def test_confirmed_winners_stand_beside_the_value_of_the_search():
-    winner = Confirmation("made", 1, {"model.width": 2}, ELBO, -90.0, [7, 8], [-91.0, -93.0], ["a", "b"], 1)
-    page = html(replace(widths(2), confirmed=[winner]), [])
+    page = html(replace(widths(2), confirmed=[replace(WINNER, lost=1)]), [])
     assert "Winners of the search on fresh seeds: valid/elbo" in page
-    for text in ("trial 1: width 2", "-90.00", "-92.00", "+2.00"):
+    assert '<a href="#runs-of-2">trial 1: width 2</a>' in page
+    for text in ("-90.00", "-92.00", "+2.00"):
         assert f">{text}</td>" in page
+    assert "2<small>1 lost</small>" in page
+    assert "1 run on fresh seeds did not end with a finite value and is left out" in page
+
+
+def test_confirmations_are_among_the_runs_that_are_held_against_each_other():
+    """Of other code than the search, and of other data: shrinkage is then also that of code and data."""
+    other = [replace(run, tags={**run.tags, "hdvae.data_checksum": "e" * 64}) for run in WINNER.runs]
+    found = replace(widths(2), confirmed=[replace(WINNER, runs=other)])
+    row = {"number": 1, "kind": "confirmation", "state": "COMPLETE", "error": None, "params": {}}
+    found.status.trials.extend({**row, "seed": int(run.tags["hdvae.seed"]), "run_id": run.run_id} for run in other)
+    page = html(replace(found, tracked={**found.tracked, **{run.run_id: run for run in other}}), [])
+    assert "<strong>mixed code</strong>: " in page
+    assert "<strong>mixed data</strong>: 4 runs with checksum unknown; 2 runs with checksum eeeeeeee" in page
+    assert "<td>checksum eeeeeeee</td>" in page, "the table of runs tells which is which"
+    assert "6 min 0 s in all" in page, "their time counts"
+
+
+def test_complete_runs_that_mlflow_lacks_are_not_silently_left_out():
+    """The study database knows that they are complete; MLflow was away when they ended."""
+    found = widths(2)
+    lost = next(iter(found.tracked))
+    kept = {run_id: run for run_id, run in found.tracked.items() if run_id != lost}
+    page = html(replace(found, tracked=kept), [])
+    assert "<strong>not in MLflow</strong>: the final numbers of 1 complete run, which is not in these means" in page
+    assert "not in MLflow" not in html(found, [])
+
+
+def test_of_arms_that_are_all_the_same_none_is_beyond_chance_however_many():
+    """The best of many is best by luck: it is compared with all others, and Holm's correction counts every pair."""
+    random, beyond = np.random.default_rng(0), 0
+    for _ in range(100):
+        values = random.normal(size=(30, 1)) * 0 + random.normal(size=(30, 5)) - 100
+        sets = [{"model.width": i + 1} for i in range(30)]
+        numbers = [[{ELBO: value} for value in row] for row in values.tolist()]
+        space = {"model.width": {"low": 1, "high": 99}}
+        found = contents(space, sets, numbers, search={"method": "random", "trials": 30})
+        beyond += any(one.beyond_chance for one in found.differences(ELBO))
+    assert beyond <= 10, "5 of 100 are expected at most"
+
+
+def test_arms_that_were_measured_differently_are_marked_as_by_compare():
+    found = widths(2)
+    for arm, samples in zip(found.arms, ("10", "1000"), strict=True):
+        arm.arm.runs[:] = [replace(run, params={"evaluation.samples": samples}) for run in arm.arm.runs]
+    page = html(found, [])
+    assert "<strong>measured differently</strong>: evaluation.samples is 10 or 1000, under one name" in page
+
+
+def test_each_metric_says_whether_all_its_pairs_are_tested():
+    """Thirteen arms have an ELBO, the best of them no bias: twelve have one, and all of their pairs are tested."""
+    found = widths(ARMS + 1)
+    (best,) = (arm for arm in found.arms if arm.number == ARMS + 1)
+    best.arm.runs[:] = [replace(run, metrics={ELBO: run.metrics[ELBO]}) for run in best.arm.runs]
+    assert (len(found.differences(ELBO)), len(found.differences(BIAS))) == (ARMS, ARMS * (ARMS - 1) // 2)
+    page = html(found, [])
+    assert page.count("each is compared with the one of them that is best") == 1
+
+
+def test_a_search_for_a_metric_of_training_is_said_to_be_one():
+    search = {"method": "grid", "metric": "train/gradient_norm", "direction": "minimize"}
+    sets, numbers = [{"model.width": 1}, {"model.width": 2}], [[{"train/gradient_norm": 1.0}]] * 2
+    page = html(contents({"model.width": {"choices": [1, 2]}}, sets, numbers, search=search), [])
+    assert "Numbers are of the validation images, but for those under <code>train/</code>." in page
+    assert "All numbers are of the validation images." in html(widths(2), [])
+
+
+def expecting(*expect, numbers):
+    """Two arms by width, and what is expected of them."""
+    sets = [{"model.width": 1}, {"model.width": 2}]
+    return contents({"model.width": {"choices": [1, 2]}}, sets, numbers, expect=expect)
+
+
+def test_the_page_says_whether_the_data_support_the_claim():
+    numbers = [[biased(-100.0 + i + s / 9 + (i * s) / 50, 0.1) for s in range(4)] for i in range(2)]
+    wider = {"metric": ELBO, "higher": {"model.width": 2}, "than": {"model.width": 1}}
+    narrower = {"metric": ELBO, "higher": {"model.width": 1}, "than": {"model.width": 2}}
+    same = {"metric": BIAS, "higher": {"model.width": 2}, "than": {"model.width": 1}}
+    page = html(expecting(wider, numbers=numbers), [])
+    assert '<strong class="supported">The data support the claim</strong>' in page
+    assert 'valid/elbo is higher with width 2 than with width 1: <strong class="supported">supported</strong>' in page
+    assert "What is expected was stated before the study was begun." in page
+    assert "The data contradict the claim" in html(expecting(wider, narrower, numbers=numbers), [])
+    found = expecting(wider, same, numbers=numbers)
+    page = html(replace(found, restated=1.6e9), [])
+    assert "The data leave the claim open" in page
+    assert "What is expected was last changed on 2020-09-13 12:26 UTC, after the study was begun" in page
+    assert "The study file states nothing that could be tested" in html(widths(2), [])
 
 
 @given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=2, max_size=3))
@@ -401,8 +528,21 @@ def test_ranges_and_conditions_in_parallel_coordinates():
     place, _ = figures._scale("training.freebits", dimensions["training.freebits"], found.arms)
     assert place(1.0) == pytest.approx(0.5)
     place, ticks = figures._scale("model.decoder_scale", dimensions["model.decoder_scale"], found.arms)
-    assert (place(20.0), place(None)) == (pytest.approx(0.9), 1.0)
+    assert (place(20.0), place(figures._MISSING)) == (pytest.approx(0.9), 1.0)
     assert ticks[-1] == (1.0, "—")
+
+
+def test_choices_that_look_alike_are_told_apart_and_none_is_one_of_them():
+    layers = [[{"variables": 4, "classes": classes}] for classes in (16, 64, 256)]
+    space = {"model.layers": {"choices": layers}, "training.gradient_clip": {"choices": [None, 1.0]}}
+    sets = [{"model.layers": one, "training.gradient_clip": clip} for one in layers for clip in (None, 1.0)]
+    found = contents(space, sets, [[{ELBO: -1.0 - i}] for i in range(6)])
+    dimensions = found.study.space
+    _, ticks = figures._scale("model.layers", dimensions["model.layers"], found.arms)
+    assert len({text for _, text in ticks}) == 3
+    place, ticks = figures._scale("training.gradient_clip", dimensions["training.gradient_clip"], found.arms)
+    assert (place(None), ticks) == (0.0, [(0.0, "none"), (1.0, "1.0")])
+    assert figures.parallel_coordinates(found).rows[0][2] == "none"
 
 
 def test_importance_is_drawn_in_order():

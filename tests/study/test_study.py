@@ -16,6 +16,12 @@ def refused(file: Path, *overrides: str) -> str:
     return line
 
 
+def expected(**changes):
+    """An expectation of the small study, changed."""
+    groups = {"higher": {"model.latent": "normal"}, "than": {"model.latent": "categorical"}}
+    return {"metric": "valid/elbo", **groups, **changes}
+
+
 BAD = [
     ({"experiment/training/freebit": 1.0}, ["experiment.training.freebit", "did you mean 'freebits'"]),
     ({"serch": {}}, ["serch", "did you mean 'search'"]),
@@ -40,6 +46,19 @@ BAD = [
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo"}}, ["measured at the end only", "valid/elbo"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo@S=5"}}, ["measured at the end only", "valid/elbo"]),
     ({"search/hours": 0}, ["search.hours", "greater than 0"]),
+    ({"expect": [{"metric": "valid/elbo"}]}, ["expect.0", "give the metric and one of: higher, than; "]),
+    ({"expect": [{"metric": "valid/elbo", "grow_with": "a"}]}, ["expect.0.grow_with", "did you mean 'grows_with'"]),
+    ({"expect": [{"metric": "valid/elbo", "equal": {}, "to": {}, "within": 0}]}, ["within", "greater than 0"]),
+    ({"expect": [expected(metric="elbo")]}, ["expect.0.metric: unknown metric elbo; did you mean 'valid/elbo'?"]),
+    ({"expect": [expected(metric="valid/kl/layer_9")]}, ["expect.0.metric: valid/kl/layer_9 is not measured"]),
+    ({"expect": [expected(metric="test/elbo")]}, ["expect.0.metric", "never on test: use valid/elbo"]),
+    ({"expect": [expected(higher={"model.latnt": "normal"})]}, ["model.latnt is not varied", "'model.latent'"]),
+    ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent never is "norml"', "'normal'"]),
+    ({"expect": [expected(than={"model.latent": "normal"})]}, ["expect.0", "both sides are"]),
+    (
+        {"expect": [{"metric": "valid/elbo", "grows_with": "model.layers.*.variable"}]},
+        ["expect.0: no setting model.layers.*.variable", "did you mean 'model.layers.1.variables'"],
+    ),
     ({"confirm": {"top": 0}}, ["confirm.top", "greater than or equal to 1"]),
     ({"confirm": {"sed": 1}}, ["confirm.sed", "did you mean 'seeds'"]),
     ({"search/method": "gird"}, ["search.method", "'grid'"]),

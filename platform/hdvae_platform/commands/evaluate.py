@@ -88,14 +88,17 @@ def evaluate(
     done = assess(run, split, images, settings, places_of(run, home))
     if out is not None:
         _write(out, done)
+    if done.unlogged is not None:
+        click.echo(f"{done.unlogged}; this is not logged: the same command logs it later", err=True)
     if as_json:
         click.echo(json.dumps(done.document(), indent=1))
         return
     click.echo(_summary(done))
     if out is not None:
         click.echo(f"{out}: {', '.join(done.files)}")
-    where = f"logged to MLflow run {run}" if done.logged else "not logged: RUN is a folder, not an MLflow run id"
-    click.echo(where)
+    if done.unlogged is None:
+        logged = f"logged to MLflow run {run}"
+        click.echo(logged if done.logged else "not logged: RUN is a folder, not an MLflow run id")
 
 
 def _write(out: Path, done: Assessment) -> None:

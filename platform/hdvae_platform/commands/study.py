@@ -49,6 +49,7 @@ def study() -> None:
 def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> None:
     """Validate a study file; print its runs, what they need and about how long they take. Starts nothing."""
     from hdvae_platform.estimate import estimate
+    from hdvae_platform.verdicts import in_words
 
     checked = load_study(file, overrides)
     cost = estimate(checked, Places.under(home))
@@ -56,6 +57,8 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         click.echo(json.dumps(cost.plain(), indent=1))
         return
     click.echo(f"{checked.name}: {checked.claim}")
+    for expectation in checked.expect:
+        click.echo(f"expected: {in_words(expectation)}")
     if cost.arms:
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
     if checked.search.method == "grid" and len(cost.arms) < cost.trials:
@@ -120,10 +123,10 @@ def run(
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
     if failed:
         click.echo("the same command with `--retry-failed` starts them again", err=True)
-    complete = any(one.state == "COMPLETE" for one in runs)
-    if complete:
-        _show_result(checked, places, as_json)
-    if any(one.state in ("WAITING", "RUNNING") for one in runs):
+    unfinished = any(one.state in ("WAITING", "RUNNING") for one in runs)
+    if any(one.state == "COMPLETE" for one in runs):
+        _show_result(checked, places, as_json, finished=not unfinished)
+    if unfinished:
         click.echo("stopped before its end; the same command goes on", err=True)
         return 130
     return 1 if failed else 0
@@ -178,12 +181,16 @@ def _there(address: str, insecure: bool, *arguments: str) -> int:
     return code
 
 
-def _show_result(study: Study, places: Places, as_json: bool) -> None:
+def _show_result(study: Study, places: Places, as_json: bool, *, finished: bool) -> None:
+    """Print the arms and what they say of what is expected; of a finished study make the report."""
     from hdvae_platform import comparison
     from hdvae_platform.tracking import Client, Unreachable
+    from hdvae_platform.verdicts import verdicts
 
     try:
-        found = comparison.compare(Client(places), comparison.Question([study.name], whole=as_json))
+        client = Client(places)
+        found = comparison.compare(client, comparison.Question([study.name], whole=True))
+        report = _report(client, places, study.name) if finished else None
     except Unreachable as fault:
         click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
@@ -194,10 +201,25 @@ def _show_result(study: Study, places: Places, as_json: bool) -> None:
     click.echo(comparison.as_table(found.arms))
     if found.confirmations:
         click.echo(f"\n{comparison.confirmation_table(found.confirmations)}")
+    for one in verdicts(study.expect, found.arms):
+        click.echo(f"\nexpected: {one.expected}\n{one.answer}: {one.numbers}")
     click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
+    if report is not None:
+        click.echo(f"Report, with figures:             {_shown(report)}")
     storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
     click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
+
+
+def _report(client: Any, places: Places, name: str) -> Path:
+    """The page of a finished study; made, and logged to MLflow, unless it is there."""
+    from hdvae_platform.report.writing import PAGE, folder_of, is_reported, write_report
+
+    folder = folder_of(places, name)
+    if not is_reported(client, places, name):
+        for note in write_report(places, name, folder).notes:
+            click.echo(note, err=True)
+    return folder / PAGE
 
 
 def _shown(path: Path) -> str:

@@ -15,9 +15,8 @@ import click
 
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.places import Places, redacted
+from hdvae_platform.places import UI_HOST, UI_PORT, Places, redacted
 
-HOST = "127.0.0.1"
 START = 60.0
 """Seconds that a page may take to answer."""
 OPTUNA = """
@@ -32,7 +31,7 @@ run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2])
 @click.option(
     "--mlflow-port",
     type=click.IntRange(1, 65535),
-    default=5000,
+    default=UI_PORT,
     show_default=True,
     help="Port of MLflow's page; another if it is taken.",
 )
@@ -74,17 +73,21 @@ def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
 
 def _mlflow(places: Places, port: int) -> list[str]:
     artifacts = ["--default-artifact-root", places.artifacts] if places.artifacts else []
-    address = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    address = ["--host", UI_HOST, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *artifacts, *address]
 
 
 def _optuna(port: int) -> list[str]:
-    return [sys.executable, "-c", OPTUNA, HOST, str(port)]
+    return [sys.executable, "-c", OPTUNA, UI_HOST, str(port)]
 
 
-def _addresses(places: Places) -> dict[str, str]:
-    """Where the databases are, in the environment: every user of a machine can read its command lines."""
-    return {"MLFLOW_BACKEND_STORE_URI": places.tracking, "HDVAE_STUDY_DB": places.database}
+def _environment(places: Places) -> dict[str, str]:
+    """Where the databases are: every user of a machine can read its command lines. And no jobs of MLflow's own.
+
+    These are half a dozen processes, and nothing here uses them.
+    """
+    addresses = {"MLFLOW_BACKEND_STORE_URI": places.tracking, "HDVAE_STUDY_DB": places.database}
+    return {**os.environ, **addresses, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def _free(port: int) -> int:
@@ -92,9 +95,9 @@ def _free(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((UI_HOST, port))
         except OSError:
-            probe.bind((HOST, 0))
+            probe.bind((UI_HOST, 0))
         return int(probe.getsockname()[1])
 
 
@@ -105,20 +108,21 @@ def _start(pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, comm
         InputError: it ended, or does not answer in time.
     """
     with tempfile.TemporaryFile() as log:
-        environment = {**os.environ, **_addresses(places)}
-        pages[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        pages[name] = subprocess.Popen(command, env=_environment(places), stdout=log, stderr=subprocess.STDOUT)
         limit = time.monotonic() + START
         while not _answers(port):
             if pages[name].poll() is not None or time.monotonic() > limit:
+                late = pages[name].poll() is None
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
                 said = redacted(lines[-1]) if lines else "no word from it"
-                raise InputError(f"{name}'s page did not start: {said}")
+                how = f"does not answer after {START:.0f} s" if late else "did not start"
+                raise InputError(f"{name}'s page {how}: {said}")
             time.sleep(0.2)
-    click.echo(f"{name}  http://{HOST}:{port}")
+    click.echo(f"{name}  http://{UI_HOST}:{port}")
 
 
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((HOST, port)) == 0
+        return probe.connect_ex((UI_HOST, port)) == 0

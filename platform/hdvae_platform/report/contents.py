@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from hdvae.experiment import Experiment
 from hdvae_platform import comparison
 from hdvae_platform.arms import labels
 from hdvae_platform.comparison import Arm, Interval
-from hdvae_platform.differences import over_seeds
+from hdvae_platform.differences import ARMS, over_seeds
 from hdvae_platform.inference import holm
 from hdvae_platform.journal import Journal, run_folder
 from hdvae_platform.per_image import find_per_image, read_per_image
@@ -25,6 +25,7 @@ from hdvae_platform.status import StudyStatus, study_status
 from hdvae_platform.storage import Storage
 from hdvae_platform.study import Study, set_key
 from hdvae_platform.tracking import Client, TrackedRun
+from hdvae_platform.verdicts import Verdict, verdicts
 
 BIAS = "valid/relaxation_bias"
 ELBO = "valid/elbo"
@@ -34,8 +35,6 @@ SHOWN = 7
 """Arms that are told apart in figures: as many as there are colours."""
 MOST = 500
 """Arms that a report holds: of more, the best."""
-ALL_PAIRS = 12
-"""Arms up to which every pair is tested; of more, each against the best."""
 
 Curve = Mapping[int, Mapping[str, float]]
 """Step → metrics of the report at that step, with the prefixes of their splits."""
@@ -91,7 +90,8 @@ class Difference:
         interval: of the mean difference over seeds.
         paired: whether it is over the seeds that both arms have.
         seeds: how many pairs, or seeds of both arms.
-        adjusted: Holm's p-value over all differences in this metric; None if it could not be tested.
+        adjusted: Holm's p-value over all pairs of arms that have the metric, also of those that are not shown since the
+            best arm was chosen by looking at them; None if it could not be tested.
     """
 
     first: int
@@ -133,6 +133,8 @@ class Contents:
         pages: MLflow's page of each run that has one, by its id.
         parent: MLflow's id of the run above them; None if there is none.
         confirmed: winners of the search on fresh seeds.
+        verdicts: what the data say of each expectation of the study file.
+        restated: when what is expected was last changed after the study was begun, seconds since 1970; None if never.
         importances: share of each setting in what makes a good trial; why there is none, if there is none.
         images: on how many of the validation split was measured; None if the storage does not tell.
     """
@@ -148,6 +150,8 @@ class Contents:
     pages: Mapping[str, str]
     parent: str | None
     confirmed: Sequence[comparison.Confirmation]
+    verdicts: Sequence[Verdict]
+    restated: float | None
     importances: Mapping[str, float] | str
     images: int | None
 
@@ -172,6 +176,11 @@ class Contents:
         return self.status.total - self.status.complete - self.status.pruned - self.status.failed
 
     @property
+    def unsent(self) -> int:
+        """How many complete runs MLflow lacks, or has without their end: their numbers are not in the means."""
+        return sum(row["state"] == "COMPLETE" and row["run_id"] not in self.tracked for row in self.runs)
+
+    @property
     def complete(self) -> list[ArmReport]:
         """The arms with a complete run."""
         return [arm for arm in self.arms if arm.arm.runs]
@@ -182,14 +191,18 @@ class Contents:
         return [run for arm in self.arms for run in arm.arm.runs]
 
     @property
+    def counted_runs(self) -> list[TrackedRun]:
+        """All runs of which there is a number on the page: of the search, and of the confirmations."""
+        return [*self.complete_runs, *(run for one in self.confirmed for run in one.runs)]
+
+    @property
     def shown(self) -> list[ArmReport]:
         """The arms that figures tell apart."""
         return [arm for arm in self.arms if arm.shown is not None]
 
     def differences(self, metric: str) -> list[Difference]:
         """Between all pairs of arms that have the metric; of many arms, between the best and each other."""
-        best = max(self.arms, key=lambda arm: worth(arm, self.study))
-        return differences(self.arms, metric, best)
+        return differences(self.arms, metric, lambda arm: worth(arm, self.study))
 
 
 def worth(arm: ArmReport, study: Study) -> float:
@@ -199,20 +212,31 @@ def worth(arm: ArmReport, study: Study) -> float:
     return -math.inf if found is None else sign * found.mean
 
 
-def differences(arms: Sequence[ArmReport], metric: str, best: ArmReport) -> list[Difference]:
-    """Differences between arms, with Holm's correction over them.
+def having(arms: Sequence[ArmReport], metric: str) -> list[ArmReport]:
+    """The arms that have a metric."""
+    return [arm for arm in arms if arm.values(metric)]
+
+
+def differences(arms: Sequence[ArmReport], metric: str, worth: Callable[[ArmReport], float]) -> list[Difference]:
+    """Differences between arms that have a metric, with Holm's correction over all their pairs.
+
+    Where the arms are too many for all pairs each is compared with the best of them. That one is found by looking at
+    the data, so all pairs count in the correction all the same: with the shown ones alone, of a hundred equal arms one
+    in four studies would have a "difference".
 
     Args:
         arms: any number.
         metric: in which.
-        best: the arm with which each is compared, where there are too many for all pairs.
+        worth: larger of better arms.
     """
-    having = [arm for arm in arms if arm.values(metric)]
-    pairs = list(itertools.combinations(having, 2))
-    if len(having) > ALL_PAIRS:
-        pairs = [(best, arm) for arm in having if arm is not best]
+    compared = having(arms, metric)
+    pairs = list(itertools.combinations(compared, 2))
+    hypotheses = len(pairs)
+    if len(compared) > ARMS:
+        best = max(compared, key=worth)
+        pairs = [(best, arm) for arm in compared if arm is not best]
     tested = [(a, b, found) for a, b in pairs if (found := over_seeds(a.arm, b.arm, metric)) is not None]
-    adjusted = holm([found.p for *_, found in tested])
+    adjusted = holm([found.p for *_, found in tested], hypotheses)
     return [
         Difference(a.number, b.number, found.value, found.paired, found.seeds, p)
         for (a, b, found), p in zip(tested, adjusted, strict=True)
@@ -245,7 +269,8 @@ def read_contents(places: Places, name: str) -> Contents:
     _read_storage(arms, client, storage, name)
     status = study_status(places, record)
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
-    tracked |= {run.run_id: run for run in client.find({"hdvae.study": name, "hdvae.kind": "confirmation"})}
+    again = client.find({"hdvae.study": name, "hdvae.kind": "confirmation", "hdvae.state": "COMPLETE"})
+    tracked |= {run.run_id: run for run in again}
     parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
     trials = _trials(status, arms)
     begun = [row["run_id"] for row in status.trials if row["number"] in trials and row["run_id"]]
@@ -262,6 +287,8 @@ def read_contents(places: Places, name: str) -> Contents:
         pages={run_id: client.page(run_id) for run_id in ids},
         parent=parent.run_id if parent else None,
         confirmed=comparison.confirmations(client, [name]),
+        verdicts=verdicts(study.expect, found),
+        restated=_restated(records, name),
         importances=_importances(study, places),
         images=_images(arms, storage, name),
     )
@@ -314,6 +341,12 @@ def _history(client: Client, run_id: str) -> Curve:
     for metric, step, value in client.history(run_id):
         curve.setdefault(step, {})[metric] = value
     return dict(sorted(curve.items()))
+
+
+def _restated(records: Records, name: str) -> float | None:
+    """When what a study expects was last changed from one launch to the next."""
+    plans = [change for change in records.changes(name) if change.what == "plan"]
+    return max((one.time for one in plans if one.before.get("expect") != one.after.get("expect")), default=None)
 
 
 def _importances(study: Study, places: Places) -> Mapping[str, float] | str:

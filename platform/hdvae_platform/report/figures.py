@@ -32,8 +32,9 @@ from hdvae_platform.report.drawing import (
     style_of,
     upright,
 )
-from hdvae_platform.report.wording import number
+from hdvae_platform.report.wording import limits
 from hdvae_platform.study import PRESET, Dimension
+from hdvae_platform.text import number
 
 SCHEDULES = {
     "temperature": "temperature τ",
@@ -139,22 +140,27 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
     def draw() -> Figure:
         sheet = Sheet([2.8], legend_of(arms))
         (axes,) = sheet.panels
-        for arm in arms:
+        drawn = []
+        for i, arm in enumerate(arms):
             at = [(tau, metric) for tau, metric in taus.items() if arm.values(metric)]
-            means = [_mean(arm, metric) for _, metric in at]
-            errors = [INTERVAL * (arm.standard_error(metric) or 0.0) for _, metric in at]
-            axes.errorbar([tau for tau, _ in at], means, errors, capsize=3, **style_of(arm).plain)
+            found = [_uncertain(arm, metric) for _, metric in at]
+            means = [one.mean for one in found]
+            drawn += means
+            placed: dict[str, Any] = {"transform": axes.transData + _aside(sheet.figure, i, len(arms))}
+            axes.errorbar([tau for tau, _ in at], means, bars(found), capsize=3, **style_of(arm).plain, **placed)
         axes.set_xscale("log")
         axes.set_xticks(list(taus), [f"{tau:g}" for tau in taus])
         axes.set_xticks([], minor=True)
-        axes.set_ylim(bottom=0)
+        axes.set_xlim(min(taus) / 1.15, max(taus) * 1.15)
+        axes.set_ylim(*around(drawn, 0.0))
         axes.set_xlabel("evaluation temperature τ, log scale")
         axes.set_ylabel("relaxation bias, nats per image")
         return sheet.figure
 
     caption = _caption(
         contents,
-        "Mean over seeds; bars: ±1.96 standard errors over images (root mean square over runs).",
+        "Mean over seeds; bars: 95% intervals over seeds, of an arm with one seed ±1.96 standard errors over images; "
+        "cut where they leave the picture.",
         *(
             ["Arms whose variables are not relaxed have no bias, and no line."]
             if len(arms) < len(contents.shown)
@@ -164,6 +170,19 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
     rows = [[str(arm.number), *(_with_error(arm, metric) for metric in taus.values())] for arm in arms]
     alt = f"Relaxation bias of {len(arms)} arms at {len(taus)} temperatures from {min(taus):g} to {max(taus):g}."
     return render(name, title, caption, alt, draw, ["arm", *(f"τ = {tau:g}" for tau in taus)], rows)
+
+
+def _uncertain(arm: ArmReport, metric: str) -> Interval:
+    """The mean of an arm that has the metric, with its interval over seeds; of one seed, over images."""
+    found, error = _interval(arm, metric), arm.standard_error(metric)
+    if found.low is not None or error is None:
+        return found
+    return Interval(found.mean, found.mean - INTERVAL * error, found.mean + INTERVAL * error)
+
+
+def _aside(figure: Figure, place: int, count: int) -> ScaledTranslation:
+    """Sets one of some lines a little apart, where their bars would cover each other."""
+    return ScaledTranslation(APART * (place - (count - 1) / 2) / 72, 0, figure.dpi_scale_trans)
 
 
 def _temperatures(arms: Sequence[ArmReport]) -> dict[float, str]:
@@ -177,7 +196,8 @@ def _with_error(arm: ArmReport, metric: str) -> str:
     found, error = arm.interval(metric), arm.standard_error(metric)
     if found is None:
         return "—"
-    return number(found.mean) + (f" (se {number(error)})" if error is not None else "")
+    between = f" {limits(found.low, found.high)}" if found.low is not None else ""
+    return f"{number(found.mean)}{between}" + (f" (se {number(error)})" if error is not None else "")
 
 
 def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
@@ -215,8 +235,7 @@ def _draw_by_size(told: Sequence[tuple[str, Sequence[ArmReport]]]) -> Figure:
     sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(SERIES, told, strict=False)])
     (axes,) = sheet.panels
     for i, (style, (_, found)) in enumerate(zip(SERIES, told, strict=False)):
-        aside = ScaledTranslation(APART * (i - (len(told) - 1) / 2) / 72, 0, sheet.figure.dpi_scale_trans)
-        placed: dict[str, Any] = {"transform": axes.transData + aside}
+        placed: dict[str, Any] = {"transform": axes.transData + _aside(sheet.figure, i, len(told))}
         sizes = [_size(arm) for arm in found]
         intervals = [_interval(arm, BIAS) for arm in found]
         means = [one.mean for one in intervals]
@@ -273,7 +292,7 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
         axes.step(*zip(*(at[one] for one in front), strict=True), where="post", color=INK, linewidth=1, linestyle=":")
         for arm in having:
             if arm.shown is None:
-                axes.plot(*at[arm.number], ".", color=GREY, alpha=0.6)
+                axes.plot(*at[arm.number], ".", color=GREY, alpha=0.6 if arm.number not in front else 1.0)
         for arm in shown:
             _cross(axes, arm)
             style = style_of(arm)
@@ -284,26 +303,37 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
         axes.set_ylabel("ELBO, nats per image (higher is better)")
         sheet.figure.draw_without_rendering()  # lays out: where points are on paper is known after it
         to_points = 72 / sheet.figure.dpi
-        on_paper = axes.transData.transform([at[arm.number] for arm in shown]) * to_points
+        named = [arm.number for arm in having if arm.shown is not None or arm.number in front]
+        on_paper = axes.transData.transform([at[key] for key in named]) * to_points
         panel = [side * to_points for side in axes.bbox.extents]
-        sides = corners({arm.number: place for arm, place in zip(shown, on_paper.tolist(), strict=True)}, panel)
+        sides = corners(dict(zip(named, on_paper.tolist(), strict=True)), panel)
         for key, side in sides.items():
             axes.annotate(str(key), at[key], side, textcoords="offset points", ha="center", va="center")
         return sheet.figure
 
-    named = ", ".join(map(str, front))
+    best = ", ".join(map(str, front))
+    exact = [str(arm.number) for arm in having if not any(arm.values(BIAS))]
     caption = _caption(
         contents,
         "Means; bars: 95% intervals over seeds, cut where they leave the picture.",
-        f"Dotted: the front of the arms that no other beats in both, by their means: {named}."
+        f"Dotted: the front; no other arm is better than these in one and as good in the other, by the means: {best}."
         if len(front) > 1
-        else f"By its means arm {named} beats every other in both.",
+        else f"By the means no other arm is better than arm {best} in either.",
+        *(
+            [f"A bias of 0 is one by definition, of variables that are not relaxed: {', '.join(exact)}."]
+            if exact
+            else []
+        ),
     )
     rows = [
-        [str(arm.number), number(at[arm.number][0]), number(at[arm.number][1]), "yes" if arm.number in front else "no"]
+        [
+            str(arm.number),
+            *(_told(_interval(arm, metric)) for metric in (BIAS, ELBO)),
+            "yes" if arm.number in front else "no",
+        ]
         for arm in having
     ]
-    alt = f"ELBO against relaxation bias of {len(having)} arms. Arms {named} are on the Pareto front."
+    alt = f"ELBO against relaxation bias of {len(having)} arms. Arms {best} are on the Pareto front."
     return render(name, title, caption, alt, draw, ["arm", "relaxation bias", "ELBO", "on the front"], rows)
 
 
@@ -363,6 +393,11 @@ def _interval(arm: ArmReport, metric: str) -> Interval:
     return found
 
 
+def _told(found: Interval) -> str:
+    """A mean with its interval."""
+    return number(found.mean) + (f" {limits(found.low, found.high)}" if found.low is not None else "")
+
+
 def _mean(arm: ArmReport, metric: str) -> float:
     return _interval(arm, metric).mean
 
@@ -399,7 +434,7 @@ def parallel_coordinates(contents: Contents) -> Drawn | NotDrawn:
             _rail(axes, row, comparison.label({path: ""}).strip(), ticks)
         _rail(axes, rows - 1, contents.metric, [(0.0, number(low)), (1.0, number(high))])
         for arm in sorted(having, key=lambda arm: arm.shown is not None):
-            xs = [place(arm.arm.arm.get(path)) for path, (place, _) in zip(space, scales, strict=True)]
+            xs = [place(arm.arm.arm.get(path, _MISSING)) for path, (place, _) in zip(space, scales, strict=True)]
             shift = 0.012 * ((arm.shown or 0) - len(shown) / 2) if arm.shown is not None else 0.0
             xs = [x + shift for x in xs] + [(results[arm.number] - low) / ((high - low) or 1)]
             line = {"color": GREY, "alpha": 0.3, "linewidth": 0.8} if arm.shown is None else style_of(arm).plain
@@ -414,7 +449,7 @@ def parallel_coordinates(contents: Contents) -> Drawn | NotDrawn:
     alt = f"{len(having)} arms as lines through {len(space)} settings and {contents.metric}."
     header = ["arm", *space, contents.metric]
     numbers = [
-        [str(arm.number), *(_choice(arm.arm.arm.get(path)) for path in space), number(results[arm.number])]
+        [str(arm.number), *(_choice(arm.arm.arm.get(path, _MISSING)) for path in space), number(results[arm.number])]
         for arm in having
     ]
     return render(name, title, caption, alt, draw, header, numbers)
@@ -428,10 +463,10 @@ def _scale(path: str, dimension: Dimension, arms: Sequence[ArmReport]) -> tuple[
     if dimension.choices is None:
         return _range_scale(dimension, any(path not in arm.arm.arm for arm in arms))
     found: list[Any] = list(dimension.choices)
-    found += [None] if any(path not in arm.arm.arm for arm in arms) else []
-    width = max(54 // len(found), 3)
+    found += [_MISSING] if any(path not in arm.arm.arm for arm in arms) else []
     step = 1 / max(len(found) - 1, 1)
-    ticks = [(i * step, _cut(_choice(value), width)) for i, value in enumerate(found)]
+    told = _short([_choice(value) for value in dimension.choices], max(54 // len(found), 3))
+    ticks = [(i * step, text) for i, text in enumerate([*told, "—"][: len(found)])]
     return lambda value: found.index(value) * step, ticks
 
 
@@ -443,15 +478,26 @@ def _range_scale(dimension: Dimension, missing: bool) -> tuple[Place, list[tuple
     low, width = turn(dimension.low), (turn(dimension.high) - turn(dimension.low)) or 1.0
     share = 0.9 if missing else 1.0
     ticks = [(0.0, f"{dimension.low:g}"), (share, f"{dimension.high:g}"), *([(1.0, "—")] if missing else [])]
-    return lambda value: 1.0 if value is None else share * (turn(value) - low) / width, ticks
+    return lambda value: 1.0 if value is _MISSING else share * (turn(value) - low) / width, ticks
+
+
+_MISSING = object()
+"""Stands for the setting of an arm in which it was not varied: None may be a choice."""
 
 
 def _choice(value: Any) -> str:
-    return "—" if value is None else brief(value)
+    return "—" if value is _MISSING else "none" if value is None else brief(value)
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+def _short(texts: Sequence[str], width: int) -> list[str]:
+    """Texts cut to a width so that they still differ: at their ends, at their beginnings, else they are numbered.
+
+    >>> _short(["abcdefg", "xyz"], 4), _short(["width 8 a", "width 8 b"], 4), _short(["12345a6", "12345b6"], 2)
+    (['abc…', 'xyz'], ['…8 a', '…8 b'], ['#1', '#2'])
+    """
+    right = [text if len(text) <= width else f"{text[: width - 1]}…" for text in texts]
+    left = [text if len(text) <= width else f"…{text[1 - width :]}" for text in texts]
+    return next((cut for cut in (right, left) if len(set(cut)) == len(texts)), [f"#{i + 1}" for i in range(len(texts))])
 
 
 def _rail(axes: Axes, row: int, title: str, ticks: Sequence[tuple[float, str]]) -> None:

@@ -12,8 +12,9 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
@@ -21,19 +22,27 @@ import jinja2
 from markupsafe import Markup
 
 from hdvae.metrics import DESCRIPTIONS
-from hdvae_platform import comparison, provenance
+from hdvae_platform import comparison
 from hdvae_platform.arms import labels
+from hdvae_platform.differences import ARMS
+from hdvae_platform.marks import checksum, code
 from hdvae_platform.places import redacted
-from hdvae_platform.report.contents import ALL_PAIRS, ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference
+from hdvae_platform.report.contents import ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference, having
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.marks import marks
 from hdvae_platform.report.settings import all_settings, in_short, temperatures
-from hdvae_platform.report.wording import limits, mean_and_half, number, probability, signed
-from hdvae_platform.text import duration
+from hdvae_platform.report.wording import limits, mean_and_half, probability
+from hdvae_platform.text import duration, number, signed
 from hdvae_platform.tracking import TrackedRun
+from hdvae_platform.verdicts import ALPHA as EXPECTED_ALPHA
+from hdvae_platform.verdicts import overall
 
 TOLD = 6
 """Differences that are told in words; the table has all."""
+MANY = (
+    "The arms are many, so each is compared with the one of them that is best by the study's metric. That one was "
+    "chosen for its value: part of its lead is luck, which the correction pays for by counting all pairs."
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,14 @@ class Table:
         header: names of the columns.
         rows: of cells, each with the name under which links find it, or None.
         numeric: columns of numbers.
+        note: what is special about it.
     """
 
     label: str
     header: Sequence[str]
     rows: Sequence[tuple[str | None, Sequence[Cell]]]
     numeric: frozenset[int] = frozenset()
+    note: str = ""
 
 
 def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
@@ -84,15 +95,17 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
     return environment.get_template("page.html").render(
         study=contents.study,
         state=_state(contents),
-        marks=marks(contents),
+        marks=[mark.partition(": ") for mark in marks(contents, _shown(contents))],
         claim=contents.study.claim,
+        verdict=_verdict_of_claim(contents),
+        all_valid=contents.metric.startswith("valid/"),
         readings=[_reading(contents, metric) for metric in contents.metrics],
         settings=in_short(contents.study, settings, contents.images),
         all_settings=_settings_table(settings),
         taus=temperatures(settings["evaluation.tau"]),
+        biased=BIAS in map(_full, _columns(contents)),
         arms=_arms_table(contents),
         differences=[_differences_table(contents, metric) for metric in contents.metrics],
-        all_pairs=len(contents.complete) <= ALL_PAIRS,
         confirmed=_confirmed_table(contents),
         drawn=[one for one in figures if isinstance(one, Drawn)],
         numbers={one.name: _numbers_table(one) for one in figures if isinstance(one, Drawn) and one.rows},
@@ -101,8 +114,7 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         samples=_samples(contents),
         runs=_runs_table(contents),
         parent=contents.pages.get(contents.parent or ""),
-        parent_is_address=_is_address(contents.pages.get(contents.parent or "", "")),
-        pages_are_addresses=any(map(_is_address, contents.pages.values())),
+        on_a_server=contents.places.tracking.startswith("http"),
         provenance=_provenance(contents),
         meanings={name: DESCRIPTIONS[name] for name in _columns(contents) if name in DESCRIPTIONS},
         script=Markup(script),  # noqa: S704 - our own file
@@ -113,10 +125,6 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
 
 def _source(name: str) -> str:
     return resources.files("hdvae_platform.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _is_address(page: str) -> bool:
-    return page.startswith("http")
 
 
 def _state(contents: Contents) -> str:
@@ -159,6 +167,19 @@ def _told(contents: Contents, one: Difference) -> dict[str, str]:
     return {"higher": names[higher], "lower": names[lower], "by": f"{number(mean)} {limits(low, high)}"}
 
 
+def _verdict_of_claim(contents: Contents) -> dict[str, Any] | None:
+    """What the data say of the claim; None where the study file states nothing that could be tested."""
+    if not contents.verdicts:
+        return None
+    changed = contents.restated
+    return {
+        "answer": overall(contents.verdicts),
+        "expected": contents.verdicts,
+        "restated": None if changed is None else datetime.fromtimestamp(changed, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "alpha": f"{EXPECTED_ALPHA:g}",
+    }
+
+
 def _bare(metric: str) -> str:
     return metric.partition("/")[2].partition("@")[0]
 
@@ -169,6 +190,11 @@ def _columns(contents: Contents) -> list[str]:
     having = {metric for arm in contents.arms for metric in arm.arm.metrics()}
     full = [contents.metric, *(metric for metric in usual if metric in having and metric != contents.metric)]
     return [metric.removeprefix("valid/") for metric in full]
+
+
+def _shown(contents: Contents) -> list[str]:
+    """The full names of the metrics of which the page has numbers."""
+    return list(dict.fromkeys([*map(_full, _columns(contents)), *contents.metrics]))
 
 
 def _full(column: str) -> str:
@@ -222,7 +248,8 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
     ]
     header = ["arms", "difference", "95% interval", "p, Holm", "beyond chance"]
     label = f"Differences between arms in {metric}"
-    return Table(label, header, rows, frozenset({1, 2, 3})) if rows else None
+    note = "" if len(having(contents.arms, metric)) <= ARMS else MANY
+    return Table(label, header, rows, frozenset({1, 2, 3}), note) if rows else None
 
 
 def _verdict(one: Difference) -> str:
@@ -242,11 +269,11 @@ def _confirmed_table(contents: Contents) -> Table | None:
         (
             None,
             [
-                Cell(f"trial {one.trial}: {told}", one.trial),
+                Cell(f"trial {one.trial}: {told}", one.trial, link=_arm_link(contents, one.trial)),
                 Cell(number(one.search), one.search),
                 Cell(number(one.confirmed.mean), one.confirmed.mean),
                 Cell(limits(one.confirmed.low, one.confirmed.high), one.confirmed.mean),
-                Cell(str(len(one.values)), len(one.values)),
+                Cell(str(len(one.values)), len(one.values), note=f"{one.lost} lost" if one.lost else ""),
                 Cell(signed(one.shrinkage), one.shrinkage),
             ],
         )
@@ -255,6 +282,10 @@ def _confirmed_table(contents: Contents) -> Table | None:
     header = ["winner", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
     label = f"Winners of the search on fresh seeds: {contents.metric}"
     return Table(label, header, rows, frozenset(range(1, 6))) if rows else None
+
+
+def _arm_link(contents: Contents, trial: int) -> str | None:
+    return f"#runs-of-{contents.trials[trial]}" if trial in contents.trials else None
 
 
 def _numbers_table(figure: Drawn) -> Table:
@@ -290,8 +321,12 @@ def _samples(contents: Contents) -> list[dict[str, Any]]:
 def _runs_table(contents: Contents) -> Table:
     """Every run: its state, its numbers and where MLflow shows it."""
     columns = _columns(contents)
-    mixed = len({run.tags.get("hdvae.sources") for run in contents.complete_runs}) > 1
-    header = ["trial", "seed", "arm", "state", *columns, *(["code"] if mixed else []), "MLflow run"]
+    mixed = {
+        name: of
+        for name, of in (("code", code), ("data", checksum))
+        if len({of(run) for run in contents.counted_runs}) > 1
+    }
+    header = ["trial", "seed", "arm", "state", *columns, *mixed, "MLflow run"]
     begun: set[int] = set()
     rows = []
     for run in contents.runs:
@@ -302,7 +337,13 @@ def _runs_table(contents: Contents) -> Table:
     return Table("Runs", header, rows, frozenset({0, 1, 2, *range(4, 4 + len(columns))}))
 
 
-def _run_cells(contents: Contents, run: Mapping[str, Any], arm: int, columns: Sequence[str], mixed: bool) -> list[Cell]:
+def _run_cells(
+    contents: Contents,
+    run: Mapping[str, Any],
+    arm: int,
+    columns: Sequence[str],
+    mixed: Mapping[str, Callable[[TrackedRun], str]],
+) -> list[Cell]:
     run_id = run["run_id"] or ""
     tracked = contents.tracked.get(run_id)
     values = [math.nan if tracked is None else tracked.metrics.get(_full(column), math.nan) for column in columns]
@@ -314,15 +355,13 @@ def _run_cells(contents: Contents, run: Mapping[str, Any], arm: int, columns: Se
         Cell(state, note=redacted(run["error"] or "")),
         *(Cell(number(value), value) if math.isfinite(value) else Cell("—", -math.inf) for value in values),
     ]
-    if mixed:
-        cells.append(Cell(tracked.tags.get("hdvae.sources", "")[:8] if tracked else "—"))
-    page = contents.pages.get(run_id, "")
-    return [*cells, Cell(run_id or "—", link=page if _is_address(page) else None)]
+    cells += [Cell(of(tracked) if tracked else "—") for of in mixed.values()]
+    return [*cells, Cell(run_id or "—", link=contents.pages.get(run_id))]
 
 
 def _provenance(contents: Contents) -> Mapping[str, str]:
     """Where the runs come from: code, data, machine, time."""
-    runs = contents.complete_runs
+    runs = contents.counted_runs
     data = contents.study.experiment.data
     tags = {
         "Python": "hdvae.python",
@@ -334,7 +373,7 @@ def _provenance(contents: Contents) -> Mapping[str, str]:
     }
     spent = [run.seconds for run in runs if run.seconds is not None]
     found = {
-        "code": _list(_code(run) for run in runs),
+        "code": _list(code(run) for run in runs),
         "commit": _list(run.tags.get("mlflow.source.git.commit", "not from a git checkout") for run in runs),
         "data": redacted(data.name or data.path or ""),
         **{name: _list(run.tags.get(tag, "unknown") for run in runs) for name, tag in tags.items()},
@@ -345,17 +384,6 @@ def _provenance(contents: Contents) -> Mapping[str, str]:
         "storage": redacted(contents.places.storage),
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _code(run: TrackedRun) -> str:
-    names = {
-        "version": "hdvae.version",
-        "sources": "hdvae.sources",
-        "commit": "mlflow.source.git.commit",
-        "dirty": "hdvae.git_dirty",
-    }
-    known = {key: run.tags[tag] for key, tag in names.items() if tag in run.tags}
-    return provenance.described(known) if {"version", "sources"} <= set(known) else "unknown"
 
 
 def _list(values: Iterable[str]) -> str:

@@ -2,29 +2,8 @@
 
 from __future__ import annotations
 
-from hdvae_platform.comparison import Interval
-
-LARGE = 1e5
-"""From here on hundredths of a nat are no news."""
-
-
-def number(value: float) -> str:
-    """Hundredths; small and large values with their power of ten.
-
-    >>> number(-114.283), number(159500453.6), number(0.0004), number(0.0)
-    ('-114.28', '1.60e+08', '4.00e-04', '0.00')
-    """
-    small = value != 0 and abs(value) < 0.005
-    return f"{value:.2e}" if small or abs(value) >= LARGE else f"{value:.2f}"
-
-
-def signed(value: float) -> str:
-    """A difference, with its sign.
-
-    >>> signed(1.5), signed(-0.0004)
-    ('+1.50', '-4.00e-04')
-    """
-    return ("+" if value >= 0 else "") + number(value)
+from hdvae_platform.inference import Interval
+from hdvae_platform.text import number
 
 
 def mean_and_half(found: Interval) -> str:

@@ -47,7 +47,7 @@ from sqlalchemy.exc import OperationalError
 
 from hdvae.errors import InputError
 from hdvae_platform.journal import Entry
-from hdvae_platform.places import Places, redacted
+from hdvae_platform.places import UI_HOST, UI_PORT, Places, redacted
 
 if TYPE_CHECKING:
     from hdvae.trained import TrainedModel
@@ -168,13 +168,20 @@ class Client:
             raise _unreachable(self.address, fault) from None
 
     def history(self, run_id: str) -> list[tuple[str, int, float]]:
-        """Every stored point of a run: metric by its own name, step, value."""
-        metrics = self._client.get_run(run_id).data.metrics
-        return [
-            (contract_name(metric), point.step, _stored(point.value))
-            for metric in metrics
-            for point in self._client.get_metric_history(run_id, metric)
-        ]
+        """Every stored point of a run: metric by its own name, step, value.
+
+        Raises:
+            Unreachable: the store does not answer any more.
+        """
+        try:
+            metrics = self._client.get_run(run_id).data.metrics
+            return [
+                (contract_name(metric), point.step, _stored(point.value))
+                for metric in metrics
+                for point in self._client.get_metric_history(run_id, metric)
+            ]
+        except (MlflowException, RequestException, OperationalError, OSError) as fault:
+            raise _unreachable(self.address, fault) from None
 
     def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str], *, new: bool = False) -> str:
         """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING.
@@ -264,10 +271,10 @@ class Client:
             raise _unreachable(self.address, fault) from fault
 
     def page(self, run_id: str) -> str:
-        """Where MLflow's pages show a run: the address on a server; on a database, what follows that of `hdvae ui`."""
+        """The address at which MLflow's pages show a run; of a database, where `hdvae ui` usually serves it."""
         path = f"#/experiments/{self._experiment}/runs/{run_id}"
         if not self.address.startswith("http"):
-            return path
+            return f"http://{UI_HOST}:{UI_PORT}/{path}"
         server = urlsplit(self.address)
         return f"{server.scheme}://{server.netloc.rpartition('@')[2]}{server.path.rstrip('/')}/{path}"
 

@@ -1,0 +1,98 @@
+"""Writing a report: the page and its figures, into a folder and to the study's run in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hdvae.errors import InputError
+from hdvae_platform import provenance
+from hdvae_platform.places import Places
+from hdvae_platform.report.contents import Contents, read_contents
+from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.figures import all_figures
+from hdvae_platform.report.page import html
+from hdvae_platform.storage import write_atomically
+from hdvae_platform.tracking import Client, Unreachable
+
+PAGE = "report.html"
+REPORTED = "hdvae.reported"
+"""The tag of a study's run that says of what its report is."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report that was written.
+
+    Attributes:
+        page: its file.
+        figures: files of the figures.
+        logged: whether MLflow has all of it.
+        notes: what a user must know, a line each.
+    """
+
+    page: Path
+    figures: Sequence[Path]
+    logged: bool
+    notes: Sequence[str]
+
+
+def folder_of(places: Places, name: str) -> Path:
+    """Where the report of a study is, if nothing else is asked for."""
+    return places.home / "reports" / name
+
+
+def write_report(places: Places, name: str, folder: Path) -> Written:
+    """Write the report of a study, and log it to the study's run.
+
+    Raises:
+        InputError: the study is unknown, none of its runs is complete, or the folder cannot be written.
+        Unreachable: MLflow does not answer: the numbers are there.
+    """
+    contents = read_contents(places, name)
+    figures = all_figures(contents)
+    drawn = [one for one in figures if isinstance(one, Drawn)]
+    files = {f"figures/{one.name}.{kind}": getattr(one, kind) for one in drawn for kind in ("svg", "png")}
+    files[PAGE] = html(contents, figures).encode()
+    _write(folder, files, [one.name for one in figures if isinstance(one, NotDrawn)])
+    notes = _log(contents, files)
+    return Written(folder / PAGE, [folder / file for file in files if file != PAGE], not notes, notes)
+
+
+def is_reported(client: Client, places: Places, name: str) -> bool:
+    """Whether the report that this code would make of a finished study is there, in its folder and in MLflow."""
+    parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
+    complete = sum(1 for _ in client.find({"hdvae.study": name, "hdvae.state": "COMPLETE"}))
+    same = parent is not None and parent.tags.get(REPORTED) == _of(complete)
+    return same and (folder_of(places, name) / PAGE).exists()
+
+
+def _of(complete: int) -> str:
+    return f"{complete} complete runs, by sources {provenance.code()['sources'][:8]}"
+
+
+def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -> None:
+    """The figures, then the page; figures of an earlier report that do not apply any more go."""
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        for file, data in files.items():
+            write_atomically(folder / file, data)
+        for name in not_drawn:
+            for kind in ("svg", "png"):
+                (folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+    except OSError as fault:
+        raise InputError(f"--out {folder}: cannot be written: {fault.strerror}") from None
+
+
+def _log(contents: Contents, files: Mapping[str, bytes]) -> list[str]:
+    """Log to the study's run in MLflow; what kept it from taking all of it."""
+    if contents.parent is None:
+        return [f"MLflow has no run of the whole study {contents.study.name}: the report is not logged"]
+    try:
+        client = Client(contents.places)
+        client.log_files(contents.parent, {f"report/{name}": data for name, data in files.items()})
+        client.set_tags(contents.parent, {REPORTED: _of(contents.status.complete)})
+    except Unreachable as fault:
+        return [f"{fault}; the report is written, but not logged: the same command logs it later"]
+    return []

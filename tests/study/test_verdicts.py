@@ -1,0 +1,139 @@
+"""Whether data support what a study expects of them: against simulated studies and SciPy."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hdvae_platform.arms import Arm
+from hdvae_platform.expectation import Expectation
+from hdvae_platform.tracking import TrackedRun, flattened
+from hdvae_platform.verdicts import ALPHA, Verdict, overall, verdicts
+
+ELBO, BIAS = "valid/elbo", "valid/relaxation_bias"
+
+
+def arm(settings, by_seed):
+    """An arm with a metric's values by seed; of a bias, the signed ones."""
+    runs = []
+    for seed, values in enumerate(by_seed):
+        metrics = {ELBO: values} if isinstance(values, float) else values
+        tags = {"hdvae.seed": str(seed), "hdvae.arm": json.dumps(settings), "hdvae.study": "s"}
+        params = {path: str(value) for path, value in flattened(settings).items()}
+        runs.append(TrackedRun(f"{settings}-{seed}", "FINISHED", tags, params, metrics))
+    return Arm(settings, runs)
+
+
+def biased(bias):
+    return {ELBO: -100.0, "valid/surrogate_elbo": -100.0 + bias, BIAS: abs(bias)}
+
+
+def expect(**fields):
+    return Expectation(**{"metric": ELBO, **fields})
+
+
+HIGHER = expect(higher={"a": 1}, than={"a": 2})
+LOWER = expect(lower={"a": 1}, than={"a": 2})
+
+
+def test_a_difference_supports_one_side_and_contradicts_the_other():
+    first, second = [-10.0, -11.0, -9.5, -10.4], [-12.0, -13.5, -11.0, -12.9]
+    arms = [arm({"a": 1}, first), arm({"a": 2}, second)]
+    (higher,), (lower,) = verdicts([HIGHER], arms), verdicts([LOWER], arms)
+    assert (higher.answer, lower.answer) == ("supported", "contradicted")
+    expected = stats.ttest_rel(first, second, alternative="greater").pvalue
+    assert higher.p_for == pytest.approx(expected)
+    assert (lower.p_for, lower.p_against) == (pytest.approx(1 - expected), pytest.approx(expected))
+    assert higher.why.startswith("difference +2.12, 95% over seeds [+1.")
+    assert overall([higher, lower]) == "contradicted"
+
+
+def test_what_could_not_be_tested_is_open_and_says_why():
+    one_seed = [arm({"a": 1}, [-10.0]), arm({"a": 2}, [-12.0])]
+    (found,) = verdicts([HIGHER], one_seed)
+    assert (found.answer, found.p_for) == ("open", None)
+    assert found.why == "difference +2.00, 95% over seeds —: it takes two seeds in each arm, and values that differ"
+    (found,) = verdicts([HIGHER], one_seed[:1])
+    assert (found.answer, found.why) == ("open", "no complete run with a 2 has valid/elbo")
+    (found,) = verdicts([expect(grows_with="a")], one_seed[:1])
+    assert (found.answer, found.why) == ("open", "a: every run has 1: there is no trend")
+
+
+def test_only_other_settings_that_both_sides_have_are_compared():
+    """Of a = 1 there is b = 3 too, which is better by far: that says nothing of a."""
+    arms = [arm({"a": 1, "b": 3}, [0.0, 0.1, 0.2])]
+    arms += [arm({"a": a, "b": b}, [-10.0 - a - b, -11.0 - a, -9.0 - a + b / 9]) for a in (1, 2) for b in (1, 2)]
+    (found,) = verdicts([HIGHER], arms)
+    assert found.found.mean == pytest.approx(1.0)
+    (found,) = verdicts([HIGHER], [arms[0], arms[3]])
+    assert found.why == "no two arms of these groups share their other settings"
+
+
+def test_equality_is_two_one_sided_tests():
+    first = np.random.default_rng(0).normal(-10, 0.3, 8)
+    second = first + np.array([0.1, -0.1] * 4)
+    arms = [arm({"a": 1}, first.tolist()), arm({"a": 2}, second.tolist())]
+    (near,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=1.0)], arms)
+    sides = [
+        stats.ttest_rel(first + 1.0, second, alternative="greater").pvalue,
+        stats.ttest_rel(first - 1.0, second, alternative="less").pvalue,
+    ]
+    assert (near.answer, near.p_for) == ("supported", pytest.approx(max(sides)))
+    (close,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=0.01)], arms)
+    assert close.answer == "open"
+    far = [arm({"a": 1}, (first + 5).tolist()), arm({"a": 2}, second.tolist())]
+    (apart,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=1.0)], far)
+    assert apart.answer == "contradicted"
+    assert apart.p_against == pytest.approx(2 * stats.ttest_rel(first + 4.0, second, alternative="greater").pvalue)
+
+
+def test_a_trend_is_tested_with_seeds_as_units():
+    """Depths are blocks: those of a seed are not independent."""
+    random = np.random.default_rng(1)
+    arms = [
+        arm({"n": n, "depth": depth}, [biased(0.1 * n + depth + random.normal(0, 0.01)) for _ in range(3)])
+        for depth in (1, 2)
+        for n in (1, 2, 4)
+    ]
+    grows, falls = verdicts([expect(metric=BIAS, grows_with="n"), expect(metric=BIAS, falls_with="n")], arms)
+    assert (grows.answer, falls.answer) == ("supported", "contradicted")
+    assert grows.expected == "valid/relaxation_bias grows with n"
+    assert "6 blocks of 3 seeds; with whole seeds as units p = 0.0046" in grows.why
+    assert grows.p_for == pytest.approx(2 / 6**3), "three seeds in order, adjusted for two expectations"
+
+
+def test_several_expectations_pay_for_their_number():
+    """Four times nothing: any verdict at all in no more than 2 ALPHA of the studies, each side having its own."""
+    random, studies, wrong = np.random.default_rng(2), 400, 0
+    expected = [
+        HIGHER,
+        expect(higher={"a": 1}, than={"a": 3}),
+        expect(lower={"a": 2}, than={"a": 3}),
+        expect(grows_with="a"),
+    ]
+    for _ in range(studies):
+        arms = [arm({"a": a}, random.normal(-10, 1, 5).tolist()) for a in (1, 2, 3)]
+        wrong += any(one.answer != "open" for one in verdicts(expected, arms))
+    assert wrong / studies < 2 * ALPHA + 3 * np.sqrt(2 * ALPHA / studies)
+
+
+def test_noise_in_a_bias_is_not_more_bias():
+    """|δ| of noise in one arm against an exact 0."""
+    noise = [biased(one) for one in (0.031, -0.029, 0.03, -0.032, 0.028)]
+    (found,) = verdicts(
+        [expect(metric=BIAS, higher={"a": 1}, than={"a": 2})], [arm({"a": 1}, noise), arm({"a": 2}, [biased(0.0)] * 5)]
+    )
+    assert found.answer == "open"
+    assert found.p_for > 0.2
+
+
+def test_a_claim_needs_all_that_it_expects():
+    def of(answer):
+        return Verdict("", answer, "", None, None, None)
+
+    assert overall([of("supported"), of("supported")]) == "supported"
+    assert overall([of("supported"), of("open")]) == "open"
+    assert overall([of("open"), of("contradicted")]) == "contradicted"
