@@ -19,6 +19,7 @@ from typing import Any
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.study import read_yaml, set_key
+from hdvae_platform.text import brief
 from hdvae_platform.tracking import TESTED, Client, TrackedRun
 
 
@@ -332,25 +333,3 @@ def _short(path: str, arm: Mapping[str, Any]) -> str:
         if not re.fullmatch(r"\d+", parts[-length]) and sum(other.endswith(end) for other in arm) == 1:
             return end
     return path
-
-
-def brief(value: Any) -> str:
-    """A setting's value in words, its fractions to four digits.
-
-    >>> brief([[0, 0.8], [100, 0.1]]), brief("normal"), brief(0.123456)
-    ('0.8→0.1 at 100', 'normal', '0.1235')
-    """
-    if isinstance(value, list) and value and all(isinstance(point, list) and len(point) == 2 for point in value):
-        (step, start), *rest = value
-        first = f"{start:.4g}" + (f" at {step:g}" if step or not rest else "")
-        return "→".join([first, *(f"{v:.4g} at {step:g}" for step, v in rest)])
-    return value if isinstance(value, str) else json.dumps(_rounded(value))
-
-
-def _rounded(value: Any) -> Any:
-    """The value with its fractions to four digits."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value

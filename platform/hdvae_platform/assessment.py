@@ -18,6 +18,7 @@ from hdvae.lipschitz import certify
 from hdvae.metrics import at, at_samples, nested, tau_label
 from hdvae.model import HDVAE, evaluating
 from hdvae.training import trained_model
+from hdvae_platform import provenance
 from hdvae_platform.figures import bias_curve
 from hdvae_platform.journal import Entry
 from hdvae_platform.loading import load_run
@@ -77,6 +78,7 @@ class Assessment:
             "draws": self.draws,
             "tau": list(self.temperatures),
             "grade": self.grade,
+            "sources": provenance.code()["sources"],
             "metrics": _finite(self.metrics),
             "standard_errors": _finite(self.errors),
             "kappa": _finite(self.kappa),

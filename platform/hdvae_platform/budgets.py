@@ -13,6 +13,7 @@ from hdvae.errors import InputError, nearest
 from hdvae.experiment import Experiment
 from hdvae_platform.paper import TABLES, networks
 from hdvae_platform.study import PRESET, Study
+from hdvae_platform.text import brief
 
 STUDIED = {"table1": "table1", "table4": "table4", "figure1": "table4", "figure2": "table1"}
 """Whose studies a table or figure shows: figure 1 is drawn from table 4, figure 2 from the models of table 1."""
@@ -173,15 +174,16 @@ def timed_experiment(preset: str, budget: Budget) -> Experiment:
 def network(experiment: Experiment) -> str:
     """Network, length and optimisation of an experiment in words, for captions.
 
-    >>> network(timed_experiment("table3", BUDGETS["smoke"]))
-    'skip_lvae of dense blocks, width 128, depth 1, dropout 0.1; 500 steps of 128 images, τ 0.8→0.3→0.1'
+    >>> network(timed_experiment("table3", BUDGETS["smoke"])).partition("; ")[2]
+    '500 steps of 128 images, learning rate 0.004, τ 0.8→0.3→0.1'
     """
     model, training = experiment.model, experiment.training
     blocks = f"{model.wiring} of {model.blocks} blocks, width {model.width}, depth {model.depth}"
     temperature = training.temperature
     points = "→".join(f"{tau:g}" for _, tau in temperature) if isinstance(temperature, tuple) else str(temperature)
+    rate = f"learning rate {brief(training.learning_rate)}"
     until = f"{training.steps:,} steps"
     if training.patience is not None:
         patience = training.patience * experiment.evaluation.every
         until = f"until {patience:,} steps without a better ELBO, at most {until}"
-    return f"{blocks}, dropout {model.dropout:g}; {until} of {training.batch_size} images, τ {points}"
+    return f"{blocks}, dropout {model.dropout:g}; {until} of {training.batch_size} images, {rate}, τ {points}"

@@ -51,7 +51,7 @@ def of_runs(compared: Sequence[Arm], metrics: Sequence[str], confirmed: Sequence
     runs = [run for arm in compared for run in arm.runs]
     everything = [*runs, *(run for one in confirmed for run in one.runs)]
     found = [*_lacking(runs, metrics), *_seeds(compared), *_pooled(compared)]
-    found += [*_mixed(everything, "code", code), *_mixed(everything, "data", checksum)]
+    found += [*mixed_code(everything), *_mixed(everything, "data", checksum)]
     return [*found, *_measured(everything, metrics), *_studies(compared), *_unconfirmed(confirmed)]
 
 
@@ -177,6 +177,11 @@ def _mixed(runs: Sequence[TrackedRun], what: str, of: Callable[[TrackedRun], str
     counted = Counter(map(of, runs))
     if len(counted) > 1:
         yield f"mixed {what}: " + "; ".join(f"{_runs(count)} with {one}" for one, count in counted.most_common())
+
+
+def mixed_code(runs: Sequence[TrackedRun]) -> list[str]:
+    """The mark of runs that several versions of the code made; none where one did."""
+    return list(_mixed(runs, "code", code))
 
 
 def _measured(runs: Sequence[TrackedRun], metrics: Sequence[str]) -> Iterable[str]:

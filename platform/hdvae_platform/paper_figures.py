@@ -35,25 +35,31 @@ def bias_figure(ours: Lines, paper: Lines, caption: str) -> dict[str, bytes]:
     """
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    depths = sorted(ours["elbo"])
+    depths = sorted({depth for by_depth in ours.values() for depth in by_depth})
     colours = matplotlib.colormaps["viridis"]
     for i, depth in enumerate(depths):
         style = {"color": colours(LIGHTEST * i / max(len(depths) - 1, 1)), "marker": MARKERS[i % len(MARKERS)]}
-        _line(left, ours["surrogate_elbo"][depth], linestyle="--", fillstyle="none", **style)
-        _line(left, ours["elbo"][depth], label=f"L = {depth}", **style)
-        _line(right, paper["relaxation_bias"][depth], linestyle=":", fillstyle="none", **style)
-        _line(right, ours["relaxation_bias"][depth], **style)
+        _line(left, _points(ours, "surrogate_elbo", depth), linestyle="--", fillstyle="none", **style)
+        _line(left, _points(ours, "elbo", depth), label=f"L = {depth}", **style)
+        _line(right, _points(paper, "relaxation_bias", depth), linestyle=":", fillstyle="none", **style)
+        _line(right, _points(ours, "relaxation_bias", depth), **style)
     left.set_ylabel("nats per image")
     left.set_title("ELBO (solid) and relaxed objective (dashed)", loc="left")
     right.set_ylabel("δ at τ = 0.1, nats per image")
     right.set_title("Relaxation bias (dotted: the paper's table 4)", loc="left")
-    ticks = sorted({n for points in ours["elbo"].values() for n, _ in points})
+    ticks = sorted({n for by_depth in ours.values() for points in by_depth.values() for n, _ in points})
     for axes in (left, right):
+        if not ticks:
+            axes.text(0.5, 0.5, "not run", ha="center", va="center", color=GREY, transform=axes.transAxes)
         axes.set_xlabel("N, latent variables in all layers; bars: 95% intervals")
         axes.set_xticks(ticks)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return _files(figure, "figure1", caption)
+
+
+def _points(lines: Lines, what: str, depth: int) -> Sequence[tuple[int, Interval]]:
+    return lines.get(what, {}).get(depth, ())
 
 
 def samples_figure(panels: Mapping[str, Tensor | None], caption: str) -> dict[str, bytes]:
@@ -80,6 +86,8 @@ def samples_figure(panels: Mapping[str, Tensor | None], caption: str) -> dict[st
 
 def _line(axes: Axes, points: Sequence[tuple[int, Interval]], **style: Any) -> None:
     """Means with bars as far as their intervals reach; without, where there is none."""
+    if not points:
+        return
     found = [value for _, value in points]
     reach = None if all(one.low is None for one in found) else bars(found)
     axes.errorbar([n for n, _ in points], [one.mean for one in found], reach, capsize=3, elinewidth=1, **style)

@@ -18,14 +18,15 @@ from hdvae.data import parquet_path
 from hdvae.errors import InputError
 from hdvae.sampling import prior_samples
 from hdvae.training import trained_model
-from hdvae_platform import datasets
+from hdvae_platform import datasets, provenance
 from hdvae_platform.assessment import assess
 from hdvae_platform.budgets import BUDGETS, PUBLISHED, STUDIED, Budget, network, studies, timed_experiment
 from hdvae_platform.comparison import Interval, interval
 from hdvae_platform.figures import INTERVAL
 from hdvae_platform.launch import Launch, run_study
 from hdvae_platform.loading import load_run
-from hdvae_platform.paper import RUNTIME, TABLES
+from hdvae_platform.marks import mixed_code
+from hdvae_platform.paper import LIKELIHOOD, RUNTIME, TABLES, Table
 from hdvae_platform.paper_figures import Lines, bias_figure, samples_figure
 from hdvae_platform.places import Places
 from hdvae_platform.records import Records, connect
@@ -39,6 +40,7 @@ from hdvae_platform.worker import load_data
 Echo = Callable[[str], None]
 KEPT = "evaluation/test.json"
 """The artifact in which an evaluation on test images is kept."""
+SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 SAMPLES = 64
 """In a panel of figure 2."""
 DEEP = "table2-L3"
@@ -103,7 +105,7 @@ def reproduce(target: str, budget: Budget, places: Places, echo: Echo, launch: L
         echo(f"{study.name}: {study.claim}")
         run_study(study, places, echo, launch)
     states = {data: _status(study, places) for data, study in wanted.items()}
-    captions = _captions(target, budget, wanted, places)
+    captions = [*_captions(target, budget, wanted, places), *_mixed(states.values(), places)]
     sides: list[Side] = []
     files: dict[str, bytes] = {}
     if target == "figure2":
@@ -130,7 +132,17 @@ def _sides(
         for data, study in wanted.items()
         for preset, one in _found(target, study, states[data], budget, places, echo).items()
     }
-    return [beside(printed, found) for printed in TABLES[STUDIED[target]]]
+    return [beside(printed, found, _head(printed, budget)) for printed in TABLES[STUDIED[target]]]
+
+
+def _head(printed: Table, budget: Budget) -> str:
+    """Of our columns, where ours is the bound with another number of samples than the paper's.
+
+    >>> _head(TABLES["table1"][0], BUDGETS["smoke"]), _head(TABLES["table1"][0], BUDGETS["full"])
+    ('ours (L₁₀₀)', 'ours')
+    """
+    same = printed is not LIKELIHOOD or budget.samples == BUDGETS["full"].samples
+    return "ours" if same else f"ours (L{str(budget.samples).translate(SUBSCRIPT)})"
 
 
 def _get_data(wanted: Iterable[Study], places: Places) -> None:
@@ -154,6 +166,13 @@ def _status(study: Study, places: Places) -> StudyStatus:
     record = Records(connect(places.database)).study(study.name)
     assert record is not None
     return study_status(places, record)
+
+
+def _mixed(states: Iterable[StudyStatus], places: Places) -> list[str]:
+    """What must be said where several versions of the code made the runs."""
+    ids = [row["run_id"] for state in states for row in state.trials if row["state"] == "COMPLETE" and row["run_id"]]
+    runs = [run for run in map(Client(places).get, ids) if run is not None] if ids else []
+    return [f"{mark}: differences between cells may be of the code." for mark in mixed_code(runs)]
 
 
 def _found(
@@ -194,6 +213,7 @@ def _assessed(
         "draws": settings["draws"],
         "tau": list(settings["tau"]),
         "grade": settings["kappa"],
+        "sources": provenance.code()["sources"],
     }
     kept: dict[str, Any] = json.loads(client.read_file(run, KEPT) or b"{}")
     if all(kept.get(name) == value for name, value in wanted.items()):
@@ -203,13 +223,13 @@ def _assessed(
 
 
 def _joined(documents: Sequence[Mapping[str, Any]]) -> Found:
-    """One run: intervals over its images. Several: over the runs."""
+    """One run: intervals over its images. Several: over the runs. What is not finite in all of them is left out."""
     runs = tuple(document["run"] for document in documents)
+    names = [name for name in documents[0]["metrics"] if all(one["metrics"][name] is not None for one in documents)]
     if len(documents) > 1:
-        names = documents[0]["metrics"]
         return Found({name: interval([one["metrics"][name] for one in documents]) for name in names}, runs)
     values, errors = documents[0]["metrics"], documents[0]["standard_errors"]
-    return Found({name: _over_images(value, errors.get(name)) for name, value in values.items()}, runs)
+    return Found({name: _over_images(values[name], errors.get(name)) for name in names}, runs)
 
 
 def _over_images(value: float, error: float | None) -> Interval:

@@ -11,7 +11,7 @@ from hdvae_platform import paper
 from hdvae_platform.comparison import Interval
 from hdvae_platform.text import markdown, table
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_FINITE = "not run", "not finite"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Found:
     Attributes:
         values: by metric, with 95% intervals.
         runs: MLflow's ids of the runs that they are of.
-        instead: what stands in a cell without a value.
+        instead: what stands in a cell without a value; where there are runs, theirs was not finite.
     """
 
     values: Mapping[str, Interval]
@@ -64,10 +64,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Side:
-    """A table of the paper with ours beside it."""
+    """A table of the paper with ours beside it; `ours` heads our columns."""
 
     paper: paper.Table
     rows: Sequence[Sequence[Cell]]
+    ours: str = "ours"
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
@@ -94,7 +95,7 @@ class Side:
             + [part for cell in cells for part in _parts(cell, marks)]
             for row, cells in zip(self.paper.rows, self.rows, strict=True)
         ]
-        columns = [head for name in self.paper.columns for head in (f"{name}: paper", "ours", "ours − paper")]
+        columns = [head for name in self.paper.columns for head in (f"{name}: paper", self.ours, "ours − paper")]
         title = f"{self.paper.name}: {self.paper.quantity}"
         notes = [f"{bullet}{line}" for line in (*marks.lines(), *self.paper.notes)]
         listed = ["The paper's numbers as printed; faults in print:", *notes] if notes else []
@@ -118,21 +119,23 @@ class _Marks:
         return [f"{letter}: {fault}" for letter, fault in zip(string.ascii_lowercase, self._met, strict=False)]
 
 
-def beside(printed: paper.Table, found: Mapping[tuple[str, str], Found]) -> Side:
+def beside(printed: paper.Table, found: Mapping[tuple[str, str], Found], ours: str = "ours") -> Side:
     """A table of the paper with what was found.
 
     Args:
         printed: the table.
         found: (the paper's data set, preset) → what became of it; what is not in it was not run.
+        ours: heads our columns.
     """
     nothing = Found({})
 
     def cell(row: paper.Row, column: int) -> Cell:
         number = row.numbers[column]
-        ours = found.get((number.data, number.preset), nothing)
-        return Cell(printed.place(row, column), number, ours.values.get(number.metric), ours.runs, ours.instead)
+        one = found.get((number.data, number.preset), nothing)
+        instead = NOT_FINITE if one.runs else one.instead
+        return Cell(printed.place(row, column), number, one.values.get(number.metric), one.runs, instead)
 
-    return Side(printed, [[cell(row, column) for column in range(len(row.numbers))] for row in printed.rows])
+    return Side(printed, [[cell(row, column) for column in range(len(row.numbers))] for row in printed.rows], ours)
 
 
 def _parts(cell: Cell, marks: _Marks) -> list[str]:

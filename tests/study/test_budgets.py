@@ -62,6 +62,8 @@ def test_reduced_budgets_say_what_is_reduced():
             assert words != full
             assert f"width {study.experiment.model.width}" in words
             assert f"{study.experiment.training.steps:,} steps" in words
+            assert "learning rate 0.004" in words
+            assert "learning rate 0.002" in full
 
 
 def test_smoke_takes_no_download_and_the_others_the_papers_data():
@@ -72,10 +74,12 @@ def test_smoke_takes_no_download_and_the_others_the_papers_data():
                 assert study.experiment.data.name == data
 
 
-def test_a_study_on_other_settings_has_another_name():
+def test_each_budget_has_studies_of_its_own():
+    """A name stands for a definition: one study of two budgets would be refused as changed."""
     other = dataclasses.replace(BUDGETS["smoke"], name="other")
-    names = {study.name for budget in (*BUDGETS.values(), other) for study in studies("table4", budget).values()}
-    assert len(names) == 4
+    for target in STUDIED:
+        found = [study for budget in (*BUDGETS.values(), other) for study in studies(target, budget).values()]
+        assert len({study.name for study in found}) == len(found)
     assert set(TARGETS) == {"table1", "table3", "table4", "figure1", "figure2"}
 
 

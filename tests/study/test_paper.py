@@ -14,10 +14,33 @@ NUMBERS = [
 ]
 
 
+PRINTED_SUMS = {
+    ("L₁₀₀₀", "L₁₀₀₀ discrete"): -1109.63,
+    ("L₁₀₀₀", "L₁₀₀₀ normal"): -1154.59,
+    ("KL", "KL discrete"): 368.94,
+    ("KL", "KL normal"): 359.95,
+    ("test", "L₁ τ=0.1"): -1998.93,
+    ("test", "L₁ τ=0"): -2050.73,
+    ("test", "δ τ=0.1"): 51.78,
+    ("6", "seconds / step"): 0.5,
+    ("6", "MB"): 9968.0,
+}
+
+
 def test_every_cell_of_the_tables_is_there():
     sizes = {name: [(len(table.rows), len(table.columns)) for table in tables] for name, tables in paper.TABLES.items()}
     assert sizes == {"table1": [(12, 2), (12, 2)], "table3": [(2, 2)], "table4": [(24, 3)]}
     assert all(number.preset in names() for number in NUMBERS)
+
+
+def test_the_numbers_are_those_that_are_printed():
+    """By the sums of their columns, added up from the print: a digit that is wrong changes one."""
+    sums = {
+        (table.quantity.partition(" ")[0], column): round(sum(row.numbers[i].value for row in table.rows), 2)
+        for table in (paper.LIKELIHOOD, paper.KL, paper.BIAS, paper.RUNTIME)
+        for i, column in enumerate(table.columns)
+    }
+    assert sums == PRINTED_SUMS
 
 
 def test_rows_are_of_the_networks_that_they_name():

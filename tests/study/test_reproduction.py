@@ -18,8 +18,10 @@ from hdvae_platform.budgets import BUDGETS, Budget, timed_experiment
 from hdvae_platform.cli import run
 from hdvae_platform.comparison import Interval, interval
 from hdvae_platform.launch import Launch
+from hdvae_platform.paper import TABLES
 from hdvae_platform.places import Places
 from hdvae_platform.reproduction import reproduce
+from hdvae_platform.side_by_side import Found, beside
 from hdvae_platform.step_cost import measured_alone
 from hdvae_platform.tracking import Client
 
@@ -127,6 +129,53 @@ def test_other_settings_of_the_evaluation_measure_again(table4, home):
     assert cells(done) != cells(table4[0])
 
 
+def test_where_no_cell_was_run_the_figure_says_so():
+    """A study that was stopped before its first run, or of which all runs failed."""
+    side = beside(TABLES["table4"][0], {})
+    assert reproduction._lines(side, ours=True) == {}
+    files = paper_figures.bias_figure({}, {}, "nothing")
+    assert_drawn(files["figure1.png"])
+    assert files["figure1.svg"].decode().count("<!-- not run -->") == 2
+
+
+def test_what_is_not_finite_is_no_number_of_a_cell():
+    documents = [{"run": "a", "metrics": {"elbo": None, "kl": 3.0}, "standard_errors": {}}]
+    assert reproduction._joined(documents) == Found({"kl": Interval(3.0, None, None)}, ("a",))
+    again = [*documents, {"run": "b", "metrics": {"elbo": -1.0, "kl": 5.0}, "standard_errors": {}}]
+    assert list(reproduction._joined(again).values) == ["kl"], "never the mean of those that are finite"
+    side = beside(TABLES["table4"][0], {("binarized_mnist", "table4-L1-N12"): reproduction._joined(documents)})
+    assert "not finite" in side.text()
+
+
+def test_runs_of_several_versions_of_the_code_are_marked(table4, home):
+    places, file = home
+    client = Client(places)
+    run_id = next(cell.runs[0] for cell in cells(table4[0]).values() if cell.runs)
+    before = client.get(run_id).tags["hdvae.sources"]
+    client.set_tags(run_id, {"hdvae.sources": "f" * 64})
+    try:
+        done = reproduce("table4", budget(file), places, lambda line: None, Launch())
+    finally:
+        client.set_tags(run_id, {"hdvae.sources": before})
+    (mark,) = (caption for caption in done.captions if caption.startswith("mixed code"))
+    assert "(sources ffffffff" in mark
+    assert not any(caption.startswith("mixed code") for caption in table4[0].captions)
+
+
+def test_what_other_code_measured_is_measured_again(table4, home):
+    places, file = home
+    client, said = Client(places), []
+    run_id = next(cell.runs[0] for cell in cells(table4[0]).values() if cell.runs)
+    kept = json.loads(client.read_file(run_id, reproduction.KEPT))
+    wrong = {**kept, "sources": "other", "metrics": {**kept["metrics"], "elbo": -1.0}}
+    client.log_file(run_id, reproduction.KEPT, json.dumps(wrong).encode())
+    done = reproduce("table4", budget(file), places, said.append, Launch())
+    assert len([line for line in said if "16 test images" in line]) == 1
+    assert {place: cell.ours for place, cell in cells(done).items()} == {
+        place: cell.ours for place, cell in cells(table4[0]).items()
+    }
+
+
 def test_several_seeds_give_intervals_over_runs():
     documents = [
         {"run": run, "metrics": {"elbo": value}, "standard_errors": {"elbo": 5.0}}
@@ -194,6 +243,7 @@ def test_table_1_has_a_bound_of_several_samples_and_the_kl(figure2, home):
         assert metrics["test/iw_elbo@S=4"] == metrics["test/iw_elbo"]
         assert cell.ours.low < metrics[f"test/{cell.printed.metric}"] < cell.ours.high
     assert "S = 4 for L_S" in done.text()
+    assert "L₁₀₀₀ discrete: paper  ours (L₄)" in done.text()
 
 
 def test_table_3_measures_time_and_memory_of_both_models(home, monkeypatch):

@@ -27,6 +27,17 @@ def command_lines() -> str:
     return "\n".join(lines)
 
 
+def listening(port):
+    """The addresses of this machine at which a port takes connections, as the kernel writes them."""
+    lines = [line for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    local = [line.split()[1].split(":") for line in lines if line.split()[3] == "0A"]
+    return {address for address, number in local if int(number, 16) == port}
+
+
+LOOPBACK = "0100007F"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux says in a file who listens where")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
     study, records = load_study(study_file), Records(connect(places.database))
@@ -43,6 +54,7 @@ def test_both_pages_answer_on_this_machine_only_and_close_together(places, study
             assert b"MLflow" in answer.read()
         with urllib.request.urlopen(addresses["Optuna"] + "/api/studies") as answer:
             assert b'"small"' in answer.read()
+        assert [listening(int(address.rpartition(":")[2])) for address in addresses.values()] == [{LOOPBACK}] * 2
         seen = command_lines()
         assert "mlflow server" in seen
         assert places.database not in seen, "an address can hold a password"

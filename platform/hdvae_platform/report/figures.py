@@ -15,7 +15,6 @@ from matplotlib.transforms import ScaledTranslation
 
 from hdvae.schedules import LEARNED, schedule, values
 from hdvae_platform import comparison
-from hdvae_platform.arms import brief
 from hdvae_platform.comparison import Interval
 from hdvae_platform.figures import BLUE, GREY, INTERVAL, bars
 from hdvae_platform.report.contents import BIAS, ELBO, SHOWN, ArmReport, Contents, Curve
@@ -34,7 +33,7 @@ from hdvae_platform.report.drawing import (
 )
 from hdvae_platform.report.wording import limits
 from hdvae_platform.study import PRESET, Dimension
-from hdvae_platform.text import number
+from hdvae_platform.text import brief, number
 
 SCHEDULES = {
     "temperature": "temperature τ",

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hdvae.experiment import Experiment
-from hdvae_platform.arms import brief
 from hdvae_platform.places import redacted
 from hdvae_platform.study import Dimension, Study
+from hdvae_platform.text import brief
 
 VARIED = "varied"
 NETWORK = ("wiring", "latent", "blocks", "width", "depth", "dropout")
