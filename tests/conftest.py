@@ -3,4 +3,5 @@
 import os
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when the first file imports Ray
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # processes that nothing here uses
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half a dozen processes for each server

@@ -11,10 +11,21 @@ from benchmarks.postgres import binaries
 from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 
+from .commands import Command
+
 pytestmark = pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed (no initdb)")
 
 
+def drive(place, file):
+    """As a user does, but for the seconds that imports take."""
+    return Command("study", "run", file, environment=place.environment)
+
+
 def test_a_study_that_loses_everything_in_turn_ends_as_one_that_was_left_alone(nodes, monkeypatch):
+    monkeypatch.setattr(chaos, "STEPS", {1: 900})
+    monkeypatch.setattr(chaos, "EVERY", 30)
+    monkeypatch.setattr(chaos, "PAUSE", {1: (1.0, 5.0)})
+    monkeypatch.setattr(chaos.Stand, "drive", drive)
     victims = iter([chaos.RUN, chaos.POSTGRES, chaos.NODE, chaos.MLFLOW, chaos.HEAD])
     chance = random.Random(0)
     monkeypatch.setattr(chance, "choice", lambda options: next(victims) if options == chaos.VICTIMS[1] else options[0])

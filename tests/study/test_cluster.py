@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import ray
@@ -20,7 +21,7 @@ from hdvae_platform.preflight import PATIENCE
 from hdvae_platform.storage import Storage
 
 from .commands import command, made_anew
-from .outcome import series, tracked, wait_until
+from .outcome import series, spec_of, tracked, train, wait_until
 from .test_data_parallel import SMALL
 
 
@@ -177,31 +178,24 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, pl
 
 
 @pytest.mark.skipif(not can_have_hosts(), reason="network namespaces need root, and ip and unshare")
-def test_workers_on_separate_hosts_and_a_driver_that_is_not_on_the_head(places, edit):
+def test_workers_on_separate_hosts_and_a_driver_that_is_not_on_the_head(places, edit, tmp_path):
     """Each host has an address of its own, and the name of the machine leads to the loopback."""
-    file = edit({**SMALL, "name": "separate"})
+    file = edit(SMALL)
     hosts = Hosts((1, 1))
     try:
-        for name, resources in (("together", '{"workers": 2}'), ("alone", "{}")):
-            words = ["study", "run", file, "--address", hosts.address, "--set", f"name={name}"]
-            environment = {**os.environ, **hosts.environment, "HDVAE_HOME": str(places.home)}
-            done = subprocess.run(
-                hosts.command(1, command([*words, "--set", f"resources={resources}"])),
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=240,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+        words = command(["study", "run", file, "--address", hosts.address])
+        environment = {**os.environ, **hosts.environment, "HDVAE_HOME": str(places.home)}
+        done = subprocess.run(
+            hosts.command(1, words), env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
     finally:
         hosts.end()
-    alone, together = (
-        {
-            step: Journal(Storage(places.storage), f"{name}/trial-0000/seed-0").entry(step).metrics["valid/elbo"]
-            for step in (10, 20)
-        }
-        for name in ("alone", "together")
+    spec = replace(spec_of(file, places), storage=str(tmp_path / "alone"))
+    assert train(spec).wait() == 0
+    together, alone = (
+        {step: journal.entry(step).metrics["valid/elbo"] for step in (10, 20)}
+        for journal in (Journal(Storage(root), spec.folder) for root in (places.storage, spec.storage))
     )
     assert together == pytest.approx(alone, rel=1e-4)
 
@@ -272,7 +266,7 @@ def test_a_cluster_that_is_open_to_everybody_is_refused(edit, hdvae, tmp_path):
 _OPEN_CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()

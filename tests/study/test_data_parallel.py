@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from hdvae.errors import InputError
+from hdvae_platform.journal import Journal, run_folder
+from hdvae_platform.storage import Storage
 from hdvae_platform.study import ElasticConfig, ResourcesConfig
-from hdvae_platform.tracking import Client
 
-from .outcome import series, started, tracked, workers_of
+from .outcome import series, spec_of, started, tracked, train, workers_of
 
 TWO = {"workers": 2, "concurrent": 1}
 SMALL = {
@@ -25,7 +27,7 @@ SMALL = {
 }
 
 
-def test_two_workers_measure_what_one_measures(places, edit, hdvae):
+def test_two_workers_measure_what_one_measures(places, edit, hdvae, tmp_path):
     done = hdvae("study", "run", edit(SMALL))
     assert done.returncode == 0, done.stderr
     assert "starting, 1 run at a time" in done.stdout
@@ -40,14 +42,17 @@ def test_two_workers_measure_what_one_measures(places, edit, hdvae):
         "samples.png",
         "slots.png",
     ]
-    found = {at: value for at, (value, _) in series(places, children[0, 0].run_id).items()}
+    assert {step for _, step in series(places, children[0, 0].run_id)} == {10, 20}
 
-    for name, resources in (("alone", {}), ("elastic", {"elastic": {"most": 1}})):
-        assert hdvae("study", "run", edit({"resources": resources, "name": name})).returncode == 0
-        (run,) = (run for run in Client(places).find({"hdvae.study": name}) if run.tags["hdvae.kind"] == "run")
-        expected = {at: value for at, (value, _) in series(places, run.run_id).items()}
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    assert {step for _, step in found} == {10, 20}
+    file = edit({"resources": {"elastic": {"most": 1}}, "name": "elastic"})
+    assert hdvae("study", "run", file).returncode == 0
+    spec = replace(spec_of(file, places), storage=str(tmp_path / "alone"))
+    assert train(spec).wait() == 0
+    alone = Journal(Storage(spec.storage), spec.folder)
+    for name in ("small", "elastic"):
+        found = Journal(Storage(places.storage), run_folder(name, 0, 0))
+        for step in (10, 20):
+            assert found.entry(step).metrics == pytest.approx(alone.entry(step).metrics, rel=1e-4, abs=1e-4)
 
 
 def test_a_fault_in_the_workers_is_told_as_that_of_one(places, edit, hdvae):

@@ -99,5 +99,3 @@ def test_other_code_goes_on_with_a_study_only_if_that_is_accepted(places, edit, 
     _, children = tracked(places)
     assert [children[0, seed].tags["hdvae.sources"] for seed in (0, 1)] == [before, code.after["sources"]]
     assert anew("study", "run", file, "--set", "seeds=[0, 1]").returncode == 0
-    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root}/platform")
-    assert anew("study", "run", file, "--set", "seeds=[0, 1]").returncode == 2

@@ -21,7 +21,7 @@ from .outcome import series, spec_of, started, tensors, tracked, train, wait_unt
 
 def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdvae):
     """SIGKILL of a worker in mid-run: it goes on from its checkpoint, and standard output is still one document."""
-    file = edit({"experiment/training/steps": 2000, "experiment/evaluation/every": 100, "seeds": [0], "space": {}})
+    file = edit({"experiment/training/steps": 800, "experiment/evaluation/every": 40, "seeds": [0], "space": {}})
     process = started(["study", "run", file, "--json"], places)
     killed = workers_of(process.pid)
     for worker in killed:
@@ -36,7 +36,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(places, edit, hdv
     assert [(row["state"], row["attempts"]) for row in status["trials"]] == [("COMPLETE", 2)]
     _, children = tracked(places)
     assert [run.status for run in children.values()] == ["FINISHED"]
-    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(100, 2001, 100))
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(40, 801, 40))
 
 
 def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, hdvae, start, tmp_path):
@@ -44,7 +44,7 @@ def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, 
 
     The second launch sees that the driver of this machine is dead, and does not wait for its lease.
     """
-    steps, every = 1500, 50
+    steps, every = 600, 20
     file = edit({"experiment/training/steps": steps, "experiment/evaluation/every": every, "seeds": [0], "space": {}})
     spec = spec_of(file, places)
     folder = places.home / "studies/small/trial-0000/seed-0"
@@ -88,7 +88,7 @@ def test_a_worker_that_outlives_its_killed_driver_changes_nothing(places, edit, 
 
 def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit, hdvae, start):
     """It slept while another launch ran the study to its end."""
-    file = edit({"experiment/training/steps": 1500, "experiment/evaluation/every": 50, "seeds": [0], "space": {}})
+    file = edit({"experiment/training/steps": 600, "experiment/evaluation/every": 20, "seeds": [0], "space": {}})
     asleep = start("study", "run", file)
     wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")))
     put_to_sleep(asleep, places)
@@ -107,7 +107,7 @@ def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit,
     assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
     parents, children = tracked(places)
     assert {run.status for run in [*parents, *children.values()]} == {"FINISHED"}
-    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(50, 1501, 50))
+    assert {step for _, step in series(places, children[0, 0].run_id)} == set(range(20, 601, 20))
     status = json.loads(hdvae("study", "status", "small", "--json").stdout)
     assert [(row["state"], row["attempts"], row["error"]) for row in status["trials"]] == [("COMPLETE", 2, None)]
 

@@ -92,7 +92,7 @@ def test_a_database_that_goes_away_ends_the_study_in_one_line(postgres, edit, pl
     """And the same command goes on when it is back."""
     url = postgres.database(f"study-{uuid.uuid4().hex}")
     environment = {"HDVAE_STUDY_DB": url, "HDVAE_HOME": str(places.home)}
-    steps = {"experiment/training/steps": 3000, "experiment/evaluation/every": 100}
+    steps = {"experiment/training/steps": 1200, "experiment/evaluation/every": 40}
     file = edit({"seeds": [0], "space": {}, **steps})
 
     def start():

@@ -18,7 +18,7 @@ from hdvae_platform.storage import Storage
 from .commands import Command
 from .outcome import spec_of, tensors, tracked, train, wait_until, workers_of
 
-STEPS, EVERY = 6400, 800
+STEPS, EVERY = 3200, 400
 LONG = {
     "space": {},
     "seeds": [0],

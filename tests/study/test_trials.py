@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.trials import simulation, violations
 from hdvae_platform.tracking import Client
 
-TRIALS = 200
+TRIALS = 80
 
 
 def test_every_trial_is_told_and_tracked_once(tmp_path, database):
