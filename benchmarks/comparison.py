@@ -1,8 +1,9 @@
 """What it costs to compare a study of 10,000 runs: `python -m benchmarks.comparison`.
 
 A thousand runs with known numbers go into a real MLflow database, as a study leaves them, and are copied there to
-make the others. Then a process of its own compares as `hdvae compare` does: a thousand, and all. Its time must grow no
-faster than the runs do, and its memory stay small. Last, simulated studies say what pairing is worth.
+make the others. Then a process of its own compares as `hdvae compare` does: a thousand, and all, in a table of ten
+arms, and as JSON with every metric of every parameter set. Its time must grow no faster than the runs do, and its
+memory stay small. Last, simulated studies say what pairing is worth.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.common import Bar, report
-from hdvae_platform.comparison import Question, compare, difference
+from hdvae_platform.comparison import Question, compare, difference, in_full
 from hdvae_platform.journal import Entry
 from hdvae_platform.places import Places
 from hdvae_platform.tracking import Client
 
-SEEDS = 5
+SEEDS, WIDTHS = 5, 10
 METRICS = [f"valid/{name}" for name in ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")]
 """Of the table; each run has more of them."""
 MORE = [f"valid/kl/layer_{layer}" for layer in range(1, 26)]
@@ -36,11 +38,24 @@ FEW = 1000
 COPIED: dict[str | tuple[str, str], str] = {
     "run_uuid": "substr(run_uuid, 1, 26) || printf('%06d', :number)",
     ("tags", "value"): "CASE key WHEN 'hdvae.study' THEN :study "
-    "WHEN 'hdvae.trial' THEN CAST(CAST(value AS INTEGER) + :trials AS TEXT) ELSE value END",
+    "WHEN 'hdvae.trial' THEN CAST(CAST(value AS INTEGER) + :trials AS TEXT) "
+    "WHEN 'hdvae.arm' THEN json_set(value, '$.\"training.freebits\"', :number + 1 + "
+    "value ->> '$.\"training.freebits\"' / 1000.0) ELSE value END",
 }
 """What stands in a copy of a row instead of a column, in a table or in all."""
+FORMS: dict[str, dict[str, Any]] = {"table": {"by": ["model.width"], "metrics": METRICS}, "json": {"whole": True}}
+"""What is asked, by the form in which the answer is given."""
 SLOWER, MEBIBYTES = 1.5, 300.0
 """Limits: of the time of a run of many over that of a run of few, and of the memory that many take."""
+
+
+class Cost(NamedTuple):
+    """What an answer takes: seconds, MiB added at most, and, to check it, its arms and the mean ELBO of the last."""
+
+    seconds: float
+    mebibytes: float
+    arms: int
+    mean: float
 
 
 def fill(places: Places, study: str, runs: int) -> None:
@@ -50,11 +65,11 @@ def fill(places: Places, study: str, runs: int) -> None:
     for index in range(runs):
         trial, seed = divmod(index, SEEDS)
         identity = {"hdvae.study": study, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)}
-        arm = {"model.width": trial % 10, "training.freebits": trial // 10}
+        arm = {"model.width": trial % WIDTHS, "training.freebits": trial // WIDTHS}
         tags = {"hdvae.arm": json.dumps(arm), "hdvae.state": "COMPLETE", "hdvae.data_checksum": "d"}
         run_id = client.open_run(f"trial {trial}", tags, identity, new=True)
         client.log_params(run_id, {**PARAMS, **arm, "seed": seed})
-        values = dict.fromkeys([*METRICS, *MORE], -100.0 + trial % 10 + seed / 10)
+        values = dict.fromkeys([*METRICS, *MORE], -100.0 + trial % WIDTHS + seed / 10)
         client.log_entry(run_id, Entry(10, int(1000 * time.time()), values))
         client.close_run(run_id, "FINISHED")
 
@@ -73,22 +88,23 @@ def copy(database: Path, study: str, runs: int) -> None:
                 db.execute(f"INSERT INTO {table} ({', '.join(columns)}) {rows}", values)
 
 
-def measured(places: Places, study: str) -> tuple[float, float, float]:
-    """Seconds of a comparison, MiB that it added at most, and the mean ELBO of the last arm."""
+def measured(places: Places, study: str, form: str) -> Cost:
+    """Answer once, as a command does, and write it down."""
     client = Client(places)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    found = compare(client, Question([study], by=["model.width"], metrics=METRICS))
+    found = compare(client, Question([study], **FORMS[form]))
+    in_full(found) if form == "table" else json.dumps(found.plain(), indent=1)
     seconds = time.perf_counter() - start
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return seconds, added, statistics.fmean(found.arms[-1].values("valid/elbo"))
+    return Cost(seconds, added, len(found.arms), statistics.fmean(found.arms[-1].values("valid/elbo")))
 
 
-def apart(places: Places, study: str) -> tuple[float, float, float]:
+def apart(places: Places, study: str, form: str) -> Cost:
     """The same in a process of its own, the fastest of three."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        return min(pool.submit(measured, places, study).result() for _ in range(3))
+        return min(pool.submit(measured, places, study, form).result() for _ in range(3))
 
 
 def simulated(studies: int = 4000, seeds: int = 5) -> dict[str, Bar]:
@@ -129,8 +145,8 @@ def main() -> None:
         parser.error(f"--runs {runs}: give a multiple of {FEW} above it")
     with tempfile.TemporaryDirectory(prefix="hdvae-comparison-") as folder:
         places = Places.under(Path(folder))
-        took = {}
-        print("| runs | filled in | compared in | memory added |\n|---:|---:|---:|---:|")
+        took: dict[tuple[int, str], Cost] = {}
+        print("| runs | filled in | answer | made in | memory added |\n|---:|---:|---|---:|---:|")
         for count in (FEW, runs):
             start = time.perf_counter()
             if count == FEW:
@@ -138,15 +154,21 @@ def main() -> None:
             else:
                 copy(Path(folder) / "mlflow.db", f"study-{count}", count)
             filled = time.perf_counter() - start
-            seconds, added, mean = took[count] = apart(places, f"study-{count}")
-            if mean != -91.0 + statistics.fmean(seed / 10 for seed in range(SEEDS)):
-                raise SystemExit(f"{count} runs: the mean of the last arm is {mean}")
-            print(f"| {count:,} | {filled:.0f} s | {seconds:.2f} s | {added:.0f} MiB |", flush=True)
-    slower = (took[runs][0] / runs) / (took[FEW][0] / FEW)
-    bars = {
-        f"seconds_per_run_{runs}_over_{FEW}": {"value": round(slower, 3), "limit": SLOWER},
-        f"mebibytes_{runs}": {"value": round(took[runs][1], 1), "limit": MEBIBYTES},
-    }
+            for form in FORMS:
+                cost = took[count, form] = apart(places, f"study-{count}", form)
+                mean = -91.0 + statistics.fmean(seed / 10 for seed in range(SEEDS))
+                if cost[2:] != ({"table": WIDTHS, "json": count // SEEDS}[form], mean):
+                    raise SystemExit(f"{count} runs: {cost.arms} arms, the mean of the last is {cost.mean}")
+                print(
+                    f"| {count:,} | {filled:.0f} s | {form} | {cost.seconds:.2f} s | {cost.mebibytes:.0f} MiB |",
+                    flush=True,
+                )
+    bars: dict[str, Bar] = {}
+    for form in FORMS:
+        many, few = took[runs, form], took[FEW, form]
+        slower = (many.seconds / runs) / (few.seconds / FEW)
+        bars[f"seconds_per_run_{form}_{runs}_over_{FEW}"] = {"value": round(slower, 3), "limit": SLOWER}
+        bars[f"mebibytes_{form}_{runs}"] = {"value": round(many.mebibytes, 1), "limit": MEBIBYTES}
     report("comparison", {**bars, **simulated()})
 
 

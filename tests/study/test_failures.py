@@ -14,10 +14,13 @@ from hdvae_platform.records import Records, connect
 from .commands import made_anew
 from .outcome import tensors, tracked
 
+ALONE = {"resources": {"concurrent": 1}}
+"""One run at a time, where that is not the question: a second worker takes some seconds of a core to start."""
+
 
 def test_failures_end_their_trial_and_the_study_goes_on(places, edit, hdvae):
     """An absurd learning rate gives a real non-finite loss."""
-    file = edit({"space": {"training.learning_rate": {"choices": [1e30, 0.002]}}, "seeds": [0]})
+    file = edit({"space": {"training.learning_rate": {"choices": [1e30, 0.002]}}, "seeds": [0], **ALONE})
     done = hdvae("study", "run", file)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "non-finite" in done.stderr
@@ -35,7 +38,7 @@ def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdv
     With the folder gone, it goes on where it stood.
     """
     reference, _, _, _ = finished
-    file = edit({"experiment/data/path": str(reference.home.parent / "images.npz"), "seeds": [0]})
+    file = edit({"experiment/data/path": str(reference.home.parent / "images.npz"), "seeds": [0], **ALONE})
     folder = places.home / "studies/small/trial-0001/seed-0"
     obstacles = [folder / f"checkpoints/000000020-000{attempt}.safetensors" for attempt in (1, 2, 3)]
     for obstacle in obstacles:

@@ -41,7 +41,7 @@ def budget(file, **changes) -> Budget:
         },
         "data": {"binarized_mnist": {"path": str(file)}},
         "cells": "table2-L3.*|table4-L1-N(12|24)",
-        "resources": {"concurrent": 2},
+        "resources": {"concurrent": 1},
         "images": 16,
         "draws": 2,
         "samples": 4,
