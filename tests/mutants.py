@@ -258,8 +258,8 @@ MUTANTS = [
     Mutant(
         "all rows have the bias correction of the first",
         "hdvae/optimizer.py",
-        "(1 - beta ** steps.to(g.dtype))",
-        "(1 - beta ** steps.to(g.dtype)[0])",
+        "(1 - BETA ** steps.to(g.dtype))",
+        "(1 - BETA ** steps.to(g.dtype)[0])",
         "tests/hdvae/test_optimizer.py",
     ),
     Mutant(
