@@ -109,7 +109,7 @@ class Postgres:
     def end(self) -> None:
         """Stop the server and remove its data."""
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)  # SIGTERM would wait for clients, which pool their connections
+            self.process.send_signal(signal.SIGQUIT)  # SIGTERM would wait for clients, which pool their connections
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
             self.process.kill()

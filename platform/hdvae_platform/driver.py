@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -282,8 +283,9 @@ class Driver:
     def _completed(self, assignment: Assignment) -> None:
         journal = Journal(self.storage, self._folder(assignment))
         step = journal.steps()[-1]
-        value = journal.entry(step).metrics.get(self.study.search.metric, float("nan"))
-        run = self.search.finish(assignment.trial, assignment.seed, value)
+        metrics = journal.entry(step).metrics
+        value, *also = (metrics.get(metric, math.nan) for metric in self.study.search.objectives)
+        run = self.search.finish(assignment.trial, assignment.seed, value, *also)
         self.tracking.end(assignment, run.state)
         self.progress.moved(_name(assignment), step, value)
         done = f"done, {self.study.search.metric} {value:.2f}"

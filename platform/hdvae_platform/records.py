@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -47,6 +47,7 @@ _runs = sa.Table(
     sa.Column("state", sa.String(10), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("value", sa.Float),
+    sa.Column("also", sa.JSON, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("run_id", sa.String(64)),
     sa.Column("tracked", sa.Boolean, nullable=False, default=False),
@@ -83,6 +84,7 @@ class Run:
         state: Optuna's names for states.
         attempts: how often it was started; the number of the newest attempt, which shuts out the older ones.
         value: the last value of the tuned metric, once complete.
+        also: those of the further metrics that are searched for.
         error: why it failed.
         run_id: MLflow's run.
         tracked: whether MLflow holds everything of it.
@@ -98,6 +100,7 @@ class Run:
     run_id: str | None
     tracked: bool
     kind: Kind = "search"
+    also: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def fresh(trial: int, seed: int, kind: Kind = "search") -> Run:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,6 +35,8 @@ DATABASE_FAULTS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """What is raised where the study database is away."""
 MIN_IMPORTANCE_TRIALS = 10
 """Complete trials below which no importance is told: half of so few are the five that make PED-ANOVA stable."""
+POPULATION = 20
+"""Trials of a generation of NSGA-II; Optuna's 50 are as many as whole studies have here."""
 DRAWS = 10
 """How often the sampler is asked for a set that was not tried; then the first such set of the space is taken."""
 _DROPPED = "hdvae: cut off while its parameters were suggested"
@@ -89,7 +92,7 @@ class Search:
         self._optuna = optuna.create_study(
             study_name=study.name,
             storage=self._storage,
-            direction=study.search.direction,
+            directions=list(study.search.objectives.values()),
             pruner=_pruner(study),
             load_if_exists=True,
         )
@@ -213,13 +216,21 @@ class Search:
         self._ended(run)
         return True
 
-    def finish(self, trial: int, seed: int, value: float) -> Run:
-        """A run reached its last step; returns it as it stands. A value that is not finite is a failure."""
-        if math.isfinite(value):
-            self._set(self._runs[trial, seed], state="COMPLETE", value=value, error=None)
+    def finish(self, trial: int, seed: int, *values: float) -> Run:
+        """A run reached its last step; returns it as it stands.
+
+        Args:
+            trial: its trial.
+            seed: its seed.
+            values: of the metrics that are searched for, in their order. One that is not finite is a failure.
+        """
+        found = dict(zip(self._study.search.objectives, values, strict=True))
+        broken = [f"{metric} is {value}" for metric, value in found.items() if not math.isfinite(value)]
+        if broken:
+            self._set(self._runs[trial, seed], state="FAIL", error=", ".join(broken))
         else:
-            error = f"{self._study.search.metric} is {value}"
-            self._set(self._runs[trial, seed], state="FAIL", error=error)
+            value = found.pop(self._study.search.metric)
+            self._set(self._runs[trial, seed], state="COMPLETE", value=value, also=found, error=None)
         self._ended(self._runs[trial, seed])
         return self._runs[trial, seed]
 
@@ -343,12 +354,17 @@ class Search:
         runs = self._runs.of(number)
         ends = {run.state for run in runs}
         state = next((TrialState[end] for end in ("FAIL", "PRUNED") if end in ends), TrialState.COMPLETE)
-        value = statistics.fmean(run.value for run in runs if run.value is not None) if ends == {"COMPLETE"} else None
+        values = self._means(runs) if ends == {"COMPLETE"} else None
         told = self._told(number)
         if told.state != TrialState.FAIL:
-            self._optuna.tell(number, values=value, state=state, skip_if_finished=True)
-        elif value is not None and not self._is_mended(number):
-            self._optuna.add_trial(_instead_of(told, value))
+            self._optuna.tell(number, values=values, state=state, skip_if_finished=True)
+        elif values is not None and not self._is_mended(number):
+            self._optuna.add_trial(_instead_of(told, values))
+
+    def _means(self, runs: Sequence[Run]) -> list[float]:
+        """What a trial is told, for every metric that is searched for: the mean over its complete runs."""
+        leading = statistics.fmean(run.value for run in runs if run.value is not None)
+        return [leading, *(statistics.fmean(run.also[metric] for run in runs) for metric in self._study.search.also)]
 
     def _is_mended(self, number: int) -> bool:
         """Whether another trial stands for one that failed."""
@@ -379,13 +395,18 @@ class Trial:
         number: Optuna's.
         state: Optuna's name for it; COMPLETE too if it failed, and did not when it was run again.
         params: dotted paths into the experiment → values.
-        value: the mean over its seeds that Optuna was told, once complete.
+        values: what Optuna was told once it was complete: the mean over its seeds of each metric that is searched for.
     """
 
     number: int
     state: str
     params: dict[str, Any]
-    value: float | None
+    values: Sequence[float] | None
+
+    @property
+    def value(self) -> float | None:
+        """That of the study's metric."""
+        return None if self.values is None else self.values[0]
 
 
 def optuna_storage(url: str) -> optuna.storages.BaseStorage:
@@ -416,7 +437,7 @@ def _trials(study: Study, known: optuna.Study) -> list[Trial]:
             trial.number,
             told.state.name,
             {path: _decode(value, study.space[path]) for path, value in _written(trial).items()},
-            told.value if told.state == TrialState.COMPLETE else None,
+            told.values if told.state == TrialState.COMPLETE else None,
         )
         for trial in trials
         if _is_own(trial)
@@ -428,7 +449,7 @@ def importances(study: Study, url: str) -> dict[str, float] | None:
     """The share of each varied setting in what tells a study's best trials from all; the largest first, 1 in all.
 
     Optuna's PED-ANOVA, which also knows settings that are varied under a condition only. Its best trials are a tenth of
-    all, but five at least.
+    all, but five at least; of several metrics those nearest to the Pareto front, and farthest apart on it.
 
     Returns:
         Dotted path → share; None if fewer than `MIN_IMPORTANCE_TRIALS` trials are complete.
@@ -445,12 +466,31 @@ def importances(study: Study, url: str) -> dict[str, float] | None:
 
 
 def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
-    """The trials and seeds that confirm a search: its best trials by the value they were told, the best first."""
+    """The trials and seeds that confirm a search: its best trials by what they were told, the best first.
+
+    Of a search for several metrics those on the Pareto front come before the others, each by the study's metric.
+    """
     if study.confirm is None:
         return []
-    sign = -1 if study.search.direction == "maximize" else 1
-    ranked = sorted((sign * trial.value, trial.number) for trial in trials if trial.value is not None)
-    return [(number, seed) for _, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
+    told = [trial for trial in trials if trial.values is not None]
+    signs = [1 if direction == "maximize" else -1 for direction in study.search.objectives.values()]
+    worth = np.array([trial.values for trial in told], dtype=np.float64).reshape(len(told), len(signs)) * signs
+    ranked = sorted((beaten(worth, own), -own[0], trial.number) for own, trial in zip(worth, told, strict=True))
+    return [(number, seed) for *_, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
+
+
+def beaten(worth: NDArray[np.float64], own: NDArray[np.float64]) -> bool:
+    """Whether one of several trials is better in a metric than this one, and as good in all others.
+
+    >>> front = np.array([[0.0, 2.0], [1.0, 1.0], [0.0, 1.0]])
+    >>> [beaten(front, own) for own in front]
+    [False, False, True]
+
+    Args:
+        worth: of the trials, (trials, metrics); larger is better.
+        own: of this one, (metrics,).
+    """
+    return bool(((worth >= own).all(1) & (worth > own).any(1)).any())
 
 
 def _is_own(trial: FrozenTrial) -> bool:
@@ -458,10 +498,10 @@ def _is_own(trial: FrozenTrial) -> bool:
     return trial.user_attrs.keys().isdisjoint((_DROPPED, _REPEATS, _INSTEAD_OF))
 
 
-def _instead_of(failed: FrozenTrial, value: float) -> FrozenTrial:
+def _instead_of(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE,
-        value=value,
+        values=values,
         params=failed.params,
         distributions=failed.distributions,
         intermediate_values=failed.intermediate_values,
@@ -485,6 +525,10 @@ def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
     seed = derive(study.seeds[0], "search", trials) % 2**32
     if study.search.method == "tpe":
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    if study.search.method == "gp":
+        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+    if study.search.method == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

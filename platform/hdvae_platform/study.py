@@ -91,18 +91,28 @@ class Dimension(Config):
         return [self.low, self.high]
 
 
+Direction = Literal["maximize", "minimize"]
+
+
 class SearchConfig(Config):
     """How the space is searched."""
 
-    method: Literal["grid", "random", "tpe"] = "grid"
+    method: Literal["grid", "random", "tpe", "gp", "nsga2"] = "grid"
     trials: Annotated[int, Field(ge=1)] | None = None
     """Parameter sets to try; a grid tries all, if it is not given."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall time since the study was first launched after which no further parameter set is begun."""
     metric: str = "valid/elbo"
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Direction = "maximize"
+    also: dict[str, Direction] = Field(default_factory=dict)
+    """Further metrics that are searched for: no trial is best then, but those that no other beats in all."""
     pruner: Literal["asha", "median"] | None = None
     """Who stops a trial early, by the reports of its first seed's run."""
+
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """Every metric that is searched for, with its direction; the first is that of the study."""
+        return {self.metric: self.direction, **self.also}
 
 
 class ConfirmConfig(Config):
@@ -243,6 +253,7 @@ class Study(Config):
             "method": self.search.method,
             "metric": self.search.metric,
             "direction": self.search.direction,
+            "also": [list(pair) for pair in self.search.also.items()],
             "pruner": self.search.pruner,
         }
 
@@ -262,6 +273,7 @@ class Study(Config):
     def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
         """The study with a recorded definition and plan."""
         search = {key: definition.get(key) for key in ("method", "metric", "direction", "pruner")}
+        search["also"] = dict(definition["also"])
         search |= {key: plan.get(key) for key in ("trials", "hours")}
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
         kept = {key: plan.get(key) for key in ("claim", "expect", "seeds", "confirm", "resources")}
@@ -452,7 +464,6 @@ def _overridden(study: Study, overrides: Sequence[str]) -> Study:
 
 
 def _check_space(study: Study, where: str) -> None:
-    check_tunable(study.search.metric)
     _check_shares(study, study.experiment, where)
     if study.search.method != "grid" and study.search.trials is None and study.search.hours is None:
         raise InputError(
@@ -461,13 +472,7 @@ def _check_space(study: Study, where: str) -> None:
     if len(set(study.seeds)) != len(study.seeds):
         raise InputError(f"{where}: seeds: {list(study.seeds)} holds a seed twice")
     measured = [f"valid/{name}" for name in metric_names(study.experiment)]
-    if study.search.metric.startswith("valid/") and study.search.metric not in measured:
-        raise InputError(f"{where}: {study.search.metric} is not measured{nearest(study.search.metric, measured)}")
-    if study.search.pruner is not None and study.search.metric.partition("@")[0] == "valid/iw_elbo":
-        raise InputError(
-            f"{where}: search.pruner: {study.search.metric} is measured at the end only; "
-            "a pruner needs a metric of every report, such as valid/elbo"
-        )
+    _check_objectives(study.search, where, measured)
     for path, dimension in study.space.items():
         at = f"{where}: space.{path}"
         _check_dimension(dimension, at, study.search.method)
@@ -480,6 +485,25 @@ def _check_space(study: Study, where: str) -> None:
             study.experiment_at(params)
     for place, expectation in enumerate(study.expect):
         _check_expectation(study, expectation, f"{where}: expect.{place}", measured)
+
+
+def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
+    """That what is searched for is measured on `valid`, each metric named once, and known when a pruner asks."""
+    for metric in search.objectives:
+        check_tunable(metric)
+        if metric.startswith("valid/") and metric not in measured:
+            raise InputError(f"{where}: {metric} is not measured{nearest(metric, measured)}")
+    if search.metric in search.also:
+        raise InputError(f"{where}: search.also: {search.metric} is search.metric already: name each metric once")
+    if search.pruner is not None and search.also:
+        raise InputError(
+            f"{where}: search.pruner: {search.pruner} judges by one metric, and search.also has more: give one of them"
+        )
+    if search.pruner is not None and search.metric.partition("@")[0] == "valid/iw_elbo":
+        raise InputError(
+            f"{where}: search.pruner: {search.metric} is measured at the end only; "
+            "a pruner needs a metric of every report, such as valid/elbo"
+        )
 
 
 def _check_expectation(study: Study, expectation: Expectation, at: str, measured: Sequence[str]) -> None:

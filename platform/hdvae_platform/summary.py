@@ -66,7 +66,7 @@ def study_description(client: Client, study: Study) -> str:
     said = [f"- expected: {words(one.expected)}: **{one.answer}** ({one.numbers})" for one in answers]
     claim = "\n\n".join([words(study.claim), *(["\n".join(said)] if said else [])])
     found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
-    metrics = list(dict.fromkeys([study.search.metric, *(f"valid/{name}" for name in SHOWN)]))
+    metrics = list(dict.fromkeys([*study.search.objectives, *(f"valid/{name}" for name in SHOWN)]))
     confirmed = confirmations(client, [study.name])
     for shown in range(min(MOST, len(found)), 0, -1):
         text = "\n\n".join([claim, *_tables(study, found, confirmed, shown, metrics)])

@@ -73,6 +73,7 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     file = edit(
         {
             "space": {"training.learning_rate": {"choices": [0.002, 1e-9]}},
+            "search": {"also": {"valid/relaxation_bias@tau=0.5": "minimize"}},
             "confirm": {"top": 1, "seeds": 3},
             "seeds": [0],
         }
@@ -100,6 +101,11 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     journals = [Journal(Storage(places.storage), run_folder("small", 0, seed)).entry(20) for seed in fresh]
     assert one["confirmed"]["values"] == [entry.metrics["valid/elbo"] for entry in journals]
     assert len(set(one["confirmed"]["values"])) == 3
+    told = optuna.load_study(study_name="small", storage=places.database).trials[0]
+    last = Journal(Storage(places.storage), run_folder("small", 0, 0)).entry(20).metrics
+    assert told.values == [last["valid/elbo"], last["valid/relaxation_bias@tau=0.5"]]
+    parents, _ = tracked(places)
+    assert "valid/relaxation_bias@tau=0.5" in parents[0].tags["mlflow.note.content"]
     refused = hdvae("study", "run", file, "--set", f"seeds=[0, {fresh[0]}]")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "not fresh" in refused.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 
 import optuna
@@ -64,7 +65,7 @@ def test_a_grid_is_queued_whole_even_if_the_first_launch_was_cut_off(study_file,
     assert [a.params for a in finish_all(search)[::2]] == study.grid()
 
 
-@pytest.mark.parametrize("method", ["random", "tpe"])
+@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
 def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart(edit, begin, url, method):
     study = load_study(edit({"space": SPACE, "search": {"method": method, "trials": 8}, "seeds": [3]}))
     sets = []
@@ -84,8 +85,24 @@ def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart
     assert [trial.params for trial in known_trials(study, url)] == sets
 
 
-def test_conditions_hold_in_sampled_sets(edit, begin):
-    study = load_study(edit({"search": {"method": "random", "trials": 20}, "seeds": [0]}))
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("method", "trials"), [("tpe", 30), ("gp", 15)])
+def test_samplers_learn_from_what_they_are_told(edit, begin, method, trials):
+    """The last five of their trials are nearer to the best value than the first ten, which are of chance."""
+    space = {"training.freebits": SPACE["training.freebits"]}
+    study = load_study(edit({"space": space, "search": {"method": method, "trials": trials}, "seeds": [0]}))
+    done = finish_all(begin(study), lambda assignment: -distance(assignment))
+    assert statistics.median(map(distance, done[-5:])) < 0.5 * statistics.median(map(distance, done[:10]))
+
+
+def distance(assignment):
+    """How far a trial is from the best one."""
+    return abs(math.log(assignment.params["training.freebits"]))
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
+def test_conditions_hold_in_sampled_sets(edit, begin, method):
+    study = load_study(edit({"search": {"method": method, "trials": 20}, "seeds": [0]}))
     done = finish_all(begin(study))
     assert len(done) == 3
     for assignment in done:
@@ -389,6 +406,72 @@ def test_a_confirmation_that_fails_leaves_its_trial_alone(confirmed_study, begin
     assert (retried.trial, retried.seed, retried.kind) == (first.trial, first.seed, "confirmation")
 
 
+@pytest.fixture
+def two_metrics(edit):
+    """An ELBO and a bias, of four arms: 3 is beaten in both by 0, and 1 has the least bias by far."""
+    search = {"also": {"valid/relaxation_bias": "minimize"}}
+    space = {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0]}}
+    return load_study(edit({"space": space, "search": search, "confirm": {"top": 3, "seeds": 1}}))
+
+
+TWO = {0: (-1.0, 5.0), 1: (-4.0, 1.0), 2: (-3.0, 3.0), 3: (-2.0, 6.0)}
+
+
+def told_two(search, change=lambda trial, seed, values: values):
+    done = []
+    while (assignment := search.next()) is not None:
+        elbo, bias = TWO[assignment.trial]
+        values = (elbo + assignment.seed % 3 - 0.5, bias + assignment.seed % 3 - 0.5)
+        search.finish(assignment.trial, assignment.seed, *change(assignment.trial, assignment.seed, values))
+        done.append(assignment)
+    return done
+
+
+def test_every_metric_that_is_searched_for_is_told_and_the_front_is_confirmed(two_metrics, begin, url):
+    search = begin(two_metrics)
+    done = told_two(search)
+    assert [trial.values for trial in known_trials(two_metrics, url)] == [list(TWO[trial]) for trial in range(4)]
+    assert [trial.value for trial in known_trials(two_metrics, url)] == [-1.0, -4.0, -3.0, -2.0]
+    stored = optuna.load_study(study_name="small", storage=url)
+    assert sorted(trial.number for trial in stored.best_trials) == [0, 1, 2]
+    assert [a.trial for a in done if a.kind == "confirmation"] == [0, 2, 1], "by the study's metric, 3 behind them"
+    assert search.run(1, 1).also == {"valid/relaxation_bias": 1.5}
+    assert begin(two_metrics).next() is None
+
+
+def test_what_is_beaten_is_confirmed_after_the_front(two_metrics, begin):
+    more = two_metrics.model_copy(update={"confirm": two_metrics.confirm.model_copy(update={"top": 4})})
+    assert [a.trial for a in told_two(begin(more)) if a.kind == "confirmation"] == [0, 2, 1, 3]
+
+
+def test_any_metric_that_is_not_finite_is_a_failure_and_can_be_mended(two_metrics, begin, url):
+    def spoilt(trial, seed, values):
+        return (values[0], math.inf) if (trial, seed) == (1, 0) else values
+
+    search = begin(two_metrics)
+    told_two(search, spoilt)
+    assert (search.run(1, 0).state, search.run(1, 0).error) == ("FAIL", "valid/relaxation_bias is inf")
+    assert states(two_metrics, url) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    told_two(begin(two_metrics, retry_failed=True))
+    assert [trial.values for trial in known_trials(two_metrics, url)] == [list(TWO[trial]) for trial in range(4)]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
+def test_every_sampler_takes_several_metrics(edit, begin, url, method):
+    search = {"method": method, "trials": 12, "also": {"valid/relaxation_bias": "minimize"}}
+    study = load_study(edit({"space": SPACE, "search": search, "seeds": [0]}))
+    begun = begin(study)
+    named = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler", "nsga2": "NSGAIISampler"}
+    assert type(begun._optuna.sampler).__name__ == named[method]
+    while (assignment := begun.next()) is not None:
+        width = assignment.params["model.width"]
+        begun.finish(assignment.trial, 0, float(width), float(-width))
+    assert states(study, url) == ["COMPLETE"] * 12
+    found = importances(study, url)
+    assert max(found, key=found.get) == "model.width"
+
+
 def test_no_parameter_set_is_begun_when_the_hours_are_over(edit, begin, url, monkeypatch):
     study = load_study(
         edit({"space": SPACE, "search": {"method": "random", "hours": 2}, "confirm": {"top": 1, "seeds": 1}})
@@ -439,7 +522,7 @@ def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
     assert known_trials(load_study(study_file), url) == []
 
 
-@pytest.mark.parametrize("method", ["random", "tpe"])
+@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
 def test_no_parameter_set_is_tried_twice_and_a_space_can_be_exhausted(edit, begin, url, method):
     space = {"model.width": {"low": 4, "high": 9}, "model.latent": {"choices": ["normal", "categorical"]}}
     study = load_study(edit({"space": space, "search": {"method": method, "trials": 50}, "seeds": [0]}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ BAD = [
     ({"search/metric": "test/elbo"}, ["never on test", "valid/elbo"]),
     ({"search/metric": "valid/elbow"}, ["valid/elbow", "did you mean 'valid/elbo'"]),
     ({"search/pruner": "asah"}, ["search.pruner", "'asha'"]),
+    ({"search": {"also": {"valid/relaxation_bais": "minimize"}}}, ["valid/relaxation_bais", "'valid/relaxation_bias'"]),
+    ({"search": {"also": {"test/elbo": "maximize"}}}, ["never on test", "valid/elbo"]),
+    ({"search": {"also": {"valid/relaxation_bias@tau=9": "minimize"}}}, ["not measured", "@tau=0.5"]),
+    ({"search": {"also": {"valid/elbo": "minimize"}}}, ["search.also", "valid/elbo is search.metric already"]),
+    ({"search": {"also": {"valid/kl": "least"}}}, ["search.also.valid/kl", "'maximize'"]),
+    ({"search": {"also": {"valid/kl": "minimize"}, "pruner": "asha"}}, ["search.pruner", "search.also"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo"}}, ["measured at the end only", "valid/elbo"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo@S=5"}}, ["measured at the end only", "valid/elbo"]),
     ({"search/hours": 0}, ["search.hours", "greater than 0"]),
@@ -224,6 +231,17 @@ def test_overrides(study_file):
 def test_definition_and_plan_rebuild_the_study(study_file):
     study = load_study(study_file)
     assert Study.rebuilt(study.name, study.definition(), study.plan()) == study
+
+
+def test_a_study_of_several_metrics_is_rebuilt_from_its_record(edit):
+    study = load_study(
+        edit({"search": {"also": {"valid/relaxation_bias@tau=0.5": "minimize", "valid/kl": "maximize"}}})
+    )
+    assert list(study.search.objectives) == ["valid/elbo", "valid/relaxation_bias@tau=0.5", "valid/kl"]
+    recorded = json.loads(json.dumps(study.definition()))
+    assert Study.rebuilt(study.name, recorded, study.plan()) == study
+    other = load_study(edit({"search": {"also": {"valid/kl": "maximize"}}}))
+    assert other.definition() != study.definition()
 
 
 def test_fresh_seeds_are_fixed_and_not_those_of_the_search(edit):

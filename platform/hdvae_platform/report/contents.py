@@ -163,7 +163,7 @@ class Contents:
     @property
     def metrics(self) -> list[str]:
         """The metrics in which differences are tested."""
-        return list(dict.fromkeys([self.metric, BIAS]))
+        return list(dict.fromkeys([*self.study.search.objectives, BIAS]))
 
     @property
     def runs(self) -> list[Mapping[str, Any]]:

@@ -133,4 +133,5 @@ def _search(study: Study) -> str:
     pruner = f", pruner {search.pruner}" if search.pruner else ""
     again = f"; the best {confirm.top} again on {confirm.seeds} fresh seeds" if confirm else ""
     seeds = ", ".join(map(str, study.seeds))
-    return f"{search.method}, {limit}{pruner}, seeds {seeds}; {search.direction} {search.metric}{again}"
+    wanted = ", ".join(f"{direction} {metric}" for metric, direction in search.objectives.items())
+    return f"{search.method}, {limit}{pruner}, seeds {seeds}; {wanted}{again}"
