@@ -174,14 +174,14 @@ def _log(done: Assessment, places: Places) -> bool:
         Unreachable: MLflow does not answer.
     """
     client = None if "/" in done.run else Client(places)
-    tracked = client is not None and client.get(done.run) is not None
-    if client is not None and tracked:
-        if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
-            entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
+    if client is None or client.get(done.run) is None:
+        return False
+    if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
+        entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
+        measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
+        tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
+        with client.answering():
             client.log_entry(done.run, entry)
-            measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
-            tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
             client.set_tags(done.run, {TESTED: json.dumps(tested)})
-        for name, data in done.files.items():
-            client.log_file(done.run, f"evaluation/{name}", data)
-    return tracked
+    client.log_files(done.run, {f"evaluation/{name}": data for name, data in done.files.items()})
+    return True

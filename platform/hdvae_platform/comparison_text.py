@@ -114,12 +114,13 @@ def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
     """The same, row by row, under `CONFIRMATION_HEADER`."""
     rows = []
     for told, one in zip(labels([one.arm for one in confirmed]), confirmed, strict=True):
-        found = one.confirmed
-        between = "—" if found.low is None or found.high is None else f"[{number(found.low)}, {number(found.high)}]"
-        name = f"trial {one.trial}: {told}"
+        found, luck = one.confirmed, one.shrinkage
+        mean, between = "—" if found is None else number(found.mean), "—"
+        if found is not None and found.low is not None and found.high is not None:
+            between = f"[{number(found.low)}, {number(found.high)}]"
         runs = str(len(one.runs)) + (f" + {one.lost} lost" if one.lost else "")
-        worth = [number(one.search), number(found.mean), between, runs, signed(one.shrinkage)]
-        rows.append([name, one.metric, *worth])
+        name, shrinkage = f"trial {one.trial}: {told}", "—" if luck is None else signed(luck)
+        rows.append([name, one.metric, number(one.search), mean, between, runs, shrinkage])
     return rows
 
 

@@ -24,7 +24,8 @@ class Confirmation:
         metric: what the search was for.
         search: the mean over the seeds of the search.
         runs: on the fresh seeds.
-        lost: further ones that did not end with a finite value.
+        lost: how many ended without a finite value.
+        unfinished: how many have not ended.
         sign: 1 if the metric was maximised, −1 if minimised.
     """
 
@@ -35,6 +36,7 @@ class Confirmation:
     search: float
     runs: Sequence[TrackedRun]
     lost: int
+    unfinished: int
     sign: int
 
     @property
@@ -48,19 +50,20 @@ class Confirmation:
         return [run.metrics[self.metric] for run in self.runs]
 
     @property
-    def confirmed(self) -> Interval:
-        """The mean over the fresh seeds."""
-        return interval(self.values)
+    def confirmed(self) -> Interval | None:
+        """The mean over the fresh seeds; None if there is no value of any."""
+        return interval(self.values) if self.runs else None
 
     @property
-    def shrinkage(self) -> float:
+    def shrinkage(self) -> float | None:
         """By how much the search promised too much: what was luck in its choice."""
-        return self.sign * (self.search - self.confirmed.mean)
+        return None if self.confirmed is None else self.sign * (self.search - self.confirmed.mean)
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        kept = {key: getattr(self, key) for key in ("study", "trial", "arm", "metric", "search", "seeds", "lost")}
-        found = {"confirmed": {**vars(self.confirmed), "values": self.values}, "shrinkage": self.shrinkage}
+        names = ("study", "trial", "arm", "metric", "search", "seeds", "lost", "unfinished", "shrinkage")
+        kept = {key: getattr(self, key) for key in names}
+        found = {"confirmed": None if self.confirmed is None else {**vars(self.confirmed), "values": self.values}}
         return {**kept, "run_ids": [run.run_id for run in self.runs], **found}
 
 
@@ -89,7 +92,7 @@ def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> l
     found = [
         _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs)
         for trial, runs in by_trial.items()
-        if trial in searched and any(_counts(run, metric) for run in runs)
+        if trial in searched
     ]
     return sorted(found, key=lambda one: (-one.sign * one.search, one.trial))
 
@@ -102,6 +105,7 @@ def _counts(run: TrackedRun, metric: str) -> bool:
 def _confirmation(
     study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
 ) -> Confirmation:
+    ended = sum(run.tags.get("hdvae.state") in ("COMPLETE", "PRUNED", "FAIL") for run in runs)
     counted = sorted((run for run in runs if _counts(run, metric)), key=lambda run: int(run.tags["hdvae.seed"]))
     return Confirmation(
         study=study,
@@ -110,6 +114,7 @@ def _confirmation(
         metric=metric,
         search=search,
         runs=counted,
-        lost=len(runs) - len(counted),
+        lost=ended - len(counted),
+        unfinished=len(runs) - ended,
         sign=sign,
     )

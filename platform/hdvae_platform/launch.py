@@ -150,7 +150,20 @@ class Launch:
     accept_code_change: bool = False
 
 
-def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> list[Run]:
+@dataclass(frozen=True)
+class Ended:
+    """How a launch of a study ended.
+
+    Attributes:
+        runs: as they stand.
+        finished: whether none is to come.
+    """
+
+    runs: list[Run]
+    finished: bool
+
+
+def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     """Run a study to its end, or until it is asked to stop.
 
     Args:
@@ -158,9 +171,6 @@ def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> list[
         places: where everything lives.
         echo: prints a line.
         launch: where and how.
-
-    Returns:
-        The runs as they stand at the end.
 
     Raises:
         InputError: the data or the cluster are not there, the name is taken by another definition, the code is another,
@@ -175,7 +185,7 @@ def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> list[
         raise StorageAway(f"study database {redacted(places.database)}: {said}") from fault
 
 
-def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> list[Run]:
+def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.fewest))
@@ -192,10 +202,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> list[Run]:
 
 
 def _define(study: Study, records: Records, checksum: str, accept_code_change: bool) -> None:
-    """Record the study, or see that it is the one of this name.
-
-    The recorded definition is read as a study is, so that a setting which is newer than it has its default.
-    """
+    """Record the study, or see that it is the one of this name."""
     definition = {**study.definition(), "data_checksum": checksum}
     known = records.define(study.name, definition, study.plan(), provenance.code())
     before = Study.rebuilt(study.name, known.definition, known.plan)
@@ -231,10 +238,10 @@ def _drive(
     stop: threading.Event,
     echo: Echo,
     launch: Launch,
-) -> list[Run]:
+) -> Ended:
     search = Search(study, places.database, records, retry_failed=launch.retry_failed)
     if search.is_done() and not _answers(places, echo):
-        return search.runs()
+        return Ended(search.runs(), finished=True)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
@@ -252,7 +259,7 @@ def _drive(
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
     if driver.interrupted and not search.is_done():
         raise KeyboardInterrupt
-    return search.runs()
+    return Ended(search.runs(), search.is_done())
 
 
 def _own(storage: Storage, name: str, records: Records) -> None:

@@ -50,7 +50,7 @@ def of_runs(compared: Sequence[Arm], metrics: Sequence[str], confirmed: Sequence
     """One line for each thing that makes arms less comparable than they look."""
     runs = [run for arm in compared for run in arm.runs]
     everything = [*runs, *(run for one in confirmed for run in one.runs)]
-    found = [*_lacking(runs, metrics), *_seeds(compared), *_pooled(compared)]
+    found = [*_lacking(compared, metrics), *_seeds(compared), *_pooled(compared)]
     found += [*mixed_code(everything), *_mixed(everything, "data", checksum)]
     return [*found, *_measured(everything, metrics), *_studies(compared), *_unconfirmed(confirmed)]
 
@@ -100,15 +100,33 @@ def _unfinished(compared: Sequence[Arm]) -> Iterable[str]:
         yield f"empty: {len(empty)} of {len(compared)} arms {have} no complete run, the first is {label(empty[0].arm)}"
 
 
-def _lacking(runs: Sequence[TrackedRun], metrics: Sequence[str]) -> Iterable[str]:
-    missing = {metric: sum(metric not in run.metrics for run in runs) for metric in metrics}
-    wild = {metric: sum(not math.isfinite(run.metrics.get(metric, 0.0)) for run in runs) for metric in metrics}
-    some = {metric: count for metric, count in missing.items() if count < len(runs)}
-    for what, counts in (("missing", some), ("not finite", wild)):
-        for count in sorted({*counts.values()} - {0}):
-            lacking = [metric for metric in metrics if counts.get(metric) == count]
+def _lacking(compared: Sequence[Arm], metrics: Sequence[str]) -> Iterable[str]:
+    """Metrics without a number: in some runs of an arm, which has a mean all the same, or in all of them."""
+    whole = [(arm.runs, {metric for run in arm.runs for metric in run.metrics}) for arm in compared if arm.runs]
+    total = sum(len(runs) for runs, _ in whole)
+    missing = {
+        metric: sum(metric not in run.metrics for runs, known in whole if metric in known for run in runs)
+        for metric in metrics
+    }
+    wild = {
+        metric: sum(not math.isfinite(run.metrics.get(metric, 0.0)) for runs, _ in whole for run in runs)
+        for metric in metrics
+    }
+    absent = {metric: sum(metric not in known for _, known in whole) for metric in metrics}
+    for what, counts in (("missing", missing), ("not finite", wild)):
+        for count, lacking in _by_count(counts):
             which = "its means leave" if len(lacking) == 1 else "their means leave"
-            yield f"{what}: {_listed(lacking)} in {count} of {len(runs)} runs, which {which} out"
+            yield f"{what}: {_listed(lacking)} in {count} of {total} runs, which {which} out"
+    for count, lacking in _by_count(absent):
+        if count < len(whole):
+            yield f"not measured: {_listed(lacking)} in any run of {count} of {len(whole)} arms"
+
+
+def _by_count(counts: Mapping[str, int]) -> list[tuple[int, list[str]]]:
+    """Each number above 0, and the metrics that have it."""
+    return [
+        (count, [metric for metric in counts if counts[metric] == count]) for count in sorted({*counts.values()} - {0})
+    ]
 
 
 def _seeds(compared: Sequence[Arm]) -> Iterable[str]:
@@ -235,9 +253,11 @@ def _beside(path: str, studies: Sequence[Mapping[str, set[str]]]) -> str:
 
 
 def _unconfirmed(confirmed: Sequence[Confirmation]) -> Iterable[str]:
-    lost = sum(one.lost for one in confirmed)
+    lost, unfinished = sum(one.lost for one in confirmed), sum(one.unfinished for one in confirmed)
     if lost:
         yield f"confirmations: {_runs(lost)} on fresh seeds did not end with a finite value and {_are(lost)} left out"
+    if unfinished:
+        yield f"confirmations: {_runs(unfinished)} on fresh seeds had not ended and {_are(unfinished)} left out"
 
 
 def _tested(metrics: Sequence[str]) -> Iterable[str]:

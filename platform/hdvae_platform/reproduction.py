@@ -219,7 +219,10 @@ def _assessed(
     if all(kept.get(name) == value for name, value in wanted.items()):
         return kept
     echo(f"{row['params'][PRESET]} seed {row['seed']}: {wanted['images']} test images")
-    return assess(run, "test", wanted["images"], settings, places).document()
+    done = assess(run, "test", wanted["images"], settings, places)
+    if done.unlogged is not None:
+        echo(f"{done.unlogged}; this is not kept: it is measured again next time")
+    return done.document()
 
 
 def _joined(documents: Sequence[Mapping[str, Any]]) -> Found:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import json
 import math
@@ -26,7 +27,7 @@ from hdvae.experiment import Experiment
 from hdvae.metrics import check_tunable, metric_names
 from hdvae.seeds import derive
 from hdvae.shares import can_share, check_shares
-from hdvae_platform.expectation import Expectation
+from hdvae_platform.expectation import Expectation, Settings, fitting, sides
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
@@ -257,6 +258,12 @@ class Study(Config):
             "pruner": self.search.pruner,
         }
 
+    @property
+    def statement(self) -> str:
+        """A short checksum of the claim and of what is expected."""
+        said = [self.claim, *(one.model_dump(mode="json", exclude_none=True) for one in self.expect)]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
+
     def plan(self) -> dict[str, Any]:
         """What may change from one launch to the next."""
         return {
@@ -271,12 +278,12 @@ class Study(Config):
 
     @staticmethod
     def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
-        """The study with a recorded definition and plan."""
-        search = {key: definition.get(key) for key in ("method", "metric", "direction", "pruner")}
-        search["also"] = dict(definition["also"])
-        search |= {key: plan.get(key) for key in ("trials", "hours")}
+        """The study with a recorded definition and plan; a setting that is newer than they are has its default."""
+        search = {key: definition[key] for key in ("method", "metric", "direction", "pruner") if key in definition}
+        search |= {"also": dict(definition.get("also", ()))}
+        search |= {key: plan[key] for key in ("trials", "hours") if key in plan}
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
-        kept = {key: plan.get(key) for key in ("claim", "expect", "seeds", "confirm", "resources")}
+        kept = {key: plan[key] for key in ("claim", "expect", "seeds", "confirm", "resources") if key in plan}
         return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
 
     def confirmation_seeds(self) -> list[int]:
@@ -473,18 +480,19 @@ def _check_space(study: Study, where: str) -> None:
         raise InputError(f"{where}: seeds: {list(study.seeds)} holds a seed twice")
     measured = [f"valid/{name}" for name in metric_names(study.experiment)]
     _check_objectives(study.search, where, measured)
+    experiments = [study.experiment]
     for path, dimension in study.space.items():
         at = f"{where}: space.{path}"
         _check_dimension(dimension, at, study.search.method)
         _check_conditions(study, path, at)
         for value in dimension.examples():
             for context in _contexts(study, path):
-                _check_shares(study, study.experiment_at({**context, path: value}), where)
+                experiments.append(study.experiment_at({**context, path: value}))
+                _check_shares(study, experiments[-1], where)
     if study.search.method == "grid":
-        for params in study.grid():
-            study.experiment_at(params)
+        experiments = [study.experiment_at(params) for params in study.grid()]
     for place, expectation in enumerate(study.expect):
-        _check_expectation(study, expectation, f"{where}: expect.{place}", measured)
+        _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)
 
 
 def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
@@ -506,37 +514,65 @@ def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str])
         )
 
 
-def _check_expectation(study: Study, expectation: Expectation, at: str, measured: Sequence[str]) -> None:
-    """That an expectation is of a metric that is measured on `valid`, and of arms or settings that the study has."""
+def _check_expectation(study: Study, expectation: Expectation, at: str, experiments: Sequence[Experiment]) -> None:
+    """That an expectation is of a metric that is measured on `valid`, and can be answered by what the study has."""
     try:
         check_tunable(expectation.metric)
     except InputError as fault:
         raise InputError(f"{at}.metric: {fault}") from None
+    measured = dict.fromkeys(f"valid/{name}" for experiment in experiments for name in metric_names(experiment))
     if expectation.metric not in measured:
         raise InputError(f"{at}.metric: {expectation.metric} is not measured{nearest(expectation.metric, measured)}")
-    for path, value in [item for group in expectation.pair or () for item in group.items()]:
+    if expectation.pair is not None:
+        _check_sides(study, expectation.pair, at)
+    if expectation.trend is not None:
+        _check_levels(expectation.trend, at, experiments)
+
+
+def _check_sides(study: Study, pair: tuple[Settings, Settings], at: str) -> None:
+    """That both sides can have arms; of a grid also that some are alike in all else, and that none is on both."""
+    for path, value in [item for group in pair for item in group.items()]:
         if path not in study.space:
             raise InputError(f"{at}: {path} is not varied{nearest(path, study.space)}")
         choices = study.space[path].choices
         if choices is not None and value not in choices:
             raise InputError(f"{at}: {path} never is {json.dumps(value)}{nearest(str(value), map(str, choices))}")
-    if expectation.trend is not None:
-        known = [path for experiment in _examples(study) for path in _leaves(experiment.plain())]
-        if not any(fits(path, expectation.trend) for path in known):
-            raise InputError(f"{at}: no setting {expectation.trend}{nearest(expectation.trend, dict.fromkeys(known))}")
+    if study.search.method != "grid":
+        return
+    sets = study.grid()
+    first, second = (fitting(sets, group) for group in pair)
+    for group, found in zip(pair, (first, second), strict=True):
+        if not found:
+            raise InputError(f"{at}: no parameter set has {json.dumps(group)}")
+    for place in sorted(set(first) & set(second)):
+        raise InputError(f"{at}: {json.dumps(sets[place])} is on both sides")
+    if not sides(*pair, sets):
+        raise InputError(f"{at}: no two parameter sets of these groups share their other settings")
 
 
-def _examples(study: Study) -> Iterator[Experiment]:
-    """The experiment, and each preset that is put over it."""
-    yield study.experiment
-    for value in study.space[PRESET].examples() if PRESET in study.space else ():
-        yield study.experiment_at({PRESET: value})
+def _check_levels(pattern: str, at: str, experiments: Sequence[Experiment]) -> None:
+    """That a setting with which something is to grow is there, is a number, and varies."""
+    leaves = [dict(_leaves(experiment.plain())) for experiment in experiments]
+    values = [[value for path, value in found.items() if fits(path, pattern)] for found in leaves]
+    given = [found for found in values if found]
+    if not given:
+        known = dict.fromkeys(path for found in leaves for path in found)
+        raise InputError(f"{at}: no setting {pattern}{nearest(pattern, known)}")
+    numbers = [found for found in given if all(_is_number(value) for value in found)]
+    if not numbers:
+        raise InputError(f"{at}: {pattern} is no number, but {json.dumps(given[0][0])}")
+    if len({sum(found) for found in numbers}) < 2:
+        raise InputError(f"{at}: {pattern} is not varied: it is {sum(numbers[0])} in every parameter set")
 
 
-def _leaves(plain: Any, path: str = "") -> Iterator[str]:
-    """The dotted paths of JSON-like values."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _leaves(plain: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted paths of JSON-like values, and what stands there."""
     items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
-    yield path
+    yield path, plain
     for key, value in items:
         yield from _leaves(value, f"{path}.{key}" if path else str(key))
 

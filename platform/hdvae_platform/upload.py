@@ -193,7 +193,8 @@ class StudyTracking:
         def summarise(client: Client) -> None:
             parent = next(client.find(self._identity()))
             best = best_run(self._records.runs(self._study.name), self._study.search.direction)
-            of = f"{sum(run.state == 'COMPLETE' for run in runs)} complete runs"
+            complete = sum(run.state == "COMPLETE" for run in runs)
+            of = f"{complete} complete runs, claim {self._study.statement}"
             if best is not None and parent.tags.get(SUMMARISED) != of:
                 client.set_tags(parent.run_id, {DESCRIPTION: study_description(client, self._study)})
                 self._register(client, best)

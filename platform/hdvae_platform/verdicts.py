@@ -14,9 +14,8 @@ from typing import Any, Literal
 from hdvae.errors import InputError
 from hdvae_platform.arms import Arm, label, parts_of, with_runs
 from hdvae_platform.comparison_text import limits
-from hdvae_platform.expectation import Expectation, Settings
+from hdvae_platform.expectation import Expectation, fitting, sides
 from hdvae_platform.inference import Interval, difference, holm, significance, size_difference, size_significance
-from hdvae_platform.study import set_key
 from hdvae_platform.text import signed
 from hdvae_platform.trends import Trend, blocks_of, trend
 
@@ -112,63 +111,90 @@ def _tested(one: Expectation, compared: Sequence[Arm]) -> _Tested:
     if one.trend is not None:
         return _of_trend(one, one.trend, compared)
     assert one.pair is not None
-    first, second = (_fitting(compared, group) for group in one.pair)
-    for group, having in zip(one.pair, (first, second), strict=True):
-        if not any(arm.by_seed(one.metric) for arm in having):
+    settings = [arm.arm for arm in compared]
+    groups = [fitting(settings, group) for group in one.pair]
+    for group, places in zip(one.pair, groups, strict=True):
+        if not any(compared[place].by_seed(one.metric) for place in places):
             return _Tested(f"no complete run with {label(group)} has {one.metric}")
-    a, b = _alike(first, second, one.pair, one.metric)
-    if not a or not b:
-        return _Tested("no two arms of these groups share their other settings")
-    return _within(a, b, one.within) if one.within is not None else _apart(a, b, one)
-
-
-def _fitting(compared: Sequence[Arm], group: Settings) -> list[Arm]:
-    return [arm for arm in compared if all(path in arm.arm and arm.arm[path] == group[path] for path in group)]
-
-
-def _alike(
-    first: Sequence[Arm], second: Sequence[Arm], pair: tuple[Settings, Settings], metric: str
-) -> tuple[dict[int, float], dict[int, float]]:
-    """By seed, the means of two groups of arms over the other settings that both have; of a bias with its sign."""
-    named = {path for group in pair for path in group}
-    rests = [
-        {set_key({path: value for path, value in arm.arm.items() if path not in named}): arm for arm in arms}
-        for arms in (first, second)
+    both = set(groups[0]) & set(groups[1])
+    if both:
+        return _Tested(f"{label(settings[min(both)])} is on both sides")
+    found = [
+        _Choice(*(_means([compared[place].signed_by_seed(one.metric) for place in places]) for places in side))
+        for side in sides(*one.pair, settings)
     ]
-    shared = [rest for rest in rests[0] if rest in rests[1]]
-    a, b = ([by_rest[rest].signed_by_seed(metric) for rest in shared] for by_rest in rests)
-    return _means(a), _means(b)
+    if not found:
+        return _Tested("no two arms of these groups share their other settings")
+    kept = _together(found)
+    if not kept:
+        return _Tested(f"no seed has {one.metric} in every arm of a side")
+    a, b = _means([choice.first for choice in kept]), _means([choice.second for choice in kept])
+    over = _over(len(kept), len(found))
+    return _within(a, b, one.within, over) if one.within is not None else _apart(a, b, one, over)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The metric of both sides by seed, at one choice of other settings."""
+
+    first: Mapping[int, float]
+    second: Mapping[int, float]
+
+
+def _together(found: Sequence[_Choice]) -> Sequence[_Choice]:
+    """The choices that are averaged: one that lacks seeds would take them from all others.
+
+    So many of those with the most seeds as make choices times seeds largest; the more choices of equal ones.
+    """
+    ranked = sorted(found, key=lambda one: min(len(one.first), len(one.second)), reverse=True)
+
+    def held(count: int) -> int:
+        seeds = [[set(one.first) for one in ranked[:count]], [set(one.second) for one in ranked[:count]]]
+        return count * min(len(set.intersection(*side)) for side in seeds)
+
+    most = max(range(len(ranked), 0, -1), key=held)
+    return ranked[:most] if held(most) else []
+
+
+def _over(kept: int, found: int) -> str:
+    """What a difference is the mean of, where that is not one pair of arms."""
+    if found == 1:
+        return ""
+    left = f" ({found - kept} left out for lack of seeds)" if kept < found else ""
+    return f", over {kept} choice{'s' if kept > 1 else ''} of the other settings{left}"
 
 
 def _means(each: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """By seed, the mean over arms of the seeds that all of them have."""
+    """By seed, the mean over several of the seeds that all of them have."""
     seeds = set.intersection(*(set(one) for one in each)) if each else set()
     return {seed: statistics.fmean(one[seed] for one in each) for seed in sorted(seeds)}
 
 
-def _apart(a: Mapping[int, float], b: Mapping[int, float], one: Expectation) -> _Tested:
+def _apart(a: Mapping[int, float], b: Mapping[int, float], one: Expectation, over: str) -> _Tested:
     is_distance = parts_of(one.metric) is not None
     compared = (size_difference if is_distance else difference)(a, b)
     assert compared is not None
-    found, _ = compared
+    found, is_paired = compared
+    shown = _shown(found, a, b, is_paired) + over
     p = (size_significance if is_distance else significance)(a, b)
     if p is None:
-        return _Tested(f"{_shown(found)}: {UNTESTED}", found)
+        return _Tested(f"{shown}: {UNTESTED}", found)
     above = p / 2 if found.mean >= 0 else 1 - p / 2
     p_for, p_against = (above, 1 - above) if one.upward else (1 - above, above)
-    return _Tested(_shown(found), found, p_for, p_against)
+    return _Tested(shown, found, p_for, p_against)
 
 
-def _within(a: Mapping[int, float], b: Mapping[int, float], margin: float) -> _Tested:
+def _within(a: Mapping[int, float], b: Mapping[int, float], margin: float, over: str) -> _Tested:
     """Two one-sided tests (Schuirmann 1987): the difference is above −margin, and it is below it."""
     compared = difference(a, b)
     assert compared is not None
-    found, _ = compared
+    found, is_paired = compared
+    shown = _shown(found, a, b, is_paired) + over
     p_low, p_high = (_above(a, b, -margin), _above(b, a, -margin))
     if p_low is None or p_high is None:
-        return _Tested(f"{_shown(found)}: {UNTESTED}", found)
+        return _Tested(f"{shown}: {UNTESTED}", found)
     beyond = min(_above(a, b, margin) or 0.0, _above(b, a, margin) or 0.0)
-    return _Tested(_shown(found), found, max(p_low, p_high), min(1.0, 2 * beyond))
+    return _Tested(shown, found, max(p_low, p_high), min(1.0, 2 * beyond))
 
 
 def _above(a: Mapping[int, float], b: Mapping[int, float], shift: float) -> float | None:
@@ -195,5 +221,7 @@ def _by_seed(found: Trend) -> float:
     return found.p if found.by_seed is None else found.by_seed
 
 
-def _shown(found: Interval) -> str:
-    return f"difference {signed(found.mean)}, 95% over seeds {limits(found)}"
+def _shown(found: Interval, a: Mapping[int, float], b: Mapping[int, float], is_paired: bool) -> str:
+    pairs = len(a.keys() & b.keys())
+    seeds = f"{pairs} pair{'s' if pairs > 1 else ''} of seeds" if is_paired else f"{len(a)} and {len(b)} seeds"
+    return f"difference {signed(found.mean)}, 95% over seeds {limits(found)}, {seeds}"

@@ -227,6 +227,40 @@ def test_confirmations_that_were_lost_are_counted_and_never_averaged():
     )
 
 
+def test_a_winner_whose_confirmations_were_all_lost_is_still_shown():
+    found = compare(
+        searched(),
+        confirmable("run", 0, 0, -10.0),
+        confirmable("run", 1, 0, -11.0),
+        *(confirmable("confirmation", 0, seed, -9.0, "FAIL") for seed in (7, 8)),
+        confirmable("confirmation", 1, 7, -12.0),
+        confirmable("confirmation", 1, 8, -12.0, "RUNNING"),
+        confirmable("confirmation", 1, 9, -12.0, "WAITING"),
+    )
+    lost, other = found.confirmations
+    assert (lost.trial, lost.values, lost.lost, lost.confirmed, lost.shrinkage) == (0, [], 2, None, None)
+    assert (other.values, other.lost, other.unfinished) == ([-12.0], 0, 2)
+    assert "0 + 2 lost" in comparison.confirmation_table(found.confirmations)
+    marks = [mark for mark in found.marks if mark.startswith("confirmations: ")]
+    assert marks == [
+        "confirmations: 2 runs on fresh seeds did not end with a finite value and are left out",
+        "confirmations: 2 runs on fresh seeds had not ended and are left out",
+    ]
+    plain = json.loads(json.dumps(found.plain(), allow_nan=False))["confirmations"]
+    assert [(one["confirmed"] is None, one["unfinished"]) for one in plain] == [(True, 0), (False, 2)]
+
+
+def test_a_metric_that_an_arm_cannot_have_is_not_missing_from_its_runs():
+    """A Gaussian has no perplexity; that hides no run that lost one."""
+    discrete = [run('{"a": 1}', seed, elbo=-1.0 - seed, perplexity=3.0) for seed in range(3)]
+    normal = [run('{"a": 2}', seed, elbo=-2.0 - seed) for seed in range(3)]
+    marks = compare(*discrete, *normal, whole=True).marks
+    assert marks == ["not measured: valid/perplexity in any run of 1 of 2 arms"]
+    lost = run('{"a": 1}', 3, elbo=-4.0)
+    marks = compare(*discrete, lost, *normal, whole=True).marks
+    assert "missing: valid/perplexity in 1 of 7 runs, which its means leave out" in marks
+
+
 def test_infinite_and_huge_values_are_no_numbers_of_a_table():
     """A certified bound can be infinite. JSON has no infinity, and columns have an end."""
     found = compare(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
+import sqlite3
 
 import mlflow
 import pytest
@@ -17,6 +20,7 @@ from hdvae_platform.places import Places
 from hdvae_platform.storage import Storage
 from hdvae_platform.tracking import Client
 
+from .commands import Command
 from .test_cli import fails
 
 TAUS = ("0.05", "0.5")
@@ -140,6 +144,17 @@ def test_what_was_found_is_not_lost_with_the_server(capsys, places, trained, tmp
     assert sorted(file.name for file in (tmp_path / "found").iterdir()) == FILES
     away = "MLflow at http://127.0.0.1:9 does not answer: connection refused; "
     assert captured.err == f"{away}this is not logged: the same command logs it later\n"
+
+
+def test_what_was_found_is_not_lost_with_the_store_of_artifacts(capsys, places, trained, tmp_path):
+    with contextlib.closing(sqlite3.connect(places.home / "mlflow.db")) as db, db:
+        db.execute("UPDATE runs SET artifact_uri = 'file:///dev/null/nowhere'")
+    # In a process of its own: MLflow remembers where the artifacts of a run are.
+    done = Command("evaluate", trained["run"], *FLAGS, "--home", places.home, "--out", tmp_path / "found").completed()
+    assert done.returncode == 0, done.stderr
+    assert "factor of κ" in done.stdout
+    assert sorted(file.name for file in (tmp_path / "found").iterdir()) == FILES
+    assert re.fullmatch("MLflow at .*; this is not logged: the same command logs it later\n", done.stderr), done.stderr
 
 
 def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):

@@ -16,6 +16,9 @@ import pytest
 
 import hdvae
 import hdvae_platform
+from hdvae_platform import launch
+from hdvae_platform.cli import run as run_here
+from hdvae_platform.records import Records, connect
 from hdvae_platform.tracking import PATIENCE
 
 from .commands import Command
@@ -112,6 +115,33 @@ def test_again_it_trains_nothing_and_prints_the_table(finished):
     assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
     assert {key: series(places, child.run_id) for key, child in tracked(places)[1].items()} == points
     assert len(mlflow.MlflowClient(places.tracking).search_model_versions("name = 'small'")) == 1
+
+
+def test_a_report_that_cannot_be_written_takes_nothing_from_the_study(finished):
+    places, file, _, run = finished
+    reports, kept = places.home / "reports", places.home / "kept"
+    reports.rename(kept)
+    reports.write_text("in the way")
+    done = run("study", "run", file, "--json")
+    reports.unlink()
+    kept.rename(reports)
+    assert done.returncode == 0
+    printed = json.loads(done.stdout)
+    assert (len(printed["arms"]), printed["verdicts"]) == (3, [])
+    assert done.stderr.endswith("; there is no report: `hdvae report small` makes it\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_study_that_ended_between_two_runs_is_no_finished_one(finished, monkeypatch, capsys):
+    """Every run that there is is complete, and others are to come."""
+    places, file, _, _ = finished
+    records = Records(connect(places.database))
+    stopped = launch.Ended(records.runs("small"), finished=False)
+    monkeypatch.setattr(launch, "run_study", lambda *asked: stopped)
+    assert run_here(["study", "run", str(file), "--home", str(places.home)]) == 130
+    printed = capsys.readouterr()
+    assert "stopped before its end; the same command goes on" in printed.err
+    assert "Report" not in printed.out
 
 
 def test_a_finished_study_does_not_wait_for_a_server_that_is_away(finished):

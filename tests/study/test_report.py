@@ -19,10 +19,14 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from hdvae_platform import comparison
 from hdvae_platform.cli import run as run_command
+from hdvae_platform.expectation import Expectation
 from hdvae_platform.places import Places
+from hdvae_platform.records import Records, connect
 from hdvae_platform.report.contents import read_contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures import all_figures
+from hdvae_platform.report.writing import is_reported
+from hdvae_platform.study import Study
 from hdvae_platform.tracking import Client
 
 from .browser import CHROMIUM, DRIVER, browser
@@ -209,13 +213,43 @@ def test_bad_input_is_one_line(home, monkeypatch, capsys, tmp_path):
     assert home / "reports/small/report.html" in before, "made when the study was finished"
     fails("smal", line=r"no study smal in .*; did you mean 'small'\?")
     (tmp_path / "file").write_text("")
-    fails("small", "--out", tmp_path / "file", line=".*file: cannot be written: .*")
+    fails("small", "--out", tmp_path / "file", line=".*file: the report cannot be written: .*")
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as db, db:
         db.execute("UPDATE tags SET value = 'WAITING' WHERE key = 'hdvae.state'")
     fails("small", line="no run of small is complete yet: `hdvae study status small`")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     fails("small", line="MLflow at http://…@127.0.0.1:9 does not answer: connection refused")
     assert {path: path.stat().st_mtime_ns for path in home.glob("reports/**/*")} == before
+
+
+def test_an_arm_of_which_mlflow_lacks_every_run_is_said(home):
+    """The study database knows that they are complete; MLflow was away when they ended, or lost them."""
+    client = mlflow.MlflowClient(Places.under(home).tracking)
+    lost = [run.run_id for run in Client(Places.under(home)).find({"hdvae.study": "small", "hdvae.trial": "0"})]
+    assert len(lost) == 2
+    for run_id in lost:
+        client.delete_run(run_id)
+    found = read_contents(Places.under(home), "small")
+    assert (found.sent, found.unsent, found.not_begun, len(found.arms)) == (10, 2, 0, 5)
+    report(home)
+    assert "not in MLflow</strong>: the final numbers of 2 complete runs, which are not in these means" in text_of(home)
+
+
+def test_a_report_is_made_again_when_something_else_is_expected(home):
+    """Or when MLflow has runs that it lacked; but not for the same."""
+    places = Places.under(home)
+    client, record = Client(places), Records(connect(places.database)).study("small")
+    study = Study.rebuilt("small", record.definition, record.plan)
+    assert is_reported(client, places, study)
+    expected = {"metric": "valid/elbo", "higher": {"model.latent": "normal"}, "than": {"model.latent": "categorical"}}
+    assert not is_reported(client, places, study.model_copy(update={"expect": (Expectation(**expected),)}))
+    assert not is_reported(client, places, study.model_copy(update={"claim": "Something else."}))
+    run_id = next(client.find({"hdvae.study": "small", "hdvae.kind": "run"})).run_id
+    mlflow.MlflowClient(places.tracking).delete_run(run_id)
+    assert not is_reported(client, places, study)
+    (home / "reports/small/report.html").unlink()
+    mlflow.MlflowClient(places.tracking).restore_run(run_id)
+    assert not is_reported(client, places, study)
 
 
 def test_a_store_that_takes_no_artifacts_leaves_the_report(home):

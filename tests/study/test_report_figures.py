@@ -79,6 +79,8 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
         arms=kept,
         arms_in_all=len(arms),
         not_begun=0,
+        sent=0,
+        unsent=0,
         trials={arm.number - 1: arm.number for arm in kept},
         tracked=tracked,
         pages={run_id: f"http://host:5000/#/experiments/1/runs/{run_id}" for run_id in tracked},
@@ -149,6 +151,7 @@ WINNER = Confirmation(
         TrackedRun(run_id, "FINISHED", {"hdvae.seed": str(seed), "hdvae.sources": "f" * 64}, {}, {ELBO: value}, 60.0)
         for run_id, seed, value in (("a", 7, -91.0), ("b", 8, -93.0))
     ],
+    0,
     0,
     1,
 )
@@ -309,13 +312,17 @@ def test_confirmations_are_among_the_runs_that_are_held_against_each_other():
 
 
 def test_complete_runs_that_mlflow_lacks_are_not_silently_left_out():
-    """The study database knows that they are complete; MLflow was away when they ended."""
     found = widths(2)
-    lost = next(iter(found.tracked))
-    kept = {run_id: run for run_id, run in found.tracked.items() if run_id != lost}
-    page = html(replace(found, tracked=kept), [])
+    page = html(replace(found, unsent=1), [])
     assert "<strong>not in MLflow</strong>: the final numbers of 1 complete run, which is not in these means" in page
     assert "not in MLflow" not in html(found, [])
+
+
+def test_a_winner_whose_confirmations_were_all_lost_stands_there_without_them():
+    page = html(replace(widths(2), confirmed=[replace(WINNER, runs=[], lost=2, unfinished=1)]), [])
+    assert "2 lost, 1 not ended" in page
+    assert "confirmations</strong>: 2 runs on fresh seeds did not end with a finite value" in page
+    assert "confirmations</strong>: 1 run on fresh seeds had not ended" in page
 
 
 def test_of_arms_that_are_all_the_same_none_is_beyond_chance_however_many():

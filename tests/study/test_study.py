@@ -55,13 +55,44 @@ BAD = [
     ({"search/hours": 0}, ["search.hours", "greater than 0"]),
     ({"expect": [{"metric": "valid/elbo"}]}, ["expect.0", "give the metric and one of: higher, than; "]),
     ({"expect": [{"metric": "valid/elbo", "grow_with": "a"}]}, ["expect.0.grow_with", "did you mean 'grows_with'"]),
-    ({"expect": [{"metric": "valid/elbo", "equal": {}, "to": {}, "within": 0}]}, ["within", "greater than 0"]),
+    ({"expect": [{"metric": "valid/elbo", "within": 0}]}, ["expect.0.within", "greater than 0"]),
     ({"expect": [expected(metric="elbo")]}, ["expect.0.metric: unknown metric elbo; did you mean 'valid/elbo'?"]),
     ({"expect": [expected(metric="valid/kl/layer_9")]}, ["expect.0.metric: valid/kl/layer_9 is not measured"]),
     ({"expect": [expected(metric="test/elbo")]}, ["expect.0.metric", "never on test: use valid/elbo"]),
     ({"expect": [expected(higher={"model.latnt": "normal"})]}, ["model.latnt is not varied", "'model.latent'"]),
     ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent never is "norml"', "'normal'"]),
     ({"expect": [expected(than={"model.latent": "normal"})]}, ["expect.0", "both sides are"]),
+    ({"expect": [expected(higher={})]}, ["expect.0.higher", "at least 1"]),
+    ({"expect": [{"metric": "valid/elbo", "equal": {}, "to": {}, "within": 1.0}]}, ["expect.0.equal", "at least 1"]),
+    ({"expect": [{"metric": "valid/elbo", "grows_with": ""}]}, ["expect.0.grows_with", "at least 1"]),
+    (
+        {"expect": [expected(higher={"model.latent": "normal", "training.temperature": 0.1})]},
+        ['no parameter set has {"model.latent": "normal", "training.temperature": 0.1}'],
+    ),
+    (
+        {"expect": [expected(higher={"training.temperature": 0.1})]},
+        ['{"model.latent": "categorical", "training.temperature": 0.1} is on both sides'],
+    ),
+    (
+        {
+            "space": {
+                "model.latent": {"choices": ["normal", "categorical"]},
+                "model.width": {"choices": [4], "when": {"model.latent": "normal"}},
+                "model.depth": {"choices": [1, 2]},
+                "training.freebits": {"choices": [1.0], "when": {"model.depth": 2}},
+                "training.learning_rate": {"choices": [0.01, 0.02], "when": {"model.depth": 1}},
+            },
+            "expect": [
+                expected(
+                    higher={"training.learning_rate": 0.01, "model.latent": "normal"},
+                    than={"training.freebits": 1.0, "model.latent": "categorical"},
+                )
+            ],
+        },
+        ["no two parameter sets of these groups share their other settings"],
+    ),
+    ({"expect": [{"metric": "valid/elbo", "grows_with": "model.width"}]}, ["model.width is not varied: it is 8"]),
+    ({"expect": [{"metric": "valid/elbo", "falls_with": "model.latent"}]}, ['model.latent is no number, but "normal"']),
     (
         {"expect": [{"metric": "valid/elbo", "grows_with": "model.layers.*.variable"}]},
         ["expect.0: no setting model.layers.*.variable", "did you mean 'model.layers.1.variables'"],
@@ -114,6 +145,15 @@ def test_bad_input_is_refused_in_one_line_that_names_it(edit, changes, words):
     line = refused(edit(changes))
     for word in words:
         assert word in line, line
+
+
+def test_what_is_expected_may_be_of_settings_that_only_some_arms_have(edit):
+    """A Gaussian has no temperature; a third layer is in some of the arms."""
+    assert load_study(edit({"expect": [expected()]})).expect
+    layer = {"variables": 1, "classes": 4}
+    layers = {"choices": [[layer, layer], [layer, layer, {**layer, "variables": 2}], [layer, layer, layer]]}
+    metrics = [{"metric": "valid/kl/layer_3", "grows_with": "model.layers.2.variables"}]
+    assert load_study(edit({"space": {"model.layers": layers}, "expect": metrics})).expect
 
 
 def test_missing_file_names_the_nearest(study_file):
@@ -255,12 +295,15 @@ def test_fresh_seeds_are_fixed_and_not_those_of_the_search(edit):
     assert (study.confirmations(2), study.confirmations(9)) == (10, 15)
 
 
-def test_a_definition_from_before_there_were_pruners(edit):
-    study = load_study(edit({"search": {"pruner": "median"}}))
-    definition = study.definition()
-    assert Study.rebuilt(study.name, definition, study.plan()) == study
-    del definition["pruner"]
-    assert Study.rebuilt(study.name, definition, study.plan()).search.pruner is None
+def test_what_a_record_is_too_old_to_have_is_its_default(edit):
+    changes = {"search": {"pruner": "median"}, "expect": [expected()], "confirm": {}}
+    study, plain = load_study(edit(changes)), load_study(edit({"search": {}, "expect": [], "confirm": None}))
+    definition, plan = study.definition(), study.plan()
+    assert Study.rebuilt(study.name, definition, plan) == study
+    for record, names in ((definition, ("pruner", "also")), (plan, ("expect", "confirm", "hours"))):
+        for name in names:
+            del record[name]
+    assert Study.rebuilt(study.name, definition, plan) == plain
 
 
 def test_set_at_leaves_the_value_its_own():

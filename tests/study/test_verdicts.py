@@ -48,6 +48,7 @@ def test_a_difference_supports_one_side_and_contradicts_the_other():
     assert higher.p_for == pytest.approx(expected)
     assert (lower.p_for, lower.p_against) == (pytest.approx(1 - expected), pytest.approx(expected))
     assert higher.why.startswith("difference +2.12, 95% over seeds [+1.")
+    assert higher.why.endswith("], 4 pairs of seeds")
     assert overall([higher, lower]) == "contradicted"
 
 
@@ -55,7 +56,7 @@ def test_what_could_not_be_tested_is_open_and_says_why():
     one_seed = [arm({"a": 1}, [-10.0]), arm({"a": 2}, [-12.0])]
     (found,) = verdicts([HIGHER], one_seed)
     assert (found.answer, found.p_for) == ("open", None)
-    assert found.why == "difference +2.00, 95% over seeds —: it takes two seeds in each arm, and values that differ"
+    assert found.why.startswith("difference +2.00, 95% over seeds —, 1 pair of seeds: it takes two seeds in each arm")
     (found,) = verdicts([HIGHER], one_seed[:1])
     assert (found.answer, found.why) == ("open", "no complete run with a 2 has valid/elbo")
     (found,) = verdicts([expect(grows_with="a")], one_seed[:1])
@@ -68,8 +69,59 @@ def test_only_other_settings_that_both_sides_have_are_compared():
     arms += [arm({"a": a, "b": b}, [-10.0 - a - b, -11.0 - a, -9.0 - a + b / 9]) for a in (1, 2) for b in (1, 2)]
     (found,) = verdicts([HIGHER], arms)
     assert found.found.mean == pytest.approx(1.0)
+    assert "3 pairs of seeds, over 2 choices of the other settings: it takes" in found.why
     (found,) = verdicts([HIGHER], [arms[0], arms[3]])
     assert found.why == "no two arms of these groups share their other settings"
+
+
+def test_what_only_one_side_has_tells_its_arms_apart_no_further():
+    """As the temperature of discrete models, which are compared with Gaussian ones."""
+    normal, discrete = [-10.0, -11.0, -9.5], [-12.0, -13.5, -11.0]
+    arms = [arm({"latent": "normal"}, normal)]
+    arms += [arm({"latent": "discrete", "tau": tau}, [one - tau for one in discrete]) for tau in (0.1, 0.3)]
+    (found,) = verdicts([expect(higher={"latent": "normal"}, than={"latent": "discrete"})], arms)
+    assert found.found.mean == pytest.approx(np.mean(normal) - np.mean(discrete) + 0.2)
+    assert found.p_for == pytest.approx(stats.ttest_rel(normal, np.array(discrete) - 0.2, alternative="greater").pvalue)
+
+
+def test_all_arms_of_a_side_count_in_whatever_order_they_come():
+    arms = [arm({"a": a, "b": b}, [10.0 * b - a, 10.0 * b - a + 0.1 * b]) for a in (1, 2) for b in (1, 2)]
+    ways = [expect(higher={"a": 1}, than={"a": 2, "b": 2})]
+    (found,), (again,) = verdicts(ways, arms), verdicts(ways, arms[::-1])
+    assert found.found == again.found
+    assert found.found.mean == pytest.approx((9.05 + 19.1) / 2 - 18.1)
+
+
+def test_an_arm_on_both_sides_is_said():
+    arms = [arm({"a": a, "b": b}, [1.0 * a, 2.0 * b]) for a in (1, 2) for b in (1, 2)]
+    (found,) = verdicts([expect(higher={"a": 1}, than={"b": 2})], arms)
+    assert (found.answer, found.why) == ("open", "a 1, b 2 is on both sides")
+
+
+def test_a_choice_that_lacks_seeds_takes_none_from_the_others():
+    def study(cut):
+        values = {(a, b): [b - a + 0.01 * seed * a for seed in range(4)] for a in (1, 2) for b in (1, 2, 3)}
+        arms = [arm({"a": a, "b": b}, found) for (a, b), found in values.items()]
+        arms[-1] = cut(arms[-1])
+        return verdicts([HIGHER], arms)[0]
+
+    whole = study(lambda one: one)
+    assert (whole.answer, "left out" in whole.why) == ("supported", False)
+    fewer = study(lambda one: Arm(one.arm, one.runs[:1]))
+    assert fewer.answer == "supported"
+    assert fewer.why.endswith("4 pairs of seeds, over 2 choices of the other settings (1 left out for lack of seeds)")
+    foreign = study(lambda one: Arm(one.arm, []))
+    assert foreign.why.endswith("over 2 choices of the other settings"), "an arm without runs is none"
+    (none,) = verdicts(
+        [expect(metric=BIAS, higher={"a": 1}, than={"a": 2})],
+        [
+            arm({"a": 1, "b": 1}, [biased(0.1)]),
+            arm({"a": 1, "b": 2}, [-1.0]),
+            arm({"a": 2, "b": 1}, [-1.0]),
+            arm({"a": 2, "b": 2}, [biased(0.1)]),
+        ],
+    )
+    assert none.why == "no seed has valid/relaxation_bias in every arm of a side"
 
 
 def test_equality_is_two_one_sided_tests():

@@ -117,16 +117,15 @@ def run(
     checked = load_study(file, overrides)
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
-    runs = run_study(checked, places, lambda line: click.echo(line, file=out), Launch(**how))
-    failed = [one for one in runs if one.state == "FAIL"]
+    ended = run_study(checked, places, lambda line: click.echo(line, file=out), Launch(**how))
+    failed = [one for one in ended.runs if one.state == "FAIL"]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
     if failed:
         click.echo("the same command with `--retry-failed` starts them again", err=True)
-    unfinished = any(one.state in ("WAITING", "RUNNING") for one in runs)
-    if any(one.state == "COMPLETE" for one in runs):
-        _show_result(checked, places, as_json, finished=not unfinished)
-    if unfinished:
+    if any(one.state == "COMPLETE" for one in ended.runs):
+        _show_result(checked, places, as_json, finished=ended.finished)
+    if not ended.finished:
         click.echo("stopped before its end; the same command goes on", err=True)
         return 130
     return 1 if failed else 0
@@ -190,36 +189,44 @@ def _show_result(study: Study, places: Places, as_json: bool, *, finished: bool)
     try:
         client = Client(places)
         found = comparison.compare(client, comparison.Question([study.name], whole=True))
-        report = _report(client, places, study.name) if finished else None
     except Unreachable as fault:
         click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
+    answers = verdicts(study.expect, found.arms)
     if as_json:
-        click.echo(json.dumps(found.plain(), indent=1))
-        return
-    click.echo(f"\n{study.name}: {study.claim}\n")
-    click.echo(comparison.as_table(found.arms))
-    if found.confirmations:
-        click.echo(f"\n{comparison.confirmation_table(found.confirmations)}")
-    for one in verdicts(study.expect, found.arms):
-        click.echo(f"\nexpected: {one.expected}\n{one.answer}: {one.numbers}")
-    click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
-    click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
-    if report is not None:
-        click.echo(f"Report, with figures:             {_shown(report)}")
-    storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
-    click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
+        click.echo(json.dumps({**found.plain(), "verdicts": [one.plain() for one in answers]}, indent=1))
+    else:
+        click.echo(f"\n{study.name}: {study.claim}\n")
+        click.echo(comparison.as_table(found.arms))
+        if found.confirmations:
+            click.echo(f"\n{comparison.confirmation_table(found.confirmations)}")
+        for one in answers:
+            click.echo(f"\nexpected: {one.expected}\n{one.answer}: {one.numbers}")
+        storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
+        click.echo(f"\nEvery run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
+        click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
+        click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
+    if finished:
+        _report(client, places, study, as_json)
 
 
-def _report(client: Any, places: Places, name: str) -> Path:
-    """The page of a finished study; made, and logged to MLflow, unless it is there."""
+def _report(client: Any, places: Places, study: Study, as_json: bool) -> None:
+    """Make the page of a finished study, and log it to MLflow, unless it is there; say where it is.
+
+    What keeps it from being made is said, and takes nothing from the study.
+    """
     from hdvae_platform.report.writing import PAGE, folder_of, is_reported, write_report
 
-    folder = folder_of(places, name)
-    if not is_reported(client, places, name):
-        for note in write_report(places, name, folder).notes:
-            click.echo(note, err=True)
-    return folder / PAGE
+    folder = folder_of(places, study.name)
+    try:
+        notes = [] if is_reported(client, places, study) else write_report(places, study.name, folder).notes
+    except InputError as fault:
+        click.echo(f"{fault}; there is no report: `hdvae report {study.name}` makes it", err=True)
+        return
+    for note in notes:
+        click.echo(note, err=True)
+    if not as_json:
+        click.echo(f"Report, with figures:             {_shown(folder / PAGE)}")
 
 
 def _shown(path: Path) -> str:

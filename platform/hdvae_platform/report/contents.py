@@ -128,6 +128,8 @@ class Contents:
         arms: in the order of the trials; the best, if there are more than `MOST`.
         arms_in_all: how many have begun.
         not_begun: how many parameter sets are known besides, of which no run was started.
+        sent: how many complete runs MLflow has, of the search and of confirmations.
+        unsent: how many more the study database has: their numbers are not in the means.
         trials: number of each trial → number of its arm.
         tracked: the complete runs of the arms, and the confirmed ones, by MLflow's id.
         pages: MLflow's page of each run that has one, by its id.
@@ -145,6 +147,8 @@ class Contents:
     arms: Sequence[ArmReport]
     arms_in_all: int
     not_begun: int
+    sent: int
+    unsent: int
     trials: Mapping[int, int]
     tracked: Mapping[str, TrackedRun]
     pages: Mapping[str, str]
@@ -174,11 +178,6 @@ class Contents:
     def to_do(self) -> int:
         """How many runs have not ended."""
         return self.status.total - self.status.complete - self.status.pruned - self.status.failed
-
-    @property
-    def unsent(self) -> int:
-        """How many complete runs MLflow lacks, or has without their end: their numbers are not in the means."""
-        return sum(row["state"] == "COMPLETE" and row["run_id"] not in self.tracked for row in self.runs)
 
     @property
     def complete(self) -> list[ArmReport]:
@@ -270,7 +269,9 @@ def read_contents(places: Places, name: str) -> Contents:
     status = study_status(places, record)
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
     again = client.find({"hdvae.study": name, "hdvae.kind": "confirmation", "hdvae.state": "COMPLETE"})
-    tracked |= {run.run_id: run for run in again}
+    confirming = {run.run_id: run for run in again}
+    tracked |= confirming
+    sent = {run.run_id for arm in found for run in arm.runs} | confirming.keys()
     parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
     trials = _trials(status, arms)
     begun = [row["run_id"] for row in status.trials if row["number"] in trials and row["run_id"]]
@@ -281,7 +282,9 @@ def read_contents(places: Places, name: str) -> Contents:
         status=status,
         arms=arms,
         arms_in_all=len(found),
-        not_begun=len({set_key(row["params"]) for row in status.trials} - {set_key(arm.arm) for arm in found}),
+        not_begun=len(_waiting(status) - {set_key(arm.arm) for arm in found}),
+        sent=len(sent),
+        unsent=sum(row["state"] == "COMPLETE" and row["run_id"] not in sent for row in status.trials),
         trials=trials,
         tracked=tracked,
         pages={run_id: client.page(run_id) for run_id in ids},
@@ -308,6 +311,12 @@ def _trials(status: StudyStatus, arms: Sequence[ArmReport]) -> dict[int, int]:
     numbers = {set_key(arm.arm.arm): arm.number for arm in arms}
     keys = {row["number"]: set_key(row["params"]) for row in status.trials}
     return {trial: numbers[key] for trial, key in keys.items() if key in numbers}
+
+
+def _waiting(status: StudyStatus) -> set[str]:
+    """The parameter sets of which no run was started."""
+    begun = {set_key(row["params"]) for row in status.trials if row["state"] != "WAITING" or row["attempts"]}
+    return {set_key(row["params"]) for row in status.trials} - begun
 
 
 def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, name: str) -> None:

@@ -24,6 +24,7 @@ from markupsafe import Markup
 from hdvae.metrics import DESCRIPTIONS
 from hdvae_platform import comparison
 from hdvae_platform.arms import labels
+from hdvae_platform.confirmation import Confirmation
 from hdvae_platform.differences import ARMS
 from hdvae_platform.marks import checksum, code
 from hdvae_platform.places import redacted
@@ -265,23 +266,24 @@ def _how(one: Difference, held: Mapping[int, int]) -> str:
 
 
 def _confirmed_table(contents: Contents) -> Table | None:
-    rows = [
-        (
-            None,
-            [
-                Cell(f"trial {one.trial}: {told}", one.trial, link=_arm_link(contents, one.trial)),
-                Cell(number(one.search), one.search),
-                Cell(number(one.confirmed.mean), one.confirmed.mean),
-                Cell(limits(one.confirmed.low, one.confirmed.high), one.confirmed.mean),
-                Cell(str(len(one.values)), len(one.values), note=f"{one.lost} lost" if one.lost else ""),
-                Cell(signed(one.shrinkage), one.shrinkage),
-            ],
-        )
-        for told, one in zip(labels([one.arm for one in contents.confirmed]), contents.confirmed, strict=True)
-    ]
+    told = labels([one.arm for one in contents.confirmed])
+    rows = [(None, _confirmed_cells(contents, one, label)) for label, one in zip(told, contents.confirmed, strict=True)]
     header = ["winner", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
     label = f"Winners of the search on fresh seeds: {contents.metric}"
     return Table(label, header, rows, frozenset(range(1, 6))) if rows else None
+
+
+def _confirmed_cells(contents: Contents, one: Confirmation, told: str) -> list[Cell]:
+    found, luck, nothing = one.confirmed, one.shrinkage, Cell("—", math.nan)
+    left = [f"{count} {what}" for count, what in ((one.lost, "lost"), (one.unfinished, "not ended")) if count]
+    return [
+        Cell(f"trial {one.trial}: {told}", one.trial, link=_arm_link(contents, one.trial)),
+        Cell(number(one.search), one.search),
+        nothing if found is None else Cell(number(found.mean), found.mean),
+        nothing if found is None else Cell(limits(found.low, found.high), found.mean),
+        Cell(str(len(one.values)), len(one.values), note=", ".join(left)),
+        nothing if luck is None else Cell(signed(luck), luck),
+    ]
 
 
 def _arm_link(contents: Contents, trial: int) -> str | None:

@@ -14,6 +14,7 @@ from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures import all_figures
 from hdvae_platform.report.page import html
 from hdvae_platform.storage import write_atomically
+from hdvae_platform.study import Study
 from hdvae_platform.tracking import Client, Unreachable
 
 PAGE = "report.html"
@@ -60,16 +61,17 @@ def write_report(places: Places, name: str, folder: Path) -> Written:
     return Written(folder / PAGE, [folder / file for file in files if file != PAGE], not notes, notes)
 
 
-def is_reported(client: Client, places: Places, name: str) -> bool:
+def is_reported(client: Client, places: Places, study: Study) -> bool:
     """Whether the report that this code would make of a finished study is there, in its folder and in MLflow."""
-    parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
-    complete = sum(1 for _ in client.find({"hdvae.study": name, "hdvae.state": "COMPLETE"}))
-    same = parent is not None and parent.tags.get(REPORTED) == _of(complete)
-    return same and (folder_of(places, name) / PAGE).exists()
+    parent = next(client.find({"hdvae.study": study.name, "hdvae.kind": "study"}), None)
+    sent = sum(1 for _ in client.find({"hdvae.study": study.name, "hdvae.state": "COMPLETE"}))
+    same = parent is not None and parent.tags.get(REPORTED) == _of(study, sent)
+    return same and (folder_of(places, study.name) / PAGE).exists()
 
 
-def _of(complete: int) -> str:
-    return f"{complete} complete runs, by sources {provenance.code()['sources'][:8]}"
+def _of(study: Study, sent: int) -> str:
+    """What a report is made of: the complete runs that MLflow has, what the study says, and the code."""
+    return f"{sent} complete runs, claim {study.statement}, by sources {provenance.code()['sources'][:8]}"
 
 
 def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -> None:
@@ -82,7 +84,7 @@ def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -
             for kind in ("svg", "png"):
                 (folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     except OSError as fault:
-        raise InputError(f"--out {folder}: cannot be written: {fault.strerror}") from None
+        raise InputError(f"{folder}: the report cannot be written: {fault.strerror}") from None
 
 
 def _log(contents: Contents, files: Mapping[str, bytes]) -> list[str]:
@@ -92,7 +94,8 @@ def _log(contents: Contents, files: Mapping[str, bytes]) -> list[str]:
     try:
         client = Client(contents.places)
         client.log_files(contents.parent, {f"report/{name}": data for name, data in files.items()})
-        client.set_tags(contents.parent, {REPORTED: _of(contents.status.complete)})
+        with client.answering():
+            client.set_tags(contents.parent, {REPORTED: _of(contents.study, contents.sent)})
     except Unreachable as fault:
         return [f"{fault}; the report is written, but not logged: the same command logs it later"]
     return []

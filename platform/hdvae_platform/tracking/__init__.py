@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -256,6 +257,18 @@ class Client:
         except MlflowException as fault:
             if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise _unreachable(self.address, fault) from None
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """What is done in here is done, or the store is out of reach; for who does not try again later.
+
+        Raises:
+            Unreachable: the store does not answer, or does not take it.
+        """
+        try:
+            yield
+        except (MlflowException, RequestException, OperationalError, OSError) as fault:
+            raise _unreachable(self.address, fault) from None
 
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Store files as artifacts, by their names.
