@@ -63,7 +63,7 @@ def study_description(client: Client, study: Study) -> str:
     sign = 1 if study.search.direction == "maximize" else -1
     found = [arm for arm in arms(client, [study.name]) if arm.values(study.search.metric)]
     answers = verdicts(study.expect, found)
-    said = [f"- expected: {words(one.expected)}: **{one.answer}** ({one.numbers})" for one in answers]
+    said = [f"- expected: {words(one.expected)}: **{one.answer}** ({words(one.numbers)})" for one in answers]
     claim = "\n\n".join([words(study.claim), *(["\n".join(said)] if said else [])])
     found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
     metrics = list(dict.fromkeys([*study.search.objectives, *(f"valid/{name}" for name in SHOWN)]))

@@ -201,6 +201,12 @@ def test_differences_without_spread_are_quietly_certain(recwarn):
     a = {seed: 1.0 + 1e-14 * seed for seed in range(5)}
     p = significance(a, dict.fromkeys(range(5), 0.0))
     assert p < 1e-30
+    apart = {seed + 9: 2.0 + 1e-14 * seed for seed in range(4)}
+    found, is_paired = difference(a, apart)
+    assert (found.mean, is_paired) == (pytest.approx(-1.0), False)
+    assert found.high - found.low < 1e-12
+    assert significance(a, apart) < 1e-20
+    assert difference(dict.fromkeys(range(3), 1.0), dict.fromkeys(range(5, 8), 2.0))[0].low is None
     assert not recwarn.list
     random = np.random.default_rng(8).normal(size=(2, 6))
     a, b = (dict(enumerate(row.tolist())) for row in random)

@@ -201,7 +201,8 @@ class Contents:
 
     def differences(self, metric: str) -> list[Difference]:
         """Between all pairs of arms that have the metric; of many arms, between the best and each other."""
-        return differences(self.arms, metric, lambda arm: worth(arm, self.study))
+        besides = self.arms_in_all - len(self.arms)
+        return differences(self.arms, metric, lambda arm: worth(arm, self.study), besides)
 
 
 def worth(arm: ArmReport, study: Study) -> float:
@@ -216,7 +217,9 @@ def having(arms: Sequence[ArmReport], metric: str) -> list[ArmReport]:
     return [arm for arm in arms if arm.values(metric)]
 
 
-def differences(arms: Sequence[ArmReport], metric: str, worth: Callable[[ArmReport], float]) -> list[Difference]:
+def differences(
+    arms: Sequence[ArmReport], metric: str, worth: Callable[[ArmReport], float], besides: int = 0
+) -> list[Difference]:
     """Differences between arms that have a metric, with Holm's correction over all their pairs.
 
     Where the arms are too many for all pairs each is compared with the best of them. That one is found by looking at
@@ -227,10 +230,11 @@ def differences(arms: Sequence[ArmReport], metric: str, worth: Callable[[ArmRepo
         arms: any number.
         metric: in which.
         worth: larger of better arms.
+        besides: how many arms there are that are none of these, for being worse.
     """
     compared = having(arms, metric)
     pairs = list(itertools.combinations(compared, 2))
-    hypotheses = len(pairs)
+    hypotheses = math.comb(len(compared) + besides, 2)
     if len(compared) > ARMS:
         best = max(compared, key=worth)
         pairs = [(best, arm) for arm in compared if arm is not best]
