@@ -370,6 +370,22 @@ def expecting(*expect, numbers):
     return contents({"model.width": {"choices": [1, 2]}}, sets, numbers, expect=expect)
 
 
+def test_every_metric_of_a_search_is_a_column_and_tested():
+    search = {"method": "grid", "also": {"valid/perplexity/layer_1": "maximize"}}
+    numbers = [
+        [{ELBO: -90.0 - i - seed / 9, "valid/perplexity/layer_1": 3.0 + i + seed / 7} for seed in range(3)]
+        for i in (0, 1)
+    ]
+    found = contents(
+        {"model.width": {"choices": [2, 4]}}, [{"model.width": 2}, {"model.width": 4}], numbers, search=search
+    )
+    page = html(found, [])
+    assert "maximize valid/elbo, maximize valid/perplexity/layer_1" in page
+    assert re.search(r"<th[^>]*>(<[^>]+>)*\s*elbo.*<th[^>]*>(<[^>]+>)*\s*perplexity/layer_1", page, re.S)
+    assert [one.beyond_chance for one in found.differences("valid/perplexity/layer_1")] == [True]
+    assert found.metrics == [ELBO, "valid/perplexity/layer_1", BIAS]
+
+
 def test_the_page_says_whether_the_data_support_the_claim():
     numbers = [[biased(-100.0 + i + s / 9 + (i * s) / 50, 0.1) for s in range(4)] for i in range(2)]
     wider = {"metric": ELBO, "higher": {"model.width": 2}, "than": {"model.width": 1}}

@@ -186,10 +186,10 @@ def _bare(metric: str) -> str:
 
 
 def _columns(contents: Contents) -> list[str]:
-    """The metrics of the table of arms: the study's first, then the usual ones of `valid/` that some run has."""
-    usual = [f"valid/{name}" for name in comparison.SHOWN]
+    """The metrics of the table of arms: those of the search, then the usual ones of `valid/` that some run has."""
     having = {metric for arm in contents.arms for metric in arm.arm.metrics()}
-    full = [contents.metric, *(metric for metric in usual if metric in having and metric != contents.metric)]
+    usual = [metric for name in comparison.SHOWN if (metric := f"valid/{name}") in having]
+    full = dict.fromkeys([*contents.study.search.objectives, *usual])
     return [metric.removeprefix("valid/") for metric in full]
 
 
