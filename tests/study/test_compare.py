@@ -231,7 +231,7 @@ def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
     assert hdvae(["compare", "odd", "--json", "--home", str(home)]) == 0
     assert json.loads(capsys.readouterr().out)["marks"] == [
         "unfinished: 1 run had not ended and is left out",
-        "missing: valid/elbo, valid/relaxation_bias, valid/surrogate_elbo in 1 of 2 runs, which their means leave out",
+        "not measured: valid/elbo, valid/relaxation_bias, valid/surrogate_elbo in any run of 1 of 2 arms",
         "mixed code: 1 run with hdvae 1 (sources aaaaaaaa); 1 run with hdvae 1 (sources bbbbbbbb)",
     ]
     assert hdvae(["compare", "known", "--json", "--home", str(home)]) == 0
