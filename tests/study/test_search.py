@@ -21,6 +21,11 @@ SPACE = {
 }
 
 
+METHODS = ["random", "tpe", "gp", "nsga2"]
+ON = [("sqlite", method) for method in METHODS] + [("postgresql", "random")]
+"""Every sampler on one database, and one sampler on every database: they do not know of each other."""
+
+
 @pytest.fixture
 def begin(url):
     """A search on the same database, as a new launch would make it."""
@@ -65,7 +70,7 @@ def test_a_grid_is_queued_whole_even_if_the_first_launch_was_cut_off(study_file,
     assert [a.params for a in finish_all(search)[::2]] == study.grid()
 
 
-@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
+@pytest.mark.parametrize(("url", "method"), ON, indirect=["url"])
 def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart(edit, begin, url, method):
     study = load_study(edit({"space": SPACE, "search": {"method": method, "trials": 8}, "seeds": [3]}))
     sets = []
@@ -100,7 +105,7 @@ def distance(assignment):
     return abs(math.log(assignment.params["training.freebits"]))
 
 
-@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
+@pytest.mark.parametrize(("url", "method"), ON, indirect=["url"])
 def test_conditions_hold_in_sampled_sets(edit, begin, method):
     study = load_study(edit({"search": {"method": method, "trials": 20}, "seeds": [0]}))
     done = finish_all(begin(study))
@@ -457,7 +462,7 @@ def test_any_metric_that_is_not_finite_is_a_failure_and_can_be_mended(two_metric
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_sampler_takes_several_metrics(edit, begin, url, method):
     search = {"method": method, "trials": 12, "also": {"valid/relaxation_bias": "minimize"}}
     study = load_study(edit({"space": SPACE, "search": search, "seeds": [0]}))
@@ -522,7 +527,7 @@ def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
     assert known_trials(load_study(study_file), url) == []
 
 
-@pytest.mark.parametrize("method", ["random", "tpe", "gp", "nsga2"])
+@pytest.mark.parametrize(("url", "method"), ON, indirect=["url"])
 def test_no_parameter_set_is_tried_twice_and_a_space_can_be_exhausted(edit, begin, url, method):
     space = {"model.width": {"low": 4, "high": 9}, "model.latent": {"choices": ["normal", "categorical"]}}
     study = load_study(edit({"space": space, "search": {"method": method, "trials": 50}, "seeds": [0]}))
