@@ -96,6 +96,8 @@ class Search:
             pruner=_pruner(study),
             load_if_exists=True,
         )
+        if self._optuna.metric_names is None:
+            self._optuna.set_metric_names(list(study.search.objectives))  # which Optuna's page calls objective 0, 1, …
         self._id = self._storage.get_study_id_from_name(study.name)
         # What is said to run was left so by an earlier launch.
         left = [_waiting(run) for run in records.runs(study.name)]

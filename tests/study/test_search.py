@@ -438,6 +438,7 @@ def test_every_metric_that_is_searched_for_is_told_and_the_front_is_confirmed(tw
     assert [trial.values for trial in known_trials(two_metrics, url)] == [list(TWO[trial]) for trial in range(4)]
     assert [trial.value for trial in known_trials(two_metrics, url)] == [-1.0, -4.0, -3.0, -2.0]
     stored = optuna.load_study(study_name="small", storage=url)
+    assert stored.metric_names == ["valid/elbo", "valid/relaxation_bias"]
     assert sorted(trial.number for trial in stored.best_trials) == [0, 1, 2]
     assert [a.trial for a in done if a.kind == "confirmation"] == [0, 2, 1], "by the study's metric, 3 behind them"
     assert search.run(1, 1).also == {"valid/relaxation_bias": 1.5}
