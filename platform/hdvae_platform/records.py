@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
+import sqlalchemy.orm  # which SQLAlchemy imports with the first statement: threads would race for it
 
 from hdvae.errors import InputError
 from hdvae_platform.fencing import Fenced
