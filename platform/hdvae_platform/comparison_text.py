@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from hdvae_platform.arms import Arm, labels, parts_of
 from hdvae_platform.confirmation import Confirmation
 from hdvae_platform.differences import Difference
-from hdvae_platform.inference import Interval, interval
+from hdvae_platform.inference import interval
 from hdvae_platform.marks import as_lines
 from hdvae_platform.study import set_key
-from hdvae_platform.text import markdown, number, signed, table
+from hdvae_platform.text import between, markdown, number, signed, table
 from hdvae_platform.trends import Trend
 
 SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
@@ -115,12 +115,10 @@ def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
     rows = []
     for told, one in zip(labels([one.arm for one in confirmed]), confirmed, strict=True):
         found, luck = one.confirmed, one.shrinkage
-        mean, between = "—" if found is None else number(found.mean), "—"
-        if found is not None and found.low is not None and found.high is not None:
-            between = f"[{number(found.low)}, {number(found.high)}]"
+        mean, apart = ("—", "—") if found is None else (number(found.mean), between(found.low, found.high))
         runs = str(len(one.runs)) + (f" + {one.lost} lost" if one.lost else "")
         name, shrinkage = f"trial {one.trial}: {told}", "—" if luck is None else signed(luck)
-        rows.append([name, one.metric, number(one.search), mean, between, runs, shrinkage])
+        rows.append([name, one.metric, number(one.search), mean, apart, runs, shrinkage])
     return rows
 
 
@@ -158,11 +156,11 @@ def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
     return [
         f"({numbers[set_key(one.a)]}) − ({numbers[set_key(one.b)]})",
         signed(found.value.mean),
-        limits(found.value),
+        between(found.value.low, found.value.high, signed),
         _p(found.p),
         _p(one.p_holm),
         how,
-        "—" if models is None else limits(models.value),
+        "—" if models is None else between(models.value.low, models.value.high, signed),
         on,
     ]
 
@@ -178,13 +176,8 @@ def _trend(one: Trend, form: Form) -> str:
     lines.append(form([one.path, "runs", "mean", f"isotonic fit, {kind}"], rows))
     if one.change is not None:
         apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {signed(one.change.mean)}"
-        lines.append(f"{apart} nats per image, 95% over seeds {limits(one.change)}")
+        lines.append(f"{apart} nats per image, 95% over seeds {between(one.change.low, one.change.high, signed)}")
     return "\n\n".join(lines)
-
-
-def limits(found: Interval) -> str:
-    """An interval of a difference."""
-    return "—" if found.low is None or found.high is None else f"[{signed(found.low)}, {signed(found.high)}]"
 
 
 def _p(value: float | None) -> str:
@@ -196,8 +189,8 @@ def _interval_cell(arm: Arm, metric: str) -> str:
     if not by_seed:
         return "—"
     found, held = interval(list(by_seed.values())), len(arm.values(metric))
-    between = "" if found.low is None or found.high is None else f" [{number(found.low)}, {number(found.high)}]"
-    return f"{number(found.mean)}{between}" + (f" of {held}" if held < len(arm.runs) else "")
+    apart = "" if found.low is None else f" {between(found.low, found.high)}"
+    return f"{number(found.mean)}{apart}" + (f" of {held}" if held < len(arm.runs) else "")
 
 
 def _count(arm: Arm) -> str:

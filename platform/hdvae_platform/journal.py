@@ -14,11 +14,11 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from hdvae.run_files import standing, step_of, written_by
 from hdvae_platform.fencing import Attempt
 from hdvae_platform.storage import Storage
+from hdvae_platform.study import Direction
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Goal:
     """By what the checkpoints of a run are compared: a metric of its reports, and which way is better."""
 
     metric: str = "valid/elbo"
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Direction = "maximize"
 
 
 ELBO = Goal()

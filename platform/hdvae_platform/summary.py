@@ -14,7 +14,7 @@ from hdvae_platform.confirmation import Confirmation, confirmations
 from hdvae_platform.records import Run
 from hdvae_platform.search import Assignment
 from hdvae_platform.study import Study
-from hdvae_platform.text import markdown
+from hdvae_platform.text import between, markdown, number
 from hdvae_platform.tracking import Client
 from hdvae_platform.verdicts import verdicts
 
@@ -98,8 +98,8 @@ def _cell(arm: Arm, metric: str) -> str:
     if not by_seed:
         return "—"
     found = interval(list(by_seed.values()))
-    limits = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.mean:.2f}{limits}"
+    apart = "" if found.low is None else f" {between(found.low, found.high)}"
+    return f"{number(found.mean)}{apart}"
 
 
 def best_run(runs: Sequence[Run], direction: str) -> Run | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 LARGE = 1e5
@@ -77,6 +77,15 @@ def signed(value: float) -> str:
     ('+1.50', '-4.00e-04')
     """
     return ("+" if value >= 0 else "") + number(value)
+
+
+def between(low: float | None, high: float | None, show: Callable[[float], str] = number) -> str:
+    """An interval.
+
+    >>> between(-1.0, 2.0), between(-1.0, 2.0, signed), between(None, None)
+    ('[-1.00, 2.00]', '[-1.00, +2.00]', '—')
+    """
+    return "—" if low is None or high is None else f"[{show(low)}, {show(high)}]"
 
 
 def brief(value: Any) -> str:

@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from hdvae.errors import InputError
 from hdvae_platform.arms import Arm, label, parts_of, with_runs
-from hdvae_platform.comparison_text import limits
 from hdvae_platform.expectation import Expectation, fitting, sides
 from hdvae_platform.inference import Interval, difference, holm, significance, size_difference, size_significance
-from hdvae_platform.text import signed
+from hdvae_platform.text import between, signed
 from hdvae_platform.trends import Trend, blocks_of, trend
 
 ALPHA = 0.05
@@ -190,11 +189,11 @@ def _within(a: Mapping[int, float], b: Mapping[int, float], margin: float, over:
     assert compared is not None
     found, is_paired = compared
     shown = _shown(found, a, b, is_paired) + over
-    p_low, p_high = (_above(a, b, -margin), _above(b, a, -margin))
-    if p_low is None or p_high is None:
+    inside = [p for p in (_above(a, b, -margin), _above(b, a, -margin)) if p is not None]
+    beyond = [p for p in (_above(a, b, margin), _above(b, a, margin)) if p is not None]
+    if len(inside) < 2 or len(beyond) < 2:
         return _Tested(f"{shown}: {UNTESTED}", found)
-    beyond = min(_above(a, b, margin) or 0.0, _above(b, a, margin) or 0.0)
-    return _Tested(shown, found, max(p_low, p_high), min(1.0, 2 * beyond))
+    return _Tested(shown, found, max(inside), min(1.0, 2 * min(beyond)))
 
 
 def _above(a: Mapping[int, float], b: Mapping[int, float], shift: float) -> float | None:
@@ -224,4 +223,4 @@ def _by_seed(found: Trend) -> float:
 def _shown(found: Interval, a: Mapping[int, float], b: Mapping[int, float], is_paired: bool) -> str:
     pairs = len(a.keys() & b.keys())
     seeds = f"{pairs} pair{'s' if pairs > 1 else ''} of seeds" if is_paired else f"{len(a)} and {len(b)} seeds"
-    return f"difference {signed(found.mean)}, 95% over seeds {limits(found)}, {seeds}"
+    return f"difference {signed(found.mean)}, 95% over seeds {between(found.low, found.high, signed)}, {seeds}"

@@ -275,6 +275,21 @@ def chromium():
 
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True])
+def test_on_paper_it_is_black_on_white(chromium, page, dark):
+    """But for the verdict; rows stay whole."""
+    chromium.look(1280, dark=dark)
+    chromium.driver.get(page.as_uri())
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [scheme]})
+    style = "const one = getComputedStyle(document.querySelector(arguments[0])); return [one.color, one.breakInside]"
+    for where in ("tbody tr", ".judge"):
+        assert chromium.driver.execute_script(style, where) == ["rgb(0, 0, 0)", "avoid"], where
+    assert chromium.driver.execute_script(style, "body")[0] == "rgb(0, 0, 0)"
+    chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_it_without_a_network(chromium, page, width, dark):
     chromium.look(width, dark=dark)

@@ -142,6 +142,13 @@ def test_equality_is_two_one_sided_tests():
     assert apart.p_against == pytest.approx(2 * stats.ttest_rel(first + 4.0, second, alternative="greater").pvalue)
 
 
+def test_equality_that_cannot_be_tested_on_one_side_is_open():
+    """Shifted by this margin the differences are all the same, by rounding: there is nothing to test against."""
+    arms = [arm({"a": 1}, [1.0, 1.0 + 2**-52]), arm({"a": 2}, [0.0, 0.0])]
+    (found,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=2.0)], arms)
+    assert (found.answer, found.p_for, found.p_against) == ("open", None, None)
+
+
 def test_a_trend_is_tested_with_seeds_as_units():
     """Depths are blocks: those of a seed are not independent."""
     random = np.random.default_rng(1)

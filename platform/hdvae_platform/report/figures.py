@@ -31,9 +31,8 @@ from hdvae_platform.report.drawing import (
     style_of,
     upright,
 )
-from hdvae_platform.report.wording import limits
 from hdvae_platform.study import PRESET, Dimension
-from hdvae_platform.text import brief, number
+from hdvae_platform.text import between, brief, number
 
 SCHEDULES = {
     "temperature": "temperature τ",
@@ -195,8 +194,8 @@ def _with_error(arm: ArmReport, metric: str) -> str:
     found, error = arm.interval(metric), arm.standard_error(metric)
     if found is None:
         return "—"
-    between = f" {limits(found.low, found.high)}" if found.low is not None else ""
-    return f"{number(found.mean)}{between}" + (f" (se {number(error)})" if error is not None else "")
+    apart = f" {between(found.low, found.high)}" if found.low is not None else ""
+    return f"{number(found.mean)}{apart}" + (f" (se {number(error)})" if error is not None else "")
 
 
 def bias_by_size(contents: Contents) -> Drawn | NotDrawn:
@@ -394,7 +393,7 @@ def _interval(arm: ArmReport, metric: str) -> Interval:
 
 def _told(found: Interval) -> str:
     """A mean with its interval."""
-    return number(found.mean) + (f" {limits(found.low, found.high)}" if found.low is not None else "")
+    return number(found.mean) + (f" {between(found.low, found.high)}" if found.low is not None else "")
 
 
 def _mean(arm: ArmReport, metric: str) -> float:

@@ -32,8 +32,8 @@ from hdvae_platform.report.contents import ALPHA, BIAS, SHOWN, ArmReport, Conten
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.marks import marks
 from hdvae_platform.report.settings import all_settings, in_short, temperatures
-from hdvae_platform.report.wording import limits, mean_and_half, probability
-from hdvae_platform.text import duration, number, signed
+from hdvae_platform.report.wording import mean_and_half, probability
+from hdvae_platform.text import between, duration, number, signed
 from hdvae_platform.tracking import TrackedRun
 from hdvae_platform.verdicts import ALPHA as EXPECTED_ALPHA
 from hdvae_platform.verdicts import overall
@@ -165,7 +165,7 @@ def _told(contents: Contents, one: Difference) -> dict[str, str]:
     higher, lower, mean, low, high = one.upward
     few = len(contents.arms) <= SHOWN
     names = {arm.number: f"{arm.number} ({arm.label})" if few else str(arm.number) for arm in contents.arms}
-    return {"higher": names[higher], "lower": names[lower], "by": f"{number(mean)} {limits(low, high)}"}
+    return {"higher": names[higher], "lower": names[lower], "by": f"{number(mean)} {between(low, high)}"}
 
 
 def _verdict_of_claim(contents: Contents) -> dict[str, Any] | None:
@@ -240,7 +240,7 @@ def _differences_table(contents: Contents, metric: str) -> Table | None:
             [
                 Cell(f"{one.first} − {one.second}", 1000.0 * one.first + one.second, link=f"#arm-{one.first}"),
                 Cell(signed(one.interval.mean), one.interval.mean),
-                Cell(limits(one.interval.low, one.interval.high), one.interval.mean),
+                Cell(between(one.interval.low, one.interval.high), one.interval.mean),
                 Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
                 Cell(_verdict(one), note=_how(one, held)),
             ],
@@ -280,7 +280,7 @@ def _confirmed_cells(contents: Contents, one: Confirmation, told: str) -> list[C
         Cell(f"trial {one.trial}: {told}", one.trial, link=_arm_link(contents, one.trial)),
         Cell(number(one.search), one.search),
         nothing if found is None else Cell(number(found.mean), found.mean),
-        nothing if found is None else Cell(limits(found.low, found.high), found.mean),
+        nothing if found is None else Cell(between(found.low, found.high), found.mean),
         Cell(str(len(one.values)), len(one.values), note=", ".join(left)),
         nothing if luck is None else Cell(signed(luck), luck),
     ]

@@ -15,15 +15,6 @@ def mean_and_half(found: Interval) -> str:
     return number(found.mean) + ("" if found.high is None else f" ± {number(found.high - found.mean)}")
 
 
-def limits(low: float | None, high: float | None) -> str:
-    """An interval.
-
-    >>> limits(-1.0, 2.0), limits(None, None)
-    ('[-1.00, 2.00]', '—')
-    """
-    return "—" if low is None or high is None else f"[{number(low)}, {number(high)}]"
-
-
 def probability(p: float | None) -> str:
     """A p-value.
 
