@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import report
-from hdvae import data
 from hdvae.config import parse
-from hdvae.evaluation import choose_images, measure
-from hdvae.experiment import Experiment
-from hdvae.metrics import tau_label
-from hdvae.model import HDVAE, evaluating
-from hdvae.training import Snapshot, train
+from hdvae.data.dataset import load
+from hdvae.evaluation.evaluation import choose_images, measure
+from hdvae.evaluation.metrics import tau_label
+from hdvae.experiment.experiment import Experiment
+from hdvae.network.model import HDVAE, evaluating
+from hdvae.training.loop import Snapshot, train
 from hdvae.workers import ALONE
 
 TAUS = (0.1, 0.5)
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=30, help="for each image")
     options = parser.parse_args()
     settings = experiment(options.steps)
-    dataset = data.load(options.home, "mnist5k", None, "none")
+    dataset = load(options.home, "mnist5k", None, "none")
     model = train(settings, dataset, 0, Silent(), torch.device("cpu")).model
     chosen = choose_images(options.images, dataset.size("valid"))
     found = variances(model, torch.from_numpy(dataset.images("valid")[chosen]), options.draws)

@@ -32,15 +32,15 @@ import hdvae
 from benchmarks.common import report
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, free_port, running
-from hdvae.checkpoints import encode, read_checkpoint
 from hdvae.errors import InputError
-from hdvae.run_files import standing
-from hdvae_platform.journal import Journal
-from hdvae_platform.places import Places
-from hdvae_platform.search import known_trials
-from hdvae_platform.storage import Storage
-from hdvae_platform.study import load_study
-from hdvae_platform.tracking import Client
+from hdvae.training.checkpoints import encode, read_checkpoint
+from hdvae.training.run_files import standing
+from hdvae_platform.search.search import known_trials
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import load_study
+from hdvae_platform.tracking.client import Client
 
 EVERY = 50
 STEPS = {1: 1500, 2: 1000}

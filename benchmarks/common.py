@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from hdvae_platform.provenance import processor
+from hdvae_platform.tracking.provenance import processor
 
 Bar = Mapping[str, float]
 """A measured `value` and its `limit`: the benchmark says from which side."""

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common import Bar, report
-from hdvae_platform.comparison import Question, compare, difference, in_full
-from hdvae_platform.journal import Entry
-from hdvae_platform.places import Places
-from hdvae_platform.tracking import Client
+from hdvae_platform.analysis.comparison import Question, compare, difference, in_full
+from hdvae_platform.store.journal import Entry
+from hdvae_platform.store.places import Places
+from hdvae_platform.tracking.client import Client
 
 SEEDS, WIDTHS = 5, 10
 METRICS = [f"valid/{name}" for name in ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")]

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import report
-from hdvae.estimators import conditional_noise, gumbel_rao, log_q, reinmax, rloo, straight_through, vimco
-from hdvae.exact import enumerate_exactly
-from hdvae.experiment import LayerConfig, ModelConfig
-from hdvae.model import HDVAE, Sampler, independent, relaxed
-from hdvae.objectives import expected_log_weight, log_weight, surrogate_objective
-from hdvae.randomness import NoiseSource
-from hdvae.wiring import WIRINGS
-from hdvae_platform.storage import write_atomically
+from hdvae.bounds.exact import enumerate_exactly
+from hdvae.experiment.experiment import LayerConfig, ModelConfig
+from hdvae.network.model import HDVAE, Sampler, independent, relaxed
+from hdvae.network.wiring import WIRINGS
+from hdvae.objectives.estimators import conditional_noise, gumbel_rao, log_q, reinmax, rloo, straight_through, vimco
+from hdvae.objectives.objectives import expected_log_weight, log_weight, surrogate_objective
+from hdvae.randomness.noise import NoiseSource
+from hdvae_platform.store.storage import write_atomically
 
 TAUS = (1.0, 0.5, 0.1)
 GROUPS = 100

@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.chaos import write_images
 from benchmarks.common import Bar, report
-from hdvae_platform.journal import Journal
-from hdvae_platform.places import Places
-from hdvae_platform.storage import Storage
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import Storage
 
 STEPS, EVERY = 400, 50
 ALLOWED = 1e-3

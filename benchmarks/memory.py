@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import Bar, report
-from hdvae.experiment import DataConfig, Experiment, LayerConfig, ModelConfig, RaceConfig, TrainingConfig
-from hdvae.latents import stochastic_layer
-from hdvae.optimizer import Adamax, Group
-from hdvae.randomness import NoiseSource
-from hdvae.training import TrainState, train_step
+from hdvae.experiment.experiment import DataConfig, Experiment, LayerConfig, ModelConfig, RaceConfig, TrainingConfig
+from hdvae.latents.layers import stochastic_layer
+from hdvae.randomness.noise import NoiseSource
+from hdvae.training.loop import TrainState, train_step
+from hdvae.training.optimizer import Adamax, Group
 from hdvae.workers import ALONE
 
 READS, BATCH, VARIABLES = 2048, 128, 16

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from benchmarks.common import report
-from hdvae.blocks import UpSample
-from hdvae.norms import module_norm
+from hdvae.bounds.norms import module_norm
+from hdvae.network.blocks import UpSample
 
 CHANNELS = 4
 BAR = 1.05

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from benchmarks.common import report
 from hdvae.config import parse
-from hdvae.data import Dataset, load
-from hdvae.experiment import Experiment
-from hdvae.training import Snapshot, train
+from hdvae.data.dataset import Dataset, load
+from hdvae.experiment.experiment import Experiment
+from hdvae.training.loop import Snapshot, train
 from hdvae.workers import ALONE
 
 LIMIT = 0.5

@@ -31,17 +31,17 @@ import yaml
 
 from benchmarks.common import Bar, report
 from benchmarks.postgres import running
-from hdvae_platform.driver import Driver
-from hdvae_platform.fencing import Attempt
-from hdvae_platform.journal import Journal
-from hdvae_platform.launch import StudyCallback, StudySearcher, StudyStopper
-from hdvae_platform.places import Places
-from hdvae_platform.records import Records, connect
-from hdvae_platform.search import Search, known_trials
-from hdvae_platform.storage import Storage
-from hdvae_platform.study import Study, load_study
-from hdvae_platform.tracking import Client, Tracker
-from hdvae_platform.upload import STATUSES, StudyTracking
+from hdvae_platform.running.driver import Driver
+from hdvae_platform.running.launch import StudyCallback, StudySearcher, StudyStopper
+from hdvae_platform.running.upload import STATUSES, StudyTracking
+from hdvae_platform.search.search import Search, known_trials
+from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.tracking.client import Client, Tracker
 
 Backend = Literal["sqlite", "postgresql"]
 Database = Callable[[str], str]

@@ -26,12 +26,12 @@ import benchmarks
 from benchmarks.common import Bar, report
 from benchmarks.nodes import cluster
 from hdvae.config import parse
-from hdvae.data import Dataset
-from hdvae.experiment import Experiment
-from hdvae.training import Snapshot, train
+from hdvae.data.dataset import Dataset
+from hdvae.experiment.experiment import Experiment
+from hdvae.training.loop import Snapshot, train
 from hdvae.workers import Workers
-from hdvae_platform.cluster import packages
-from hdvae_platform.distributed import TogetherTorch, TogetherTrainer
+from hdvae_platform.cluster.connection import packages
+from hdvae_platform.training.worker_group import TogetherTorch, TogetherTrainer
 
 STEPS, BATCH = 50, 64
 ALLOWED = {"float64": 1e-9, "float32": 1e-3}

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdvae.checkpoints import Damaged, encode, read_address
 from hdvae.config import parse
 from hdvae.errors import InputError
-from hdvae.evaluation import importance_weighted
-from hdvae.experiment import Experiment
-from hdvae.model import HDVAE, evaluating
-from hdvae.sampling import prior_samples, reconstructions
-from hdvae.training import Snapshot, trained_model
+from hdvae.evaluation.evaluation import importance_weighted
+from hdvae.evaluation.sampling import prior_samples, reconstructions
+from hdvae.experiment.experiment import Experiment
+from hdvae.network.model import HDVAE, evaluating
+from hdvae.training.checkpoints import Damaged, encode, read_address
+from hdvae.training.loop import Snapshot, trained_model
 
 
 @dataclass(frozen=True)

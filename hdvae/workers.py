@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hdvae.errors import PeerLost
-from hdvae.shares import BLOCK
-from hdvae.slots import rows_once
+from hdvae.latents.sparse_reads import rows_once
+from hdvae.randomness.shares import BLOCK
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ def load(run: str, home: str | Path | None = None) -> TrainedModel:
     Raises:
         InputError: there is no such run or model, or it has no readable checkpoint; or MLflow does not answer.
     """
-    from hdvae_platform.loading import load_model  # not before it is wanted: it brings torch and MLflow
+    from hdvae_platform.trained.loading import load_model  # not before it is wanted: it brings torch and MLflow
 
     return load_model(run, Path(home or os.environ.get("HDVAE_HOME") or "runs"))
 
@@ -43,5 +43,5 @@ def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
     Raises:
         InputError: MLflow has no such study.
     """
-    notebook = importlib.import_module("hdvae_platform.notebook")  # not before: workers need no MLflow
+    notebook = importlib.import_module("hdvae_platform.analysis.dataframe")  # not before: workers need no MLflow
     return notebook.results(name, home)

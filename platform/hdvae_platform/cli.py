@@ -14,7 +14,7 @@ import click
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae.version import __version__
-from hdvae_platform.storage import StorageAway
+from hdvae_platform.store.storage import StorageAway
 
 COMMANDS = {
     "data": "Fetch data sets and list them.",

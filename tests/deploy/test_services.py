@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from benchmarks.postgres import binaries, free_port, running
-from hdvae_platform.doctor import Unfit, check_tracking
-from hdvae_platform.places import Places
-from hdvae_platform.records import Records, connect
+from hdvae_platform.cluster.doctor import Unfit, check_tracking
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records, connect
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PASSWORDS = {

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hdvae.exact import Exact, enumerate_exactly
-from hdvae.experiment import LayerConfig, ModelConfig
-from hdvae.model import HDVAE
-from hdvae.randomness import NoiseSource
-from hdvae.wiring import WIRINGS, Node
+from hdvae.bounds.exact import Exact, enumerate_exactly
+from hdvae.experiment.experiment import LayerConfig, ModelConfig
+from hdvae.network.model import HDVAE
+from hdvae.network.wiring import WIRINGS, Node
+from hdvae.randomness.noise import NoiseSource
 
 CPU = torch.device("cpu")
 IMAGE = (2, 3)

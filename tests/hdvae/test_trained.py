@@ -13,11 +13,11 @@ import torch
 import hdvae
 from hdvae.config import parse
 from hdvae.errors import InputError
-from hdvae.evaluation import importance_weighted
-from hdvae.experiment import Experiment
-from hdvae.sampling import prior_samples
+from hdvae.evaluation.evaluation import importance_weighted
+from hdvae.evaluation.sampling import prior_samples
+from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
-from hdvae.training import TrainState, train_step
+from hdvae.training.loop import TrainState, train_step
 
 EXPERIMENT = {
     "data": {"path": "images.npz"},

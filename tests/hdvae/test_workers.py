@@ -7,14 +7,14 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from test_training import Memory, experiment_of, toy
 
 from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
-from hdvae.evaluation import evaluate
-from hdvae.experiment import EvaluationConfig
-from hdvae.shares import BLOCK, check_shares
-from hdvae.training import TrainState, train, train_step
+from hdvae.evaluation.evaluation import evaluate
+from hdvae.experiment.experiment import EvaluationConfig
+from hdvae.randomness.shares import BLOCK, check_shares
+from hdvae.training.loop import TrainState, train, train_step
 from hdvae.workers import ALONE, Workers
+from tests.hdvae.training.test_loop import Memory, experiment_of, toy
 
 CPU = torch.device("cpu")
 SIZE = 2

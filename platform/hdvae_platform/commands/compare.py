@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from hdvae.errors import InputError
-from hdvae_platform import comparison
+from hdvae_platform.analysis import comparison
+from hdvae_platform.analysis.caveats import as_lines
+from hdvae_platform.analysis.comparison_table import as_csv, as_parquet
 from hdvae_platform.commands.options import home_option, json_option
-from hdvae_platform.comparison_table import as_csv, as_parquet
-from hdvae_platform.marks import as_lines
-from hdvae_platform.places import Places
-from hdvae_platform.storage import write_atomically
-from hdvae_platform.tracking import Client
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import write_atomically
+from hdvae_platform.tracking.client import Client
 
 FORMATS = ("terminal", "md", "csv", "json", "parquet")
 PICTURES = (".png", ".svg")
@@ -110,7 +110,7 @@ def _question(asked: Mapping[str, Any], *, whole: bool) -> comparison.Question:
 
 def _write_picture(out: Path, found: comparison.Comparison) -> None:
     """Write the picture of the one trend in every kind, and say where: beside the answer, which a program may read."""
-    from hdvae_platform.trend_figure import trend_figure  # not before it is wanted: it brings matplotlib
+    from hdvae_platform.analysis.trend_figure import trend_figure  # not before it is wanted: it brings matplotlib
 
     if len(found.trends) > 1:
         raise InputError(f"--out {out}: a picture shows one metric: give one --metric")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from hdvae.data import SPLITS, Dataset, parquet_path
-from hdvae_platform import datasets
+from hdvae.data.dataset import SPLITS, Dataset, parquet_path
 from hdvae_platform.commands.options import home_option, json_option
-from hdvae_platform.text import table
+from hdvae_platform.display.text import table
+from hdvae_platform.store import datasets
 
 _HEADER = ("name", "train", "valid", "test", "what", "state")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hdvae_platform.commands.options import home_option, json_option
-from hdvae_platform.places import Places
+from hdvae_platform.store.places import Places
 
 
 @click.command()
@@ -19,7 +19,7 @@ from hdvae_platform.places import Places
 @json_option
 def doctor(address: str | None, home: Path, as_json: bool) -> int:
     """Check everything that a study needs, each line OK or what to do; exit code 1 if anything is to be done."""
-    from hdvae_platform.doctor import examine, plain
+    from hdvae_platform.cluster.doctor import examine, plain
 
     findings = examine(Places.under(home), address)
     if as_json:

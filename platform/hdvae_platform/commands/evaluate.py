@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from hdvae.experiment import LEAST_TAU
-from hdvae.metrics import tau_label
-from hdvae_platform.assessment import Assessment, assess
+from hdvae.evaluation.metrics import tau_label
+from hdvae.experiment.experiment import LEAST_TAU
 from hdvae_platform.commands.options import home_option, json_option, prepare_folder
-from hdvae_platform.loading import places_of
-from hdvae_platform.storage import write_atomically
-from hdvae_platform.text import table
+from hdvae_platform.display.text import table
+from hdvae_platform.store.storage import write_atomically
+from hdvae_platform.trained.assessment import Assessment, assess
+from hdvae_platform.trained.loading import places_of
 
 SHOWN = (
     ("surrogate_elbo", "surrogate"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hdvae.errors import InputError
-from hdvae_platform.storage import write_atomically
+from hdvae_platform.store.storage import write_atomically
 
 home_option = click.option(
     "--home",

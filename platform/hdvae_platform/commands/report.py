@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from hdvae_platform.commands.options import home_option, json_option
-from hdvae_platform.places import Places
 from hdvae_platform.report.writing import folder_of, write_report
+from hdvae_platform.store.places import Places
 
 
 @click.command()

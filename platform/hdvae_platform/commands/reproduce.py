@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.budgets import TARGETS, budget_named
 from hdvae_platform.commands.options import home_option, json_option, prepare_folder
-from hdvae_platform.places import Places
-from hdvae_platform.storage import write_atomically
+from hdvae_platform.paper.budgets import TARGETS, budget_named
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import write_atomically
 
 if TYPE_CHECKING:
-    from hdvae_platform.reproduction import Reproduction
+    from hdvae_platform.paper.reproduce import Reproduction
 
 
 @click.command()
@@ -57,8 +57,8 @@ def reproduce(
     reduced network and fewer steps; `full` is the paper's own and needs GPUs. Figure 1 is drawn from the study of
     table 4, figure 2 from those of table 1.
     """
-    from hdvae_platform.launch import Launch
-    from hdvae_platform.reproduction import reproduce as run
+    from hdvae_platform.paper.reproduce import reproduce as run
+    from hdvae_platform.running.launch import Launch
 
     if target not in TARGETS:
         raise InputError(f"the paper has no {target} that can be reproduced{nearest(target, TARGETS)}")

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from hdvae.config import parse
 from hdvae.errors import InputError
-from hdvae.evaluation import choose_images
-from hdvae.experiment import Experiment
-from hdvae.model import HDVAE
-from hdvae.sampling import layer_resamples, prior_samples, reconstructions
-from hdvae.training import Snapshot, trained_model
+from hdvae.evaluation.evaluation import choose_images
+from hdvae.evaluation.sampling import layer_resamples, prior_samples, reconstructions
+from hdvae.experiment.experiment import Experiment
+from hdvae.network.model import HDVAE
+from hdvae.training.loop import Snapshot, trained_model
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.loading import load_run, places_of
-from hdvae_platform.pictures import grid_png
-from hdvae_platform.places import Places
-from hdvae_platform.storage import write_atomically
-from hdvae_platform.worker import load_data
+from hdvae_platform.display.image_grid import grid_png
+from hdvae_platform.store.images import load_data
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import write_atomically
+from hdvae_platform.trained.loading import load_run, places_of
 
 COLUMNS = 16
 BASES = 4

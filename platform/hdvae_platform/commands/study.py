@@ -11,11 +11,11 @@ import click
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.commands.options import home_option, json_option, set_option
-from hdvae_platform.places import Places
-from hdvae_platform.records import Records, StudyRecord, connect
-from hdvae_platform.status import StudyStatus, study_status
-from hdvae_platform.study import Study, load_study
-from hdvae_platform.text import duration, table
+from hdvae_platform.display.text import duration, table
+from hdvae_platform.running.status import StudyStatus, study_status
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.study.study import Study, load_study
 
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it."
@@ -48,8 +48,8 @@ def study() -> None:
 @json_option
 def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> None:
     """Validate a study file; print its runs, what they need and about how long they take. Starts nothing."""
-    from hdvae_platform.estimate import estimate
-    from hdvae_platform.verdicts import in_words
+    from hdvae_platform.analysis.verdicts import in_words
+    from hdvae_platform.running.estimate import estimate
 
     checked = load_study(file, overrides)
     cost = estimate(checked, Places.under(home))
@@ -112,7 +112,7 @@ def run(
     **how: Any,
 ) -> int:
     """Run a study, or go on with it where it stands."""
-    from hdvae_platform.launch import Launch, run_study
+    from hdvae_platform.running.launch import Launch, run_study
 
     checked = load_study(file, overrides)
     places = Places.under(home)
@@ -154,7 +154,7 @@ def submit(
 
     Code, study and images go along; databases and storage are those of the cluster's environment.
     """
-    from hdvae_platform.jobs import Jobs
+    from hdvae_platform.cluster.jobs import Jobs
 
     checked = load_study(file, overrides)
     given = {"--retry-failed": retry_failed, "--accept-code-change": accept_code_change, "--insecure": insecure}
@@ -171,7 +171,7 @@ def submit(
 
 def _there(address: str, insecure: bool, *arguments: str) -> int:
     """Run a short command on a cluster, and print what it prints."""
-    from hdvae_platform.jobs import Jobs
+    from hdvae_platform.cluster.jobs import Jobs
 
     jobs = Jobs(address, insecure=insecure)
     job = jobs.run(arguments)
@@ -182,9 +182,9 @@ def _there(address: str, insecure: bool, *arguments: str) -> int:
 
 def _show_result(study: Study, places: Places, as_json: bool, *, finished: bool) -> None:
     """Print the arms and what they say of what is expected; of a finished study make the report."""
-    from hdvae_platform import comparison
-    from hdvae_platform.tracking import Client, Unreachable
-    from hdvae_platform.verdicts import verdicts
+    from hdvae_platform.analysis import comparison
+    from hdvae_platform.analysis.verdicts import verdicts
+    from hdvae_platform.tracking.client import Client, Unreachable
 
     try:
         client = Client(places)
@@ -281,7 +281,7 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
 
 
 def _status_row(row: dict[str, Any]) -> list[str]:
-    from hdvae_platform.comparison import label
+    from hdvae_platform.analysis.comparison import label
 
     left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
     cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], left]
@@ -317,7 +317,7 @@ def _ask_to_stop(places: Places, name: str) -> None:
 @home_option
 def delete(name: str, yes: bool, home: Path) -> None:
     """Delete a study that nobody runs: its MLflow runs, its folder on the storage, and its records."""
-    from hdvae_platform.deletion import delete_study
+    from hdvae_platform.running.deletion import delete_study
 
     places = Places.known(home, "database")
     record = _record(places, name)
@@ -343,7 +343,7 @@ def _sure(question: str) -> None:
 @json_option
 def export(name: str, out: Path, home: Path, as_json: bool) -> None:
     """Write the records of a study: study.yaml, history.json, runs, metrics and values of each image as Parquet."""
-    from hdvae_platform.export import export as write
+    from hdvae_platform.running.export import export as write
 
     places = Places.known(home, "database")
     files = [str(file) for file in write(places, _record(places, name), out)]

@@ -9,11 +9,11 @@ import click
 
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option, json_option, set_option
-from hdvae_platform.places import Places
-from hdvae_platform.single import describe, train_one
-from hdvae_platform.study import Study, load_study, preset_study
-from hdvae_platform.text import table
-from hdvae_platform.worker import image_shape
+from hdvae_platform.display.text import table
+from hdvae_platform.running.single_run import describe, train_one
+from hdvae_platform.store.images import image_shape
+from hdvae_platform.store.places import Places
+from hdvae_platform.study.study import Study, load_study, preset_study
 
 
 @click.command()

@@ -15,7 +15,7 @@ import click
 
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.places import UI_HOST, UI_PORT, Places, redacted
+from hdvae_platform.store.places import UI_HOST, UI_PORT, Places, redacted
 
 START = 60.0
 """Seconds that a page may take to answer."""

@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hdvae.errors import InputError, nearest
-from hdvae.experiment import Experiment
-from hdvae_platform import comparison
-from hdvae_platform.arms import labels
-from hdvae_platform.comparison import Arm, Interval
-from hdvae_platform.differences import ARMS, over_seeds
-from hdvae_platform.inference import holm
-from hdvae_platform.journal import Journal, run_folder
-from hdvae_platform.per_image import find_per_image, read_per_image
-from hdvae_platform.places import Places
-from hdvae_platform.records import Records, connect
-from hdvae_platform.search import MIN_IMPORTANCE_TRIALS, importances
-from hdvae_platform.status import StudyStatus, study_status
-from hdvae_platform.storage import Storage
-from hdvae_platform.study import Study, set_key
-from hdvae_platform.tracking import Client, TrackedRun
-from hdvae_platform.verdicts import Verdict, verdicts
+from hdvae.experiment.experiment import Experiment
+from hdvae_platform.analysis import comparison
+from hdvae_platform.analysis.arms import labels
+from hdvae_platform.analysis.comparison import Arm, Interval
+from hdvae_platform.analysis.differences import ARMS, over_seeds
+from hdvae_platform.analysis.inference import holm
+from hdvae_platform.analysis.verdicts import Verdict, verdicts
+from hdvae_platform.running.status import StudyStatus, study_status
+from hdvae_platform.search.search import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.per_image import find_per_image, read_per_image
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import Study, set_key
+from hdvae_platform.tracking.client import Client, TrackedRun
 
 BIAS = "valid/relaxation_bias"
 ELBO = "valid/elbo"

@@ -18,7 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hdvae_platform.figures import BLUE, GREEN, GREY, ORANGE
+from hdvae_platform.display.plotting import BLUE, GREEN, GREY, ORANGE
 from hdvae_platform.report.contents import ArmReport
 
 INK, PAPER = "#1b1f24", "#fefefe"

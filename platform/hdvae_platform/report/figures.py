@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from hdvae.schedules import LEARNED, schedule, values
-from hdvae_platform import comparison
-from hdvae_platform.comparison import Interval
-from hdvae_platform.figures import BLUE, GREY, INTERVAL, bars
+from hdvae.experiment.schedules import LEARNED, schedule, values
+from hdvae_platform.analysis import comparison
+from hdvae_platform.analysis.comparison import Interval
+from hdvae_platform.analysis.inference import bars
+from hdvae_platform.display.plotting import BLUE, GREY, INTERVAL
+from hdvae_platform.display.text import between, brief, number
 from hdvae_platform.report.contents import BIAS, ELBO, SHOWN, ArmReport, Contents, Curve
 from hdvae_platform.report.drawing import (
     INK,
@@ -31,8 +33,7 @@ from hdvae_platform.report.drawing import (
     style_of,
     upright,
 )
-from hdvae_platform.study import PRESET, Dimension
-from hdvae_platform.text import between, brief, number
+from hdvae_platform.study.study import PRESET, Dimension
 
 SCHEDULES = {
     "temperature": "temperature τ",

@@ -21,22 +21,22 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hdvae.metrics import DESCRIPTIONS
-from hdvae_platform import comparison
-from hdvae_platform.arms import labels
-from hdvae_platform.confirmation import Confirmation
-from hdvae_platform.differences import ARMS
-from hdvae_platform.marks import checksum, code
-from hdvae_platform.places import redacted
+from hdvae.evaluation.metrics import DESCRIPTIONS
+from hdvae_platform.analysis import comparison
+from hdvae_platform.analysis.arms import labels
+from hdvae_platform.analysis.caveats import checksum, code
+from hdvae_platform.analysis.confirmation import Confirmation
+from hdvae_platform.analysis.differences import ARMS
+from hdvae_platform.analysis.verdicts import ALPHA as EXPECTED_ALPHA
+from hdvae_platform.analysis.verdicts import overall
+from hdvae_platform.display.text import between, duration, number, signed
+from hdvae_platform.report.caveats import marks
 from hdvae_platform.report.contents import ALPHA, BIAS, SHOWN, ArmReport, Contents, Difference, having
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.marks import marks
+from hdvae_platform.report.formatting import mean_and_half, probability
 from hdvae_platform.report.settings import all_settings, in_short, temperatures
-from hdvae_platform.report.wording import mean_and_half, probability
-from hdvae_platform.text import between, duration, number, signed
-from hdvae_platform.tracking import TrackedRun
-from hdvae_platform.verdicts import ALPHA as EXPECTED_ALPHA
-from hdvae_platform.verdicts import overall
+from hdvae_platform.store.places import redacted
+from hdvae_platform.tracking.client import TrackedRun
 
 TOLD = 6
 """Differences that are told in words; the table has all."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hdvae.experiment import Experiment
-from hdvae_platform.places import redacted
-from hdvae_platform.study import Dimension, Study
-from hdvae_platform.text import brief
+from hdvae.experiment.experiment import Experiment
+from hdvae_platform.display.text import brief
+from hdvae_platform.store.places import redacted
+from hdvae_platform.study.study import Dimension, Study
 
 VARIED = "varied"
 NETWORK = ("wiring", "latent", "blocks", "width", "depth", "dropout")

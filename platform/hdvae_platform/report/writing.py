@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hdvae.errors import InputError
-from hdvae_platform import provenance
-from hdvae_platform.places import Places
 from hdvae_platform.report.contents import Contents, read_contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures import all_figures
 from hdvae_platform.report.page import html
-from hdvae_platform.storage import write_atomically
-from hdvae_platform.study import Study
-from hdvae_platform.tracking import Client, Unreachable
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import write_atomically
+from hdvae_platform.study.study import Study
+from hdvae_platform.tracking import provenance
+from hdvae_platform.tracking.client import Client, Unreachable
 
 PAGE = "report.html"
 REPORTED = "hdvae.reported"

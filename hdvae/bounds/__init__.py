@@ -1,0 +1,1 @@
+"""Bounds of the relaxation bias: Lipschitz constants, norms, and exact enumeration of small models."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics and their names, use of the memories, samples."""

@@ -1,0 +1,130 @@
+"""The names of all metrics, in one place: evaluation, tracking, search and comparison use these.
+
+A full name is `split/metric`, e.g. `valid/elbo`. A metric that depends on a temperature or a sample count also
+appears as `metric@tau=0.1` and `metric@S=100`; the bare name means the first temperature of `evaluation.tau`.
+All are means over images, in nats per image, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from hdvae.errors import InputError, nearest
+from hdvae.experiment.experiment import Experiment
+from hdvae.network.wiring import WIRINGS
+
+DESCRIPTIONS = {
+    "elbo": "L₁ at τ = 0: the evidence lower bound with hard samples; higher is better",
+    "iw_elbo": "L_S at τ = 0: the importance-weighted bound with S hard samples; higher is better",
+    "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training climbs; no bound of the likelihood",
+    "coupled_elbo": "the relaxed chain's q, p and decoder given H(z̃): a lower bound of log p(x)",
+    "relaxed_elbo": "surrogate_elbo − lipschitz_bound: a lower bound of log p(x) with a certified κ, else an estimate",
+    "relaxed_elbo_reads": "surrogate_elbo − lipschitz_bound_reads: the tighter one",
+    "relaxation_bias": "|surrogate_elbo − elbo| at τ (eq. 6)",
+    "relaxation_bias_signed": "surrogate_elbo − elbo at τ",
+    "relaxation_bias_se": "standard error of relaxation_bias_signed over images",
+    "coupled_bias": "|surrogate_elbo − coupled_elbo| at τ",
+    "coupled_bias_se": "standard error of surrogate_elbo − coupled_elbo over images",
+    "jensen_bound": "E|surrogate − coupled sample|, one noise (finite sums in the KL terms): bounds coupled_bias",
+    "lipschitz_bound": "Σ κ E‖z̃ − H(z̃)‖₂: bounds jensen_bound if κ is certified (evaluation.kappa)",
+    "lipschitz_bound_reads": "Σ κ E‖y(z̃) − y(H(z̃))‖₂, behind the memories: tighter, and as valid",
+    "kl": "E[log q/p] over the hard chain, all layers",
+    "log_px": "E[log p(x|z)] over the hard chain",
+}
+"""The metrics of an evaluation; also for each layer `kl/layer_i`, `distance/layer_i`: E‖z̃ − H(z̃)‖₂, and where reads are
+races `dropped_mass/layer_i`: a bound of the expected share of z̃ that comes after the arrivals; of memories
+`perplexity/layer_i`: exp of the entropy of the use of their slots, mean over the variables."""
+
+AT_ZERO = ("elbo", "iw_elbo", "kl", "log_px")
+"""The metrics that do not depend on a temperature."""
+CURRENT = "tau=current"
+"""Label of the temperature, or temperatures, of training at the step of the evaluation."""
+
+TRAINING_DESCRIPTIONS = {
+    "objective": "the training objective (with free bits), to be maximised",
+    "surrogate_elbo": "the surrogate on training batches at the current temperature",
+    "log_px": "E[log p(x|z̃)] on training batches",
+    "kl": "the KL of training, all layers, without free bits",
+    "tau": "the temperature; learned: the mean over layers, and `tau/layer_i`",
+    "freebits": "λ, nats for each layer",
+    "learning_rate": "of all parameters but the memory values",
+    "gradient_norm": "norm of the whole gradient before clipping",
+}
+"""The metrics under `train/`: means since the last report; of each memory also `slots_used/layer_i`, how many of its
+slots were ever used, and `dead_slots/layer_i`, how many were not in the last `training.dead_after` steps."""
+
+
+PER_LAYER = tuple(
+    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", "perplexity", "slots_used", "dead_slots")
+)
+"""How the names of metrics of single layers begin."""
+
+
+def tau_label(tau: float) -> str:
+    """How a temperature stands in names.
+
+    >>> tau_label(0.1)
+    'tau=0.1'
+    """
+    return f"tau={tau:g}"
+
+
+def at(metric: str, label: str) -> str:
+    """The name at one temperature.
+
+    >>> at("surrogate_elbo", tau_label(0.1)), at("surrogate_elbo", CURRENT)
+    ('surrogate_elbo@tau=0.1', 'surrogate_elbo@tau=current')
+    """
+    return f"{metric}@{label}"
+
+
+def at_samples(metric: str, samples: int) -> str:
+    """The name at one sample count.
+
+    >>> at_samples("iw_elbo", 100)
+    'iw_elbo@S=100'
+    """
+    return f"{metric}@S={samples}"
+
+
+def metric_names(experiment: Experiment) -> list[str]:
+    """Every name, without the split, that an evaluation of this experiment gives."""
+    wiring, levels = WIRINGS[experiment.model.wiring], len(experiment.model.layers)
+    names = [wiring.name(node, levels) for node in wiring.nodes(levels)]
+    relaxed = [name for name in DESCRIPTIONS if name not in AT_ZERO]
+    relaxed += [f"distance/{name}" for name in names] if experiment.model.latent == "categorical" else []
+    relaxed += [f"dropped_mass/{name}" for name in names] if experiment.model.races else []
+    labels = [*(tau_label(tau) for tau in experiment.evaluation.tau), CURRENT]
+    return [
+        *AT_ZERO,
+        *(f"kl/{name}" for name in names),
+        *(f"perplexity/{name}" for name in names if experiment.model.latent == "categorical"),
+        *relaxed,
+        *(at(name, label) for label in labels for name in relaxed),
+        at_samples("iw_elbo", experiment.evaluation.samples),
+    ]
+
+
+def check_tunable(name: str) -> None:
+    """Refuse a full metric name on which a study must not be tuned, or that does not exist.
+
+    Raises:
+        InputError: one line, with the nearest metric that does.
+    """
+    split, _, metric = name.partition("/")
+    base = metric.partition("@")[0]
+    if split == "test":
+        raise InputError(f"a study is tuned on valid, never on test: use valid/{metric}, not {name}")
+    known = DESCRIPTIONS if split == "valid" else TRAINING_DESCRIPTIONS if split == "train" else {}
+    if base not in known and not base.startswith(PER_LAYER):
+        if name in DESCRIPTIONS:
+            raise InputError(f"unknown metric {name}; did you mean 'valid/{name}'?")
+        names = [f"valid/{m}" for m in DESCRIPTIONS] + [f"train/{m}" for m in TRAINING_DESCRIPTIONS]
+        raise InputError(f"unknown metric {name}{nearest(name, names)}")
+
+
+def nested(split: str, values: dict[str, float]) -> dict[str, float]:
+    """Put metric names under a split.
+
+    >>> nested("valid", {"elbo": -90.0})
+    {'valid/elbo': -90.0}
+    """
+    return {f"{split}/{name}": value for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""The network: blocks, the five wirings, and the model that returns `LayerTerms`."""

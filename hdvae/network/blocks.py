@@ -1,0 +1,270 @@
+"""The deterministic parts of the network (paper, appendix A), convolutional or fully connected.
+
+Every connection is a resampling map followed by gated residual blocks; their maps have weight normalisation
+(Salimans and Kingma 2016), and every block has dropout. What leads to and from the latent variables, and to the
+pixels, is linear. A `Trunk` builds the parts that `hdvae.network.model` puts together, so that the model does not know
+which kind it is made of. Level 0 has the resolution of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import elu
+from torch.nn.utils.parametrizations import weight_norm
+
+from hdvae.experiment.experiment import ModelConfig
+from hdvae.network.contractions import ContractiveResidual, Map, contraction
+
+
+class GatedResidual(nn.Module):
+    """x + a·σ(b) with (a, b) = outer(dropout(elu(inner(elu(x))))); channels are dimension 1."""
+
+    def __init__(self, inner: nn.Module, outer: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.inner, self.outer, self.dropout = inner, outer, nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to features of the same shape."""
+        a, b = self.outer(self.dropout(elu(self.inner(elu(x))))).chunk(2, 1)
+        out: Tensor = x + a * b.sigmoid()
+        return out
+
+
+class Scale(nn.Module):
+    """Multiplies by κ > 0, fixed or learned from `START`."""
+
+    START = 10.0
+
+    def __init__(self, scale: float | Literal["learned"]) -> None:
+        super().__init__()
+        if scale == "learned":
+            self.log_scale = nn.Parameter(torch.tensor(math.log(self.START)))
+        else:
+            self.register_buffer("log_scale", torch.tensor(math.log(scale)), persistent=False)
+
+    @property
+    def scale(self) -> Tensor:
+        """κ, 0-dim."""
+        return self.log_scale.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return self.scale * x
+
+
+class Trunk(Protocol):
+    """Builds the deterministic parts for levels 1 … L; both implementations pass the same tests.
+
+    What the generative network is made of (`down`, `prior`, `expand_down`, `logits`) is free, or, with `decoder:
+    lipschitz`, made of maps that are 1-Lipschitz by construction, with one scale κ before the pixels.
+    """
+
+    def feature_shape(self, level: int) -> tuple[int, ...]:
+        """Shape of the features of a level, without the batch."""
+        ...
+
+    def up(self, level: int) -> nn.Module:
+        """Features of level − 1 (the image for level 1) → features of `level`."""
+        ...
+
+    def down(self, level: int) -> nn.Module:
+        """Features of level + 1 → features of `level`; level 0 is the body of the decoder."""
+        ...
+
+    def merge(self, level: int) -> nn.Module:
+        """Two features of `level`, concatenated on the channels → features of `level`."""
+        ...
+
+    def posterior(self, level: int, size: int) -> nn.Module:
+        """Features of `level` → a vector (B, size)."""
+        ...
+
+    def prior(self, level: int, size: int) -> nn.Module:
+        """Top-down features of `level` → a vector (B, size)."""
+        ...
+
+    def expand_up(self, level: int, size: int) -> nn.Module:
+        """A vector (B, size) → features of `level`."""
+        ...
+
+    def expand_down(self, level: int, size: int) -> nn.Module:
+        """A vector (B, size) → top-down features of `level`."""
+        ...
+
+    def logits(self) -> nn.Module:
+        """Features of level 0 → logits of the pixels, (B, H, W)."""
+        ...
+
+
+def _generative(config: ModelConfig, map_: Map, *, normalised: bool) -> nn.Module:
+    """A map of the generative network: a contraction with `decoder: lipschitz`, else free, with weight norm or not."""
+    if config.decoder == "lipschitz":
+        return contraction(map_)
+    return _normalised(map_) if normalised else map_
+
+
+def _normalised(map_: nn.Module) -> nn.Module:
+    module: nn.Module = weight_norm(map_, dim=1 if isinstance(map_, nn.ConvTranspose2d) else 0)
+    return module
+
+
+def _scaled(config: ModelConfig) -> list[nn.Module]:
+    return [Scale(config.decoder_scale)] if config.decoder == "lipschitz" else []
+
+
+class DenseTrunk:
+    """Fully connected blocks: the same network for machines without an accelerator."""
+
+    def __init__(self, config: ModelConfig, image: tuple[int, int]) -> None:
+        self.config, self.image = config, image
+        self.pixels = image[0] * image[1]
+
+    def feature_shape(self, level: int) -> tuple[int, ...]:
+        """(width,) at every level."""
+        return (self.config.width,)
+
+    def _blocks(self) -> list[nn.Module]:
+        w = self.config.width
+        return [
+            GatedResidual(weight_norm(nn.Linear(w, w)), weight_norm(nn.Linear(w, 2 * w)), self.config.dropout)
+            for _ in range(self.config.depth)
+        ]
+
+    def up(self, level: int) -> nn.Module:
+        """Linear map, then blocks; the image is flattened first."""
+        inputs = self.pixels if level == 1 else self.config.width
+        return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(inputs, self.config.width)), *self._blocks())
+
+    def down(self, level: int) -> nn.Module:
+        """Linear map, then blocks."""
+        w = self.config.width
+        entry = _generative(self.config, nn.Linear(w, w), normalised=True)
+        if self.config.decoder == "free":
+            return nn.Sequential(entry, *self._blocks())
+        blocks = [ContractiveResidual(nn.Linear(w, w), self.config.dropout) for _ in range(self.config.depth)]
+        return nn.Sequential(entry, *blocks)
+
+    def merge(self, level: int) -> nn.Module:
+        """ELU and a linear map."""
+        return nn.Sequential(nn.ELU(), weight_norm(nn.Linear(2 * self.config.width, self.config.width)))
+
+    def posterior(self, level: int, size: int) -> nn.Module:
+        """ELU and a linear map."""
+        return nn.Sequential(nn.ELU(), nn.Linear(self.config.width, size))
+
+    def prior(self, level: int, size: int) -> nn.Module:
+        """ELU and a linear map."""
+        return nn.Sequential(nn.ELU(), _generative(self.config, nn.Linear(self.config.width, size), normalised=False))
+
+    def expand_up(self, level: int, size: int) -> nn.Module:
+        """A linear map."""
+        return nn.Linear(size, self.config.width)
+
+    def expand_down(self, level: int, size: int) -> nn.Module:
+        """A linear map."""
+        return _generative(self.config, nn.Linear(size, self.config.width), normalised=False)
+
+    def logits(self) -> nn.Module:
+        """ELU and a linear map, as an image."""
+        last = _generative(self.config, nn.Linear(self.config.width, self.pixels), normalised=False)
+        return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Unflatten(1, self.image))
+
+
+class UpSample(nn.Module):
+    """A transposed convolution to a stated resolution."""
+
+    def __init__(self, map_: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.map, self.size = map_, list(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, *size)."""
+        out: Tensor = self.map(x, output_size=self.size)
+        return out
+
+
+class ConvTrunk:
+    """Convolutions, as in the paper: 64 filters, resolution 28 → 14 → 7 → 7 … by default."""
+
+    def __init__(self, config: ModelConfig, image: tuple[int, int]) -> None:
+        self.config = config
+        self.strides = [
+            layer.stride or (2 if i < 2 else 1)  # by default the first two levels halve the resolution
+            for i, layer in enumerate(config.layers)
+        ]
+        self.kernels = [layer.kernel for layer in config.layers]
+        self.sizes = [image]
+        for stride in self.strides:
+            h, w = self.sizes[-1]
+            self.sizes.append((math.ceil(h / stride), math.ceil(w / stride)))
+
+    def feature_shape(self, level: int) -> tuple[int, ...]:
+        """(filters, height, width) of the level."""
+        return (self.config.width, *self.sizes[level])
+
+    def _conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+        conv: nn.Module = weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2))
+        return conv
+
+    def _blocks(self, kernel: int) -> list[nn.Module]:
+        w = self.config.width
+        return [
+            GatedResidual(self._conv(w, w, kernel), self._conv(w, 2 * w, kernel), self.config.dropout)
+            for _ in range(self.config.depth)
+        ]
+
+    def up(self, level: int) -> nn.Module:
+        """Strided convolution, then blocks."""
+        inputs = 1 if level == 1 else self.config.width
+        kernel = self.kernels[level - 1]
+        entry = self._conv(inputs, self.config.width, kernel, self.strides[level - 1])
+        image = [nn.Unflatten(1, (1, self.sizes[0][0]))] if level == 1 else []
+        return nn.Sequential(*image, entry, *self._blocks(kernel))
+
+    def down(self, level: int) -> nn.Module:
+        """Transposed convolution, then blocks."""
+        w, kernel = self.config.width, self.kernels[level]
+        map_ = nn.ConvTranspose2d(w, w, kernel, self.strides[level], padding=kernel // 2)
+        entry = UpSample(_generative(self.config, map_, normalised=True), self.sizes[level])
+        if self.config.decoder == "free":
+            return nn.Sequential(entry, *self._blocks(kernel))
+        inner = [nn.Conv2d(w, w, kernel, padding=kernel // 2) for _ in range(self.config.depth)]
+        return nn.Sequential(entry, *[ContractiveResidual(map_, self.config.dropout) for map_ in inner])
+
+    def merge(self, level: int) -> nn.Module:
+        """ELU and a 1 × 1 convolution."""
+        return nn.Sequential(nn.ELU(), self._conv(2 * self.config.width, self.config.width, 1))
+
+    def posterior(self, level: int, size: int) -> nn.Module:
+        """ELU, flattened, and a linear map."""
+        return nn.Sequential(nn.ELU(), nn.Flatten(), nn.Linear(math.prod(self.feature_shape(level)), size))
+
+    def prior(self, level: int, size: int) -> nn.Module:
+        """ELU, flattened, and a linear map."""
+        map_ = nn.Linear(math.prod(self.feature_shape(level)), size)
+        return nn.Sequential(nn.ELU(), nn.Flatten(), _generative(self.config, map_, normalised=False))
+
+    def expand_up(self, level: int, size: int) -> nn.Module:
+        """A linear map to all positions."""
+        shape = self.feature_shape(level)
+        return nn.Sequential(nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape))
+
+    def expand_down(self, level: int, size: int) -> nn.Module:
+        """A linear map to all positions."""
+        shape = self.feature_shape(level)
+        map_ = _generative(self.config, nn.Linear(size, math.prod(shape)), normalised=False)
+        return nn.Sequential(map_, nn.Unflatten(1, shape))
+
+    def logits(self) -> nn.Module:
+        """ELU and a 1 × 1 convolution to one channel, as an image."""
+        last = _generative(self.config, nn.Conv2d(self.config.width, 1, 1), normalised=False)
+        return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Flatten(1, 2))
+
+
+def trunk(config: ModelConfig, image: tuple[int, int]) -> Trunk:
+    """The trunk of `blocks: conv | dense` for images (H, W)."""
+    return ConvTrunk(config, image) if config.blocks == "conv" else DenseTrunk(config, image)

@@ -1,0 +1,1 @@
+"""Training: the `TrainState`, one step, the loop, the optimiser, checkpoints."""

@@ -1,0 +1,64 @@
+"""Dead slots of the memories, drawn anew while training goes on (`training.revive`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hdvae.latents.layers import MemoryLayer
+from hdvae.network.model import HDVAE
+from hdvae.network.wiring import Node
+from hdvae.randomness.noise import generator
+from hdvae.training.optimizer import Adamax
+
+
+@torch.no_grad()
+def revive(model: HDVAE, optimizer: Adamax, dead: Mapping[str, Tensor], seed: int, step: int) -> None:
+    """Draw dead slots anew, as at the beginning, and forget their moments.
+
+    A slot's value is drawn anew where no variable that reads it uses the slot, and a half-key where no slot that has
+    it is used: a slot cannot be found again with a key that leads nowhere.
+
+    Args:
+        model: changed.
+        optimizer: its moments are.
+        dead: from `Usage.dead`.
+        seed: of the run.
+        step: of which what is drawn is a function, like the seed.
+    """
+    for node in model.nodes:
+        layer, name = model.layer(node), model.name(node)
+        if isinstance(layer, MemoryLayer) and name in dead:
+            _revive_layer(layer, optimizer, dead[name], _Fresh(seed, step, node))
+
+
+class _Fresh:
+    """Standard normal numbers, a function of the seed, the step and the node."""
+
+    def __init__(self, seed: int, step: int, node: Node) -> None:
+        self._seed, self._step, self._node = seed, step, node
+
+    def like(self, rows: Tensor, what: str) -> Tensor:
+        purpose = f"revived {what} {self._node.level} {self._node.direction}"
+        source = generator(rows.device, self._seed, purpose, self._step)
+        return torch.randn(rows.shape, dtype=rows.dtype, device=rows.device, generator=source)
+
+
+def _revive_layer(layer: MemoryLayer, optimizer: Adamax, dead_NK: Tensor, fresh: _Fresh) -> None:
+    dead_values = dead_NK if len(layer.values_NKD) > 1 else dead_NK.all(0, keepdim=True)
+    _redraw(layer.values_NKD, dead_values, optimizer, fresh, "values")
+    if layer.key_parts == 1:
+        dead_keys = dead_NK.unsqueeze(0)
+    else:
+        square = dead_NK.view(len(dead_NK), layer.part_classes, layer.part_classes)
+        dead_keys = torch.stack([square.all(2), square.all(1)])
+    _redraw(layer.keys_PNMQ, dead_keys, optimizer, fresh, "keys")
+
+
+def _redraw(table: Tensor, dead: Tensor, optimizer: Adamax, fresh: _Fresh, what: str) -> None:
+    table[dead] = fresh.like(table[dead], what)
+    for moments in optimizer.state.get(table, {}).values():
+        if moments.dim() >= dead.dim():  # what is kept of each row, not of the whole
+            moments[dead] = 0

@@ -1,0 +1,1 @@
+"""The numbers of many runs, compared: arms, intervals, differences, trends, verdicts, caveats."""

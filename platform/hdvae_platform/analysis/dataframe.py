@@ -1,0 +1,47 @@
+"""A study as a table for notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from hdvae.errors import InputError, nearest
+from hdvae_platform.analysis.arms import labels, value_of, varied_in
+from hdvae_platform.store.places import Places
+from hdvae_platform.tracking.client import Client, TrackedRun
+
+KINDS = {"run": "search", "confirmation": "confirmation"}
+
+
+def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
+    """A row for each run of a study, confirmations too, in order: see `hdvae_platform.results`."""
+    client = Client(Places.known(Path(home or os.environ.get("HDVAE_HOME", "runs")), "tracking"))
+    runs = [run for kind in KINDS for run in client.find({"hdvae.study": name, "hdvae.kind": kind})]
+    if not runs:
+        known = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]
+        raise InputError(f"no study {name} in MLflow at {client.address}{nearest(name, known)}")
+    rows = [_row(run, arm) for run, arm in zip(runs, labels([varied_in(run) for run in runs]), strict=True)]
+    table = pd.DataFrame(rows)
+    for column in table:
+        if any(isinstance(value, list | dict) for value in table[column]):  # such values could not be grouped by
+            table[column] = [json.dumps(value) for value in table[column]]
+    return table.sort_values(["kind", "trial", "seed"], ascending=[False, True, True], ignore_index=True)
+
+
+def _row(run: TrackedRun, arm: str) -> dict[str, object]:
+    tags = run.tags
+    return {
+        "study": tags["hdvae.study"],
+        "kind": KINDS[tags["hdvae.kind"]],
+        "trial": int(tags["hdvae.trial"]),
+        "seed": int(tags["hdvae.seed"]),
+        "state": tags.get("hdvae.state", "RUNNING"),
+        "run_id": run.run_id,
+        "arm": arm,
+        **{path: value_of(text) for path, text in run.params.items() if path != "seed"},
+        **varied_in(run),
+        **run.metrics,
+    }

@@ -1,0 +1,174 @@
+"""Differences between trained models image by image.
+
+Two runs of one seed were measured on the same images, and with the same kind of variables on the same noise, so their
+difference can be taken on each image. Its interval over images says how these trained models differ on images
+like these. It says nothing of other trainings: of those only seeds are independent.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pyarrow import parquet
+
+from hdvae_platform.analysis.arms import Arm, is_test, measured_on_test, parts_of
+from hdvae_platform.analysis.inference import Interval, interval, pairs
+from hdvae_platform.store.per_image import per_image_name
+from hdvae_platform.tracking.client import Client, TrackedRun
+
+CLEAR = 4.0
+"""Standard errors from 0 from which on the sign of a bias is taken as known: |δ| is not a mean over images."""
+FILES = {"valid": per_image_name("valid"), "test": "evaluation/test.parquet"}
+"""Where a run's values of each image are among its artifacts."""
+NOISE = ("model.latent", "model.layers.", "model.reads", "model.wiring")
+"""Beginnings of the settings on which the noise of an evaluation depends, beside seed, draws and image."""
+
+Table = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """A metric on each image of a split: `images`, their places, and `values` in nats, both (n,)."""
+
+    images: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImagePaired:
+    """The difference of the trained models of two arms.
+
+    Attributes:
+        value: mean over seeds and images, and its interval over images.
+        images: how many.
+        seeds: of the models.
+        same_noise: whether each pair was measured on one noise, too.
+    """
+
+    value: Interval
+    images: int
+    seeds: list[int]
+    same_noise: bool
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-like values."""
+        return {**vars(self.value), "images": self.images, "seeds": self.seeds, "same_noise": self.same_noise}
+
+
+class ImageValues:
+    """Reads the values of each image from MLflow, and keeps what is asked for.
+
+    Args:
+        client: MLflow.
+        metrics: full names.
+    """
+
+    def __init__(self, client: Client, metrics: Sequence[str]) -> None:
+        self._client, self._metrics = client, metrics
+        self._found: dict[str, dict[str, PerImage]] = {}
+
+    def of(self, run: TrackedRun, metric: str) -> PerImage | None:
+        """A metric of a run on each image, if it was kept and its mean is what MLflow has as the metric."""
+        if run.run_id not in self._found:
+            self._found[run.run_id] = dict(self._read(run))
+        return self._found[run.run_id].get(metric)
+
+    def _read(self, run: TrackedRun) -> Iterable[tuple[str, PerImage]]:
+        for split, name in FILES.items():
+            metrics = [metric for metric in self._metrics if metric.startswith(f"{split}/")]
+            data = self._client.read_file(run.run_id, name) if metrics else None
+            if data is None:
+                continue
+            read = parquet.read_table(io.BytesIO(data))
+            table = {column: read[column].to_numpy() for column in read.column_names}
+            for metric in metrics:
+                values = derived(metric.removeprefix(f"{split}/"), table)
+                if values is not None and _agrees(values, run.metrics.get(metric), parts_of(metric) is not None):
+                    yield metric, PerImage(table["image"], values)
+
+
+def _agrees(values: np.ndarray, mean: float | None, is_distance: bool) -> bool:
+    """Whether the values are those behind a metric, and not of another evaluation."""
+    found = abs(float(values.mean())) if is_distance else float(values.mean())
+    return mean is not None and math.isclose(found, mean, rel_tol=1e-6, abs_tol=1e-6)
+
+
+def derived(metric: str, table: Table) -> np.ndarray | None:
+    """A metric, without its split, on each image from the columns that are kept; None where it has no such values.
+
+    Of a bias |δ|, which is no mean over images, the δ.
+    """
+    base, _, at = metric.partition("@")
+    if base in ("relaxation_bias", "relaxation_bias_signed", "coupled_bias"):
+        other = _column("coupled_elbo" if base == "coupled_bias" else "elbo", at, table)
+        return _minus(_column("surrogate_elbo", at, table), other)
+    if base in ("relaxed_elbo", "relaxed_elbo_reads"):
+        bound = base.replace("relaxed_elbo", "lipschitz_bound")
+        return _minus(_column("surrogate_elbo", at, table), _column(bound, at, table))
+    if base == "kl":
+        layers = [values for name, values in table.items() if name.startswith("kl/")]
+        return np.sum(layers, axis=0) if layers else None
+    return _column(base, at, table)
+
+
+def _column(base: str, at: str, table: Table) -> np.ndarray | None:
+    """A column by its name; a bare name means the first temperature, or the only sample count."""
+    known = [base, f"{base}@{at}"] if at else [base, *(name for name in table if name.startswith(f"{base}@"))]
+    return next((table[name] for name in known if name in table), None)
+
+
+def _minus(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return None if a is None or b is None else a - b
+
+
+def image_paired(a: Arm, b: Arm, metric: str, values: ImageValues) -> ImagePaired | None:
+    """The difference a − b of the trained models, paired by image; of a bias |δ|, |mean of a| − |mean of b| of δ.
+
+    None where trainings are not paired, an arm is more than one parameter set, two runs of a seed lack the same images'
+    values, or the sign of a bias is not clear.
+    """
+    first, second = (dict(zip(arm.seeds, arm.runs, strict=True)) for arm in (a, b))
+    seeds = pairs(a.by_seed(metric), b.by_seed(metric))
+    if not seeds or len(a.pools) > 1 or len(b.pools) > 1:
+        return None
+    couples = [(first[seed], second[seed]) for seed in seeds]
+    found = [both for couple in couples if (both := _both(*couple, metric, values)) is not None]
+    if len(found) < len(couples) or len({len(one) for one, _ in found}) > 1:
+        return None
+    means = [np.mean(each, axis=0) for each in zip(*found, strict=True)]
+    if parts_of(metric) is not None:
+        signs = [_sign(mean) for mean in means]
+        if None in signs:
+            return None
+        means = [sign * mean for sign, mean in zip(signs, means, strict=True)]
+    apart = means[0] - means[1]
+    same_noise = all(_same_noise(*couple, metric) for couple in couples)
+    return ImagePaired(interval(apart.tolist()), len(apart), seeds, same_noise)
+
+
+def _both(one: TrackedRun, other: TrackedRun, metric: str, values: ImageValues) -> tuple[np.ndarray, np.ndarray] | None:
+    """A metric of two runs on the same images; None where there is no such thing."""
+    a, b = values.of(one, metric), values.of(other, metric)
+    if a is None or b is None or one.tags.get("hdvae.data_checksum") != other.tags.get("hdvae.data_checksum"):
+        return None
+    return (a.values, b.values) if np.array_equal(a.images, b.images) else None
+
+
+def _sign(values: np.ndarray) -> int | None:
+    """The sign of a mean over images; None where it is not clear by `CLEAR` errors. A bias of 0 everywhere is clear."""
+    mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return None if abs(mean) < CLEAR * error else int(np.sign(mean))
+
+
+def _same_noise(one: TrackedRun, other: TrackedRun, metric: str) -> bool:
+    shapes = [{k: v for k, v in run.params.items() if k.startswith(NOISE)} for run in (one, other)]
+    draws = [
+        measured_on_test(run).get("draws") if is_test(metric) else run.params.get("evaluation.draws")
+        for run in (one, other)
+    ]
+    return shapes[0] == shapes[1] and draws[0] == draws[1]

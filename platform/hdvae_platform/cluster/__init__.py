@@ -1,0 +1,1 @@
+"""Ray as a place to run: connecting, looking at the machines, jobs."""

@@ -1,0 +1,195 @@
+"""Commands of `hdvae` on a Ray cluster, for machines that are no part of it: its job server runs them there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shlex
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from aiohttp import ClientError
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from hdvae.data import dataset
+from hdvae.errors import InputError
+from hdvae_platform.cluster.connection import is_loopback, packages
+from hdvae_platform.store.places import redacted
+from hdvae_platform.study.study import Study
+
+Write = Callable[[str], None]
+HOME = '"${HDVAE_HOME:-$HOME/hdvae-runs}"'
+"""Of a job, in words of the shell of the cluster's head."""
+_SETTLE = (
+    f"mkdir -p {HOME}/data {HOME}/submitted/NAME && cp -r . {HOME}/submitted/NAME/ && cd {HOME}/submitted/NAME && "
+)
+"""What came along gets a folder that stays: the one that a job starts in is for Ray to remove."""
+_DATA = "mv -f data/*.parquet ../../data/ && "
+"""A rename, so that no other study reads half of them; `cp -n` fails on newer systems where they are there."""
+_FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
+"""What Ray says before a job says something."""
+_TALKERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Parts of Ray that tell of every file they send."""
+_READY = 60
+"""Seconds for a cluster that has just started to take jobs."""
+_ANSWER = 10
+"""Seconds for a job server to say whether it wants a token."""
+
+
+class Jobs:
+    """The job server of a cluster.
+
+    Args:
+        address: `http://HEAD:8265`, or https.
+        insecure: whether a cluster that takes commands from whoever reaches it will do.
+
+    Raises:
+        InputError: there is none, it does not take this process's token, or it is open to everybody.
+    """
+
+    def __init__(self, address: str, *, insecure: bool = False) -> None:
+        self._where = f"--address {redacted(address)}"
+        if urlsplit(address).scheme not in ("http", "https"):
+            raise InputError(f"{self._where}: give the address of the cluster's job server, e.g. http://HEAD:8265")
+        if not (insecure or is_loopback(urlsplit(address).netloc)) and self._is_open(address):
+            raise InputError(
+                f"{self._where}: the cluster takes commands from whoever reaches it: "
+                "start it with RAY_AUTH_MODE=token, or give --insecure"
+            )
+        for talker in _TALKERS:
+            logging.getLogger(talker).setLevel(logging.WARNING)
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # or that of the environment would come first
+        try:
+            self._client = JobSubmissionClient(address)
+        except AuthenticationError:
+            raise InputError(
+                f"{self._where}: the cluster wants its token: "
+                "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it"
+            ) from None
+        except (OSError, RuntimeError) as fault:
+            raise InputError(f"{self._where}: {_line(fault)}") from None
+        self._said: dict[str, int] = {}
+
+    def _is_open(self, address: str) -> bool:
+        try:
+            url = f"{address.rstrip('/')}/api/jobs/"
+            with urllib.request.urlopen(url, timeout=_ANSWER) as answer:  # noqa: S310 - http or https, see above
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as answer:
+            if answer.code in (401, 403):
+                return False
+            raise InputError(f"{self._where}: no job server of Ray answers there, but {answer}") from None
+        except (OSError, HTTPException) as fault:
+            raise InputError(f"{self._where}: nothing answers there: {getattr(fault, 'reason', fault)}") from None
+
+    def submit(self, study: Study, home: Path, options: Sequence[str]) -> str:
+        """Start `hdvae study run` for a study on the cluster; the job's id is the study's name.
+
+        Args:
+            study: a checked study; its images go along, where they are here.
+            home: the local folder with the data sets.
+            options: further words of the command.
+
+        Returns:
+            The id.
+
+        Raises:
+            InputError: the study runs there as a job already.
+        """
+        known = {job.submission_id: job for job in self._client.list_jobs()}
+        if study.name in known:
+            if not JobStatus(known[study.name].status).is_terminal():
+                raise InputError(
+                    f"study {study.name} runs there already: `hdvae study status {study.name} {self._where}` follows it"
+                )
+            self._said[study.name] = len(self._client.get_job_logs(study.name))  # Ray goes on with the same file
+            self._client.delete_job(study.name)
+        with tempfile.TemporaryDirectory(prefix="hdvae-job-") as folder:
+            _pack(study, home, Path(folder))
+            before = _SETTLE.replace("NAME", study.name) + (_DATA if (Path(folder) / "data").exists() else "")
+            words = ["study", "run", "study.yaml", "--address", "auto", *options]
+            return self._start(words, study.name, {"working_dir": folder}, before)
+
+    def run(self, arguments: Sequence[str]) -> str:
+        """Start a short command there; returns the job's id."""
+        return self._start(arguments, f"hdvae-{arguments[1]}-{secrets.token_hex(4)}", {})
+
+    def _start(self, arguments: Sequence[str], name: str, along: dict[str, Any], before: str = "") -> str:
+        limit = time.monotonic() + _READY
+        while True:
+            try:
+                job: str = self._client.submit_job(
+                    entrypoint=f"{before}python -m hdvae_platform.cli {shlex.join(arguments)} --home {HOME}",
+                    submission_id=name,
+                    runtime_env={**along, "py_modules": packages()},
+                )
+            except RuntimeError as fault:
+                if "No available agent" not in str(fault) or time.monotonic() > limit:
+                    raise InputError(f"{self._where}: {_line(fault)}") from None
+                time.sleep(1)  # the head has only just started
+            else:
+                return job
+
+    def follow(self, job: str, write: Write) -> int:
+        """Pass on what a job prints until it ends; returns its exit code, 1 if the cluster cannot tell.
+
+        Raises:
+            InputError: the job server does not answer any more.
+        """
+        try:
+            asyncio.run(self._tail(job, write))
+            info = self._client.get_job_info(job)
+        except BrokenPipeError:  # of `write`
+            raise
+        except (ClientError, OSError, RuntimeError) as fault:
+            raise InputError(f"{self._where}: lost sight of job {job}, which may go on: {_line(fault)}") from None
+        if info.driver_exit_code is not None:
+            return int(info.driver_exit_code)
+        return 0 if info.status == JobStatus.SUCCEEDED else 1
+
+    async def _tail(self, job: str, write: Write) -> None:
+        skip = self._said.get(job, 0)
+        async for part in self._client.tail_job_logs(job):
+            new, skip = part[skip:], max(skip - len(part), 0)
+            write(_FOREWORD.sub("", new))
+
+    def forget(self, job: str) -> None:
+        """Drop the record of a job that ended."""
+        self._client.delete_job(job)
+
+
+def _line(fault: Exception) -> str:
+    lines = redacted(str(fault)).strip().splitlines()
+    return lines[0] if lines else type(fault).__name__
+
+
+def _pack(study: Study, home: Path, folder: Path) -> None:
+    """Write what the job needs into a folder: the study, and its images if they are here."""
+    plain, config = study.model_dump(mode="json"), study.experiment.data
+    if config.path is not None:
+        try:
+            shutil.copy(config.path, folder / "images.npz")
+        except OSError as fault:
+            raise InputError(f"{config.path}: cannot be read: {fault.strerror or fault}") from None
+        plain["experiment"]["data"]["path"] = "images.npz"
+    elif config.name is not None and dataset.is_there(dataset.parquet_path(home, config.name)):
+        (folder / "data").mkdir()
+        shutil.copy(dataset.parquet_path(home, config.name), folder / "data")
+    (folder / "study.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -1,0 +1,1 @@
+"""The life of a study: launched, driven, tracked, resumed, exported, deleted."""

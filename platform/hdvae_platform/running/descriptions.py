@@ -1,0 +1,125 @@
+"""What MLflow's page says of a study in words: names and descriptions of its runs, and which of them is the best."""
+
+from __future__ import annotations
+
+import html
+import statistics
+import textwrap
+from collections.abc import Sequence
+
+from hdvae_platform.analysis.arms import labels
+from hdvae_platform.analysis.comparison import SHOWN, Arm, arms, interval, label
+from hdvae_platform.analysis.comparison_text import CONFIRMATION_HEADER, confirmation_rows
+from hdvae_platform.analysis.confirmation import Confirmation, confirmations
+from hdvae_platform.analysis.verdicts import verdicts
+from hdvae_platform.display.text import between, markdown, number
+from hdvae_platform.search.search import Assignment
+from hdvae_platform.store.records import Run
+from hdvae_platform.study.study import Study
+from hdvae_platform.tracking.client import Client
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow's page shows as the description of a run."""
+LONGEST = 5000
+"""Characters of a description: the least that a version of MLflow takes."""
+LONGEST_NAME = 200
+MOST = 20
+"""Arms in the description of a study."""
+
+
+def words(text: str) -> str:
+    """A text of the user's for MLflow's page, which would take what looks like HTML for that, and load its pictures.
+
+    >>> words("x < y & <img src=z>")
+    'x &lt; y &amp; &lt;img src=z&gt;'
+    """
+    return html.escape(text, quote=False)
+
+
+def run_name(assignment: Assignment) -> str:
+    """The name of a run: its settings in words.
+
+    >>> run_name(Assignment(3, 0, {"model.latent": "normal"}, attempt=1))
+    'trial 3: latent normal, seed 0'
+    """
+    words = textwrap.shorten(label(assignment.params), LONGEST_NAME, placeholder=" …")
+    again = ", confirmation" if assignment.kind == "confirmation" else ""
+    return f"trial {assignment.trial}: {words}, seed {assignment.seed}{again}"
+
+
+def run_description(study: Study, assignment: Assignment) -> str:
+    """The description of a run: what was varied, a line each, and of which study it is."""
+    what = "A winner again, on a fresh seed" if assignment.kind == "confirmation" else "A run"
+    lines = [f"- {words(label({path: value}))}" for path, value in assignment.params.items()]
+    head = f"{what} of study {study.name}, trial {assignment.trial}, seed {assignment.seed}: {words(study.claim)}"
+    return "\n".join([head, "", *lines])[:LONGEST]
+
+
+def study_description(client: Client, study: Study) -> str:
+    """The description of a study: its claim and what the data say of it, its confirmed winners if any, and its arms.
+
+    The best arms come first; all with 95% intervals over seeds.
+    """
+    sign = 1 if study.search.direction == "maximize" else -1
+    found = [arm for arm in arms(client, [study.name]) if arm.values(study.search.metric)]
+    answers = verdicts(study.expect, found)
+    said = [f"- expected: {words(one.expected)}: **{one.answer}** ({words(one.numbers)})" for one in answers]
+    claim = "\n\n".join([words(study.claim), *(["\n".join(said)] if said else [])])
+    found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
+    metrics = list(dict.fromkeys([*study.search.objectives, *(f"valid/{name}" for name in SHOWN)]))
+    confirmed = confirmations(client, [study.name])
+    for shown in range(min(MOST, len(found)), 0, -1):
+        text = "\n\n".join([claim, *_tables(study, found, confirmed, shown, metrics)])
+        if len(text) <= LONGEST:
+            return text
+    return claim[:LONGEST]
+
+
+def _tables(
+    study: Study, found: Sequence[Arm], confirmed: Sequence[Confirmation], shown: int, metrics: Sequence[str]
+) -> list[str]:
+    rows = [
+        [words(told), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
+        for told, arm in zip(labels([arm.arm for arm in found[:shown]]), found[:shown], strict=True)
+    ]
+    rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
+    note = f"Nats per image, mean [95% interval] over seeds{rest}. Everything: `hdvae compare {study.name}`."
+    return [*_confirmed(confirmed[:shown]), markdown(["arm", "runs", *metrics], rows), note]
+
+
+def _confirmed(confirmed: Sequence[Confirmation]) -> list[str]:
+    """The table of winners, which stands first: the values of the search were chosen for being high."""
+    rows = [[words(name), *numbers] for name, *numbers in confirmation_rows(confirmed)]
+    return [markdown(CONFIRMATION_HEADER, rows), "In the search:"] if rows else []
+
+
+def _cell(arm: Arm, metric: str) -> str:
+    by_seed = arm.by_seed(metric)
+    if not by_seed:
+        return "—"
+    found = interval(list(by_seed.values()))
+    apart = "" if found.low is None else f" {between(found.low, found.high)}"
+    return f"{number(found.mean)}{apart}"
+
+
+def best_run(runs: Sequence[Run], direction: str) -> Run | None:
+    """The best run of the best trial; by its confirmations, where winners were trained again.
+
+    A trial of which a run did not complete is not among them. None if there is no other.
+    """
+    sign = 1 if direction == "maximize" else -1
+
+    def worth(run: Run) -> float:
+        assert run.value is not None
+        return sign * run.value
+
+    for kind in ("confirmation", "search"):
+        trials: dict[int, list[Run]] = {}
+        for run in runs:
+            if run.kind == kind:
+                trials.setdefault(run.trial, []).append(run)
+        whole = [kept for kept in trials.values() if all(run.state == "COMPLETE" for run in kept)]
+        if whole:
+            best = max(whole, key=lambda kept: statistics.fmean(map(worth, kept)))
+            return max(best, key=worth)
+    return None

@@ -1,0 +1,132 @@
+"""The records of a study as files that need none of this to be read: Parquet, JSON and the study file."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from pyarrow import parquet
+
+from hdvae.errors import InputError
+from hdvae_platform.running.status import study_status
+from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.per_image import find_per_image
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.store.storage import Storage, StorageAway
+from hdvae_platform.study.study import Study
+
+RUNS = pa.schema(
+    [
+        ("trial", pa.int64()),
+        ("seed", pa.int64()),
+        ("kind", pa.string()),
+        ("state", pa.string()),
+        ("settings", pa.string()),
+        ("step", pa.int64()),
+        ("attempts", pa.int64()),
+        ("error", pa.string()),
+        ("checkpoint", pa.string()),
+        ("best_checkpoint", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+"""A row for each run; `settings` is JSON: dotted paths into the experiment → values."""
+METRICS = pa.schema(
+    [
+        ("trial", pa.int64()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("time", pa.timestamp("ms", tz="UTC")),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+"""A row for each point of each run, with the time at which it was first known."""
+
+
+def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
+    """Write everything that is known of a study into a new folder, all of it or nothing.
+
+    Args:
+        places: where the study is.
+        record: the study.
+        out: the folder; it may exist, if it is empty.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: the folder holds something, or cannot be made.
+        StorageAway: the storage does not answer.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: there is something already; give a new folder")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
+            made = Path(folder) / "made"
+            made.mkdir()
+            _write(places, record, made)
+            made.replace(out)
+    except StorageAway:
+        raise
+    except OSError as fault:
+        raise InputError(f"--out {out}: cannot be written: {fault.strerror or fault}") from None
+    return sorted(out.iterdir())
+
+
+def _write(places: Places, record: StudyRecord, out: Path) -> None:
+    study = Study.rebuilt(record.name, record.definition, record.plan)
+    storage = Storage(places.storage)
+    (out / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    (out / "history.json").write_text(json.dumps(_history(places, record), indent=1))
+    rows = study_status(places, record).trials
+    runs = [{**row, "trial": row["number"], "settings": json.dumps(row["params"])} for row in rows]
+    parquet.write_table(pa.Table.from_pylist(runs, RUNS), out / "runs.parquet")
+    begun = [(row["number"], row["seed"]) for row in rows if row["attempts"]]
+    with parquet.ParquetWriter(out / "metrics.parquet", METRICS) as writer:
+        for trial, seed in begun:
+            writer.write_table(pa.Table.from_pylist(list(_points(storage, study.name, trial, seed)), METRICS))
+    images = list(_images(storage, study.name, begun))
+    if images:
+        parquet.write_table(pa.concat_tables(images, promote_options="default"), out / "images.parquet")
+
+
+def _history(places: Places, record: StudyRecord) -> dict[str, Any]:
+    """Where the study comes from, and how its plan and code changed between launches."""
+    changes = Records(connect(places.database)).changes(record.name)
+    return {
+        "created": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        "data_checksum": record.definition["data_checksum"],
+        "code": record.code,
+        "launches": record.launch,
+        "changes": [{**vars(one), "time": datetime.fromtimestamp(one.time, UTC).isoformat()} for one in changes],
+    }
+
+
+def _points(storage: Storage, study: str, trial: int, seed: int) -> Iterator[dict[str, Any]]:
+    journal = Journal(storage, run_folder(study, trial, seed))
+    for step in journal.steps():
+        entry = journal.entry(step)
+        when = datetime.fromtimestamp(entry.time / 1000, UTC)
+        for metric, value in entry.metrics.items():
+            yield {"trial": trial, "seed": seed, "step": step, "time": when, "metric": metric, "value": value}
+
+
+def _images(storage: Storage, study: str, runs: Sequence[tuple[int, int]]) -> Iterator[pa.Table]:
+    """What was measured of each valid image last, run by run."""
+    for trial, seed in runs:
+        name = find_per_image(storage, run_folder(study, trial, seed), "valid")
+        if name is not None:
+            table = parquet.read_table(io.BytesIO(storage.read(name))).replace_schema_metadata(None)
+            for column, value in (("seed", seed), ("trial", trial)):
+                table = table.add_column(0, column, pa.array([value] * len(table), pa.int64()))
+            yield table

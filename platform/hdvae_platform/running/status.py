@@ -1,0 +1,129 @@
+"""How far a study is, from the study database and the storage; works while it runs and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hdvae.training.run_files import addresses
+from hdvae_platform.search.search import Trial, confirmations, known_trials
+from hdvae_platform.store.journal import Goal, Journal, run_folder
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records, Run, StudyRecord, connect
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import Study
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study as a whole, and a row for each run.
+
+    Attributes:
+        study: its name.
+        claim: what it claims.
+        state: running: a driver is at work; interrupted: `hdvae study run` would go on; finished: nothing to do.
+        total: runs in all, as far as they are known.
+        trials: JSON-like rows.
+    """
+
+    study: str
+    claim: str
+    state: Literal["running", "interrupted", "finished"]
+    total: int
+    trials: list[dict[str, Any]]
+
+    def count(self, state: str) -> int:
+        """Runs in a state."""
+        return sum(row["state"] == state for row in self.trials)
+
+    @property
+    def complete(self) -> int:
+        """Complete runs."""
+        return self.count("COMPLETE")
+
+    @property
+    def failed(self) -> int:
+        """Failed runs."""
+        return self.count("FAIL")
+
+    @property
+    def pruned(self) -> int:
+        """Runs that were stopped early for a poor value."""
+        return self.count("PRUNED")
+
+    def plain(self) -> dict[str, Any]:
+        """The status as JSON-like values."""
+        return {"study": self.study, "state": self.state, "trials": self.trials}
+
+    def summary(self) -> dict[str, Any]:
+        """Counts only."""
+        counts = {"complete": self.complete, "pruned": self.pruned, "failed": self.failed, "runs": self.total}
+        return {"study": self.study, "claim": self.claim, "state": self.state, **counts}
+
+
+def study_status(places: Places, record: StudyRecord) -> StudyStatus:
+    """The status of a recorded study."""
+    study = Study.rebuilt(record.name, record.definition, record.plan)
+    runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
+    storage = Storage(places.storage)
+    spent = study.is_spent(record.created)
+    trials = [trial for trial in known_trials(study, places.database) if trial.state != "WAITING" or not spent]
+    rows = []
+    for trial in trials:
+        seeds = {seed for number, seed in runs if number == trial.number}
+        if trial.state not in ("FAIL", "PRUNED"):  # such a trial gets no further seeds
+            seeds |= set(study.seeds)
+        for seed in sorted(seeds):
+            run = runs.get((trial.number, seed)) or Run.fresh(trial.number, seed)
+            rows.append(_row(study, storage, run, trial.params, record.driven))
+    total = len(rows) + _to_come(study, trials, runs, spent)
+    ended = sum(row["state"] in ("COMPLETE", "FAIL", "PRUNED") for row in rows)
+    state: Literal["running", "interrupted", "finished"] = (
+        "running" if record.driven else "finished" if ended >= total else "interrupted"
+    )
+    return StudyStatus(record.name, study.claim, state, total, rows)
+
+
+def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int], Run], spent: bool) -> int:
+    """How many runs there will be of which nothing is known yet: of further trials, and to confirm the best ones."""
+    target = study.parameter_sets()
+    further = 0 if spent else 1 if target is None else max(target - len(trials), 0)
+    if further or any(trial.state in ("WAITING", "RUNNING") for trial in trials):
+        return further * len(study.seeds) + study.confirmations(len(trials) + further)
+    return sum(key not in runs for key in confirmations(study, trials))
+
+
+def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
+    """A run without a driver cannot be running: it waits to be continued."""
+    folder = run_folder(study.name, run.trial, run.seed)
+    journal = Journal(storage, folder)
+    kept, reported = (addresses(storage, folder), journal.steps()) if run.attempts else ({}, [])
+    best = journal.best(Goal(study.search.metric, study.search.direction), kept) if kept else None
+    newest = max(kept, default=None)
+    running = run.state == "RUNNING" and driven
+    return {
+        "number": run.trial,
+        "state": "WAITING" if run.state == "RUNNING" and not driven else run.state,
+        "params": params,
+        "seed": run.seed,
+        "kind": run.kind,
+        "step": max([*kept, *reported], default=0),
+        "attempts": run.attempts,
+        "error": run.error,
+        "checkpoint": None if newest is None else kept[newest],
+        "best_checkpoint": None if best is None else kept[best],
+        "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
+        "run_id": run.run_id,
+    }
+
+
+def _seconds_left(journal: Journal, run: Run, steps: int) -> float | None:
+    """Until the last step, at the pace of this attempt's reports; None before it has made two of its own."""
+    own = journal.steps_by(run.attempts)
+    if len(own) < 2:
+        return None
+    first, last = journal.entry(own[0]), journal.entry(own[-1])
+    pace = (last.time - first.time) / 1000 / (last.step - first.step)
+    return max(0.0, (steps - last.step) * pace - (time.time() - last.time / 1000))

@@ -1,0 +1,239 @@
+"""What goes to MLflow: one run for each training; for a study also a parent run above them.
+
+Every job that is queued here can be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hdvae.experiment.experiment import Experiment
+from hdvae.trained import TrainedModel
+from hdvae_platform.running.descriptions import (
+    DESCRIPTION,
+    best_run,
+    run_description,
+    run_name,
+    study_description,
+    words,
+)
+from hdvae_platform.search.search import Assignment
+from hdvae_platform.store.checkpoints import Checkpoints
+from hdvae_platform.store.journal import ELBO, Goal, Journal, run_folder
+from hdvae_platform.store.per_image import find_per_image, per_image_name
+from hdvae_platform.store.records import Kind, Records, Run, State
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import Study
+from hdvae_platform.tracking import provenance
+from hdvae_platform.tracking.client import Client, Tracker, flattened
+
+STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
+"""MLflow's status for a run that is not running; one that waits was cut off."""
+SUMMARISED = "hdvae.summarised"
+"""Tag of a study's run: of how many runs its description and the registered model are."""
+KINDS: dict[Kind, str] = {"search": "run", "confirmation": "confirmation"}
+"""Values of the tag `hdvae.kind` of a training."""
+
+
+@dataclass
+class RunUpload:
+    """One training on its way to MLflow.
+
+    Attributes:
+        name: for people.
+        identity: tags by which the run is found again, now and after a crash.
+        tags: other tags.
+        params: settings.
+        storage: the study's storage.
+        folder: of the run on it.
+        goal: by which its best checkpoint is told.
+        parent: finds the id of the run above it.
+        new: whether MLflow cannot have it, as long as nothing was sent.
+        run_id: MLflow's, once it is known.
+        sent: steps whose report MLflow has.
+    """
+
+    name: str
+    identity: Mapping[str, str]
+    tags: Mapping[str, str]
+    params: Mapping[str, Any]
+    storage: Storage
+    folder: str
+    goal: Goal = ELBO
+    parent: Callable[[Client], str] | None = None
+    new: bool = False
+    run_id: str | None = None
+    sent: set[int] = field(default_factory=set)
+
+    def open(self, client: Client) -> str:
+        """Make the run, or find it; it is RUNNING, and has what its journal holds."""
+        above = {"mlflow.parentRunId": self.parent(client)} if self.parent else {}
+        new, self.new = self.new, False  # if the answer is lost, it may be there all the same
+        self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity, new=new)
+        client.log_params(self.run_id, self.params)
+        self.send(client)
+        return self.run_id
+
+    def send(self, client: Client) -> None:
+        """Send the reports of the journal that were not sent yet."""
+        run_id = self.run_id or self.open(client)
+        journal = Journal(self.storage, self.folder)
+        for step in journal.steps():
+            if step not in self.sent:
+                client.log_entry(run_id, journal.entry(step))
+                self.sent.add(step)
+
+    def close(self, client: Client, state: State) -> None:
+        """End the run, with all its reports, its state, the addresses of its checkpoints and its pictures."""
+        self.send(client)
+        assert self.run_id is not None
+        checkpoints = Checkpoints(self.storage, self.folder)
+        steps = checkpoints.steps()
+        newest = checkpoints.address(steps[-1]) if steps else ""
+        best = Journal(self.storage, self.folder).best(self.goal, steps)
+        addresses = {
+            "hdvae.checkpoint": newest,
+            "hdvae.best_checkpoint": newest if best is None else checkpoints.address(best),
+        }
+        client.set_tags(self.run_id, {"hdvae.state": state, **addresses})
+        for picture in ("samples.png", "slots.png"):
+            if self.storage.exists(f"{self.folder}/{picture}"):
+                client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
+        values = find_per_image(self.storage, self.folder, "valid")
+        if values is not None:
+            client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))
+        client.close_run(self.run_id, STATUSES[state])
+
+
+def settings(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """The parameters of a run: flattened dotted paths, and the seed."""
+    return {**flattened(experiment.plain()), "seed": seed}
+
+
+class StudyTracking:
+    """Queues what happens to a study for MLflow.
+
+    Args:
+        study: the study.
+        tracker: sends in order.
+        records: keeps the run ids, and which runs MLflow holds in full.
+        storage: with the journals.
+        data_checksum: of the data set.
+    """
+
+    def __init__(self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_checksum: str) -> None:
+        self._study, self._tracker, self._records, self._storage = study, tracker, records, storage
+        self.data_checksum = data_checksum
+        self._tags = {**provenance.tags(), "hdvae.data_checksum": data_checksum}
+        self._parent: str | None = None
+        self._uploads: dict[tuple[int, int], RunUpload] = {}
+
+    def begin(self, assignment: Assignment, experiment: Experiment, *, new: bool = False) -> None:
+        """A run starts, or goes on.
+
+        Args:
+            assignment: the run.
+            experiment: with its parameters.
+            new: whether it is begun for the first time.
+        """
+        name, trial, seed = self._study.name, assignment.trial, assignment.seed
+        kind = KINDS[assignment.kind]
+        upload = RunUpload(
+            name=run_name(assignment),
+            identity={"hdvae.study": name, "hdvae.kind": kind, "hdvae.trial": str(trial), "hdvae.seed": str(seed)},
+            tags={
+                **self._tags,
+                "hdvae.arm": json.dumps(assignment.params),
+                "hdvae.fingerprint": experiment.fingerprint,
+                DESCRIPTION: run_description(self._study, assignment),
+            },
+            params=settings(experiment, seed),
+            storage=self._storage,
+            folder=run_folder(name, trial, seed),
+            goal=Goal(self._study.search.metric, self._study.search.direction),
+            parent=self._parent_run,
+            new=new,
+        )
+        self._uploads[trial, seed] = upload
+
+        def job(client: Client) -> None:
+            self._records.check(name)  # a driver that was replaced makes no run: the newer one may have made it
+            self._records.set_run(name, trial, seed, run_id=upload.open(client))
+
+        self._tracker.send(job)
+
+    def forward(self, assignment: Assignment) -> None:
+        """A report is in the journal."""
+        self._tracker.send(self._uploads[assignment.trial, assignment.seed].send)
+
+    def end(self, assignment: Assignment, state: State) -> None:
+        """A run ended, or was cut off and waits."""
+        upload = self._uploads.pop((assignment.trial, assignment.seed))
+
+        def job(client: Client) -> None:
+            upload.close(client, state)
+            tracked = state != "WAITING"
+            self._records.set_run(
+                self._study.name, assignment.trial, assignment.seed, run_id=upload.run_id, tracked=tracked
+            )
+
+        self._tracker.send(job)
+
+    def end_study(self, runs: Sequence[Run], *, done: bool) -> None:
+        """The driver stops: the parent run gets the status that its runs call for.
+
+        Args:
+            runs: of the study, as far as it got.
+            done: whether that is all of it: of runs that are yet to be made nothing can be seen in `runs`.
+        """
+        failed = any(run.state == "FAIL" for run in runs)
+        status = "KILLED" if not done else "FAILED" if failed else "FINISHED"
+
+        def close(client: Client) -> None:
+            found = next(client.find(self._identity()), None)
+            if found is None or found.status != status:
+                client.close_run(self._parent_run(client), status)
+
+        def summarise(client: Client) -> None:
+            parent = next(client.find(self._identity()))
+            best = best_run(self._records.runs(self._study.name), self._study.search.direction)
+            complete = sum(run.state == "COMPLETE" for run in runs)
+            of = f"{complete} complete runs, claim {self._study.statement}"
+            if best is not None and parent.tags.get(SUMMARISED) != of:
+                client.set_tags(parent.run_id, {DESCRIPTION: study_description(client, self._study)})
+                self._register(client, best)
+                client.set_tags(parent.run_id, {SUMMARISED: of})
+
+        self._tracker.send(close)  # by itself: what follows may be refused, by a server without a registry say
+        if done:
+            self._tracker.send(summarise)
+
+    def _register(self, client: Client, best: Run) -> None:
+        """Put the model of the best run into the registry, if its checkpoint is there."""
+        folder = run_folder(self._study.name, best.trial, best.seed)
+        steps = Checkpoints(self._storage, folder).steps()
+        if not steps or best.run_id is None:
+            return
+        step = steps[-1]
+        kind = "its confirmation" if best.kind == "confirmation" else "the search"
+        client.register(
+            self._study.name,
+            best.run_id,
+            {"hdvae.run_id": best.run_id, "hdvae.step": str(step)},
+            lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
+            f"The best of study {self._study.name} by {self._study.search.metric}: trial {best.trial}, "
+            f"seed {best.seed}, {best.value:.2f} in {kind}. {words(self._study.claim)}",
+        )
+
+    def _identity(self) -> dict[str, str]:
+        return {"hdvae.study": self._study.name, "hdvae.kind": "study"}
+
+    def _parent_run(self, client: Client) -> str:
+        if self._parent is None:
+            tags = {**self._tags, DESCRIPTION: words(self._study.claim)}
+            self._parent = client.open_run(self._study.name, tags, self._identity())
+            client.log_params(self._parent, flattened(self._study.definition()))
+        return self._parent

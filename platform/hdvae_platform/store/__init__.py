@@ -1,0 +1,1 @@
+"""What is kept, and where: places, storage, journals, checkpoints, records of runs, data sets."""

@@ -1,0 +1,99 @@
+"""The journal of a run on the study's storage: its metrics, report by report.
+
+    NAME/trial-0007/seed-0/journal/000000300-0001.json        metrics and the time of one report, by attempt 1
+
+Only the files that count are seen (`hdvae.training.run_files`), and every file is whole or absent. The entry of a step
+is written before its checkpoint, and never again: a run that repeats a step after a crash computes the same values, and
+the first time stamp stands.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from hdvae.training.run_files import standing, step_of, written_by
+from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import Direction
+
+
+@dataclass(frozen=True)
+class Goal:
+    """By what the checkpoints of a run are compared: a metric of its reports, and which way is better."""
+
+    metric: str = "valid/elbo"
+    direction: Direction = "maximize"
+
+
+ELBO = Goal()
+"""Where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report: metrics after `step` steps, and when they were first known (milliseconds since 1970)."""
+
+    step: int
+    time: int
+    metrics: Mapping[str, float]
+
+
+class Journal:
+    """The metrics of one run; the copy from which MLflow is filled, now or later.
+
+    Args:
+        storage: of the run.
+        run: its folder.
+        clock: seconds since 1970; replaced where training is simulated.
+    """
+
+    def __init__(self, storage: Storage, run: str, clock: Callable[[], float] = time.time) -> None:
+        self._storage, self._run, self._clock = storage, run, clock
+        self._names: dict[int, str] = {}
+
+    def append(self, step: int, metrics: Mapping[str, float], attempt: Attempt) -> None:
+        """Record a report, unless this step is recorded already.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        if step not in self.steps():
+            entry = {"step": step, "time": int(1000 * self._clock()), "metrics": dict(metrics)}
+            attempt.write("journal", f"{step:09d}", ".json", json.dumps(entry).encode())
+
+    def steps(self) -> list[int]:
+        """The steps recorded, increasing."""
+        self._names = {step_of(name): name for name in standing(self._storage, self._run, "journal")}
+        return list(self._names)
+
+    def steps_by(self, attempt: int) -> list[int]:
+        """The steps that an attempt was the first to report, increasing."""
+        return [step for step in self.steps() if written_by(self._names[step]) == attempt]
+
+    def entry(self, step: int) -> Entry:
+        """The report of a recorded step."""
+        if step not in self._names:
+            self.steps()
+        return Entry(**json.loads(self._storage.read(f"{self._run}/journal/{self._names[step]}")))
+
+    def best(self, goal: Goal, among: Iterable[int]) -> int | None:
+        """Which of some steps has the best value, the earliest of equals; None if no report of them has one."""
+        reported = sorted(set(among) & set(self.steps()))
+        values = {step: self.entry(step).metrics.get(goal.metric, math.nan) for step in reported}
+        finite = [step for step in reported if math.isfinite(values[step])]
+        sign = 1 if goal.direction == "maximize" else -1
+        return max(finite, key=lambda step: sign * values[step], default=None)
+
+
+def run_folder(study: str, trial: int, seed: int) -> str:
+    """The folder of one run below the storage root; without time stamps, so that a restart finds it."""
+    return f"{study}/trial-{trial:04d}/seed-{seed}"
+
+
+def study_of(folder: str) -> str:
+    """The study that a run's folder belongs to."""
+    return folder.partition("/")[0]

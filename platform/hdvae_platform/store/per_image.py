@@ -1,0 +1,80 @@
+"""The values of each image behind an evaluation's means, as Parquet: runs can be paired image by image later."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from hdvae.training.run_files import standing, written_by
+from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.storage import Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "per_image"
+"""Below the folder of a run."""
+NOTES = b"hdvae"
+"""Key of the table's metadata under which its notes are."""
+
+
+def per_image_name(split: str) -> str:
+    """The name of a split's values among the artifacts of a run."""
+    return f"{FOLDER}/{split}.parquet"
+
+
+def write_per_image(
+    attempt: Attempt, split: str, step: int, columns: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> None:
+    """Keep the values of the latest evaluation, and of the one before.
+
+    Args:
+        attempt: at the run.
+        split: `valid` or `test`.
+        step: of the evaluation.
+        columns: a row for each image: `image`, its place in the split, and metrics by name, nats.
+        notes: JSON-like; what the values are of.
+
+    Raises:
+        Fenced: a newer attempt has begun.
+    """
+    before = _files(attempt.storage, attempt.run, split)
+    attempt.write(FOLDER, f"{split}-{step:09d}", ".parquet", as_parquet(columns, notes))
+    attempt.check()
+    for name in before[:-1]:  # the last may be what a newer attempt has just taken over
+        attempt.storage.delete_file(f"{attempt.run}/{FOLDER}/{name}")
+
+
+def find_per_image(storage: Storage, run: str, split: str) -> str | None:
+    """The file with the latest values of a split; None if there is none."""
+    names = _files(storage, run, split)
+    return f"{run}/{FOLDER}/{names[-1]}" if names else None
+
+
+def _files(storage: Storage, run: str, split: str) -> list[str]:
+    """The files that count, the newest attempt's last."""
+    names = [name for name in standing(storage, run, FOLDER) if name.startswith(f"{split}-")]
+    return sorted(names, key=lambda name: (written_by(name), name))
+
+
+def as_parquet(columns: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
+    """The table of `write_per_image` as a file."""
+    table = pa.table({name: values.cpu().numpy() for name, values in columns.items()})
+    table = table.replace_schema_metadata({NOTES: json.dumps(dict(notes))})
+    out = io.BytesIO()
+    parquet.write_table(table, out)
+    return out.getvalue()
+
+
+def read_per_image(storage: Storage, folder: str, split: str) -> tuple[pa.Table, dict[str, Any]]:
+    """The table and its notes; FileNotFoundError if there is none."""
+    name = find_per_image(storage, folder, split)
+    if name is None:
+        raise FileNotFoundError(f"{folder}: no values of each image of {split}")
+    table = parquet.read_table(io.BytesIO(storage.read(name)))
+    return table, json.loads(table.schema.metadata[NOTES])

@@ -1,0 +1,1 @@
+"""What a study is: the study file, its space, resources and expectations, and how they are checked."""

@@ -1,0 +1,1 @@
+"""One trained run: loaded and evaluated."""

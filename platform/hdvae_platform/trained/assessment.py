@@ -1,0 +1,187 @@
+"""Evaluation of a trained run on a split, and what of it is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from hdvae.bounds.lipschitz import certify
+from hdvae.config import parse
+from hdvae.evaluation.evaluation import Evaluation, choose_images, evaluate, standard_error
+from hdvae.evaluation.metrics import at, at_samples, nested, tau_label
+from hdvae.experiment.experiment import EvaluationConfig, Experiment
+from hdvae.network.model import HDVAE, evaluating
+from hdvae.training.loop import trained_model
+from hdvae_platform.store.images import load_data
+from hdvae_platform.store.journal import Entry
+from hdvae_platform.store.per_image import as_parquet
+from hdvae_platform.store.places import Places
+from hdvae_platform.tracking import provenance
+from hdvae_platform.tracking.client import TESTED, Client, Unreachable
+from hdvae_platform.trained.bias_figure import bias_curve
+from hdvae_platform.trained.loading import load_run
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What an evaluation found.
+
+    Attributes:
+        run: as it was named.
+        dataset: whose images.
+        split: `valid` or `test`.
+        images: how many.
+        step: of the checkpoint.
+        samples: S of `iw_elbo`.
+        draws: M, noise draws for each image.
+        temperatures: of the relaxed chains.
+        grade: of the κ in the Lipschitz bounds.
+        metrics: by name, without the split.
+        errors: standard errors over images of some of them.
+        kappa: certified constants by name, for any image; none for normal variables.
+        parts: the factors of which they are made.
+        files: what is kept, by name.
+        logged: whether MLflow has it.
+    """
+
+    run: str
+    dataset: str
+    split: str
+    images: int
+    step: int
+    samples: int
+    draws: int
+    temperatures: Sequence[float]
+    grade: str
+    metrics: Mapping[str, float]
+    errors: Mapping[str, float]
+    kappa: Mapping[str, float]
+    parts: Sequence[tuple[str, float]]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    logged: bool = False
+    unlogged: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON-like values."""
+        return {
+            "run": self.run,
+            "split": self.split,
+            "images": self.images,
+            "step": self.step,
+            "samples": self.samples,
+            "draws": self.draws,
+            "tau": list(self.temperatures),
+            "grade": self.grade,
+            "sources": provenance.code()["sources"],
+            "metrics": _finite(self.metrics),
+            "standard_errors": _finite(self.errors),
+            "kappa": _finite(self.kappa),
+            "kappa_parts": _finite(dict(self.parts)),
+        }
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity, which the certified κ of a badly scaled network can be, and no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any], places: Places) -> Assessment:
+    """Evaluate a run and log what is found where the run is in MLflow.
+
+    Args:
+        run: an MLflow run id or a checkpoint folder.
+        split: `valid` or `test`.
+        images: how many, a fixed random subset; all if None.
+        settings: of `EvaluationConfig`.
+        places: where data and MLflow are.
+
+    Raises:
+        InputError: there is no such run, or its data are not there.
+        BoundViolated: a measured quantity is above a certified bound.
+    """
+    snapshot = load_run(run, places)
+    experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
+    dataset = load_data(experiment, places.home)
+    model = trained_model(snapshot).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = choose_images(images or dataset.size(split), dataset.size(split))
+    pixels = torch.from_numpy(dataset.images(split)[chosen]).to(model.top.device)
+    config = EvaluationConfig(images=len(chosen), **settings)
+    found = evaluate(model, pixels, config, snapshot.values["seed"], importance=True)
+    kappa, parts = _constants(model)
+    step = snapshot.values["step"]
+    notes = {"run": run, "step": step, "data": dataset.checksum, "split": split, **settings}
+    columns = {"image": torch.from_numpy(chosen), **found.per_image}
+    files = {f"{split}.parquet": as_parquet(columns, notes)}
+    if model.config.latent == "categorical":
+        figures = bias_curve(found.metrics, config.tau, f"{dataset.name}, {split}", config.kappa)
+        files |= {f"{split}-{name}": figure for name, figure in figures.items()}
+    done = Assessment(
+        run=run,
+        dataset=dataset.name,
+        split=split,
+        images=len(chosen),
+        step=step,
+        samples=config.samples,
+        draws=config.draws,
+        temperatures=config.tau,
+        grade=config.kappa,
+        metrics=found.metrics,
+        errors=_errors(found, config),
+        kappa=kappa,
+        parts=parts,
+    )
+    files[f"{split}.json"] = json.dumps(done.document(), indent=1).encode()
+    return _logged(done, files, places)
+
+
+def _errors(found: Evaluation, config: EvaluationConfig) -> dict[str, float]:
+    """Standard errors of the means over images, under the names of the metrics; none of a single image."""
+    columns = {name: values for name, values in found.per_image.items() if name in found.metrics}
+    columns["iw_elbo"] = columns[at_samples("iw_elbo", config.samples)]
+    columns["kl"] = torch.stack([values for name, values in columns.items() if name.startswith("kl/")]).sum(0)
+    for label in map(tau_label, config.tau):
+        columns[at("relaxation_bias", label)] = columns[at("surrogate_elbo", label)] - columns["elbo"]
+    return {name: standard_error(values) for name, values in columns.items() if len(values) > 1}
+
+
+def _constants(model: HDVAE) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    if model.config.latent == "normal":
+        return {}, []
+    with evaluating(model):
+        certificate = certify(model)
+    return certificate.constants(), [(part.name, part.constant) for part in certificate.parts]
+
+
+def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Assessment:
+    """Log to the run, if it was named by its id."""
+    done = replace(done, files=files)
+    try:
+        return replace(done, logged=_log(done, places))
+    except Unreachable as fault:  # what took minutes to find is not lost with it
+        return replace(done, unlogged=str(fault))
+
+
+def _log(done: Assessment, places: Places) -> bool:
+    """Log to the run, if it is one of MLflow's; whether it is.
+
+    Raises:
+        Unreachable: MLflow does not answer.
+    """
+    client = None if "/" in done.run else Client(places)
+    if client is None or client.get(done.run) is None:
+        return False
+    if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
+        entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
+        measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
+        tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
+        with client.answering():
+            client.log_entry(done.run, entry)
+            client.set_tags(done.run, {TESTED: json.dumps(tested)})
+    client.log_files(done.run, {f"evaluation/{name}": data for name, data in done.files.items()})
+    return True

@@ -1,0 +1,59 @@
+"""The relaxation bias of a trained run against the temperature, beside its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from hdvae.evaluation.metrics import at, tau_label
+from hdvae_platform.display.plotting import BLUE, GREEN, GREY, INTERVAL, ORANGE, rendered
+
+
+def bias_curve(metrics: Mapping[str, float], taus: Sequence[float], title: str, grade: str) -> dict[str, bytes]:
+    """The relaxation bias against the temperature, above its bounds.
+
+    Args:
+        metrics: of an evaluation.
+        taus: its temperatures.
+        title: of what.
+        grade: of the Lipschitz bounds.
+
+    Returns:
+        Files by name: `bias.png` and `bias.svg`.
+    """
+    order = sorted(taus)
+
+    def series(name: str) -> list[float]:
+        return [metrics.get(at(name, tau_label(tau)), 0.0) for tau in order]
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    errors = [INTERVAL * error for error in series("relaxation_bias_se")]
+    top.axhline(0, color=GREY, linewidth=0.8)
+    top.errorbar(
+        order, series("relaxation_bias_signed"), errors, color=BLUE, marker="o", capsize=3, label="bias, signed"
+    )
+    coupled = [a - b for a, b in zip(series("surrogate_elbo"), series("coupled_elbo"), strict=True)]
+    top.plot(order, coupled, color=ORANGE, marker="s", linestyle="--", label="surrogate − coupled")
+    top.set_ylabel("nats per image")
+    top.set_title(f"Relaxation bias ({title})", loc="left")
+    top.legend(frameon=False)
+    for name, colour, marker, text in (
+        ("coupled_bias", ORANGE, "s", "coupled bias"),
+        ("jensen_bound", GREEN, "^", "Jensen bound"),
+        ("lipschitz_bound_reads", GREY, "v", f"Lipschitz bound behind the reads ({grade})"),
+        ("lipschitz_bound", "black", "x", f"Lipschitz bound ({grade})"),
+    ):
+        bottom.plot(order, series(name), color=colour, marker=marker, label=text)
+    bottom.set_yscale("log")
+    bottom.set_ylabel("nats per image, log scale")
+    bottom.set_xlabel("temperature τ" + (", log scale" if len(order) > 1 else ""))
+    if len(order) > 1:
+        bottom.set_xscale("log")
+        bottom.set_xticks(order, [f"{tau:g}" for tau in order])
+        bottom.set_xticks([], minor=True)
+    bottom.legend(frameon=False)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+    return {f"bias.{kind}": rendered(figure, kind) for kind in ("png", "svg")}

@@ -1,0 +1,67 @@
+"""The web pages of MLflow and Optuna, started by the real command."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hdvae_platform.search.search import Search
+from hdvae_platform.store.records import Records, connect
+from hdvae_platform.study.study import load_study
+from tests.study.helpers.commands import Command
+
+
+def command_lines() -> str:
+    """Those of all processes, as every user of the machine can read them."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return "\n".join(lines)
+
+
+def listening(port):
+    """The addresses of this machine at which a port takes connections, as the kernel writes them."""
+    lines = [line for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    local = [line.split()[1].split(":") for line in lines if line.split()[3] == "0A"]
+    return {address for address, number in local if int(number, 16) == port}
+
+
+LOOPBACK = "0100007F"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux says in a file who listens where")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
+    study, records = load_study(study_file), Records(connect(places.database))
+    records.define(study.name, study.definition(), study.plan(), {})
+    Search(study, places.database, records)
+    page = Command("ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732")
+    watchdog = threading.Timer(120, page.kill)
+    watchdog.start()
+    try:
+        said = [page.stdout.readline() for _ in range(3)]
+        addresses = dict(re.findall(r"(\w+)  (http://127\.0\.0\.1:\d+)", "".join(said)))
+        assert set(addresses) == {"MLflow", "Optuna"}
+        with urllib.request.urlopen(addresses["MLflow"]) as answer:
+            assert b"MLflow" in answer.read()
+        with urllib.request.urlopen(addresses["Optuna"] + "/api/studies") as answer:
+            assert b'"small"' in answer.read()
+        assert [listening(int(address.rpartition(":")[2])) for address in addresses.values()] == [{LOOPBACK}] * 2
+        seen = command_lines()
+        assert "mlflow server" in seen
+        assert places.database not in seen, "an address can hold a password"
+        assert places.tracking not in seen
+        page.send_signal(end)
+        assert page.wait(30) == 0
+        assert "--port 15731" not in command_lines(), "MLflow's page is left"
+    finally:
+        watchdog.cancel()
+        page.kill()
+        page.stdout.close()

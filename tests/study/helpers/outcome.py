@@ -1,0 +1,92 @@
+"""What a study left behind, and helpers to wait for it and to disturb it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import mlflow
+
+from hdvae_platform.store.attempts import Attempt, Fenced
+from hdvae_platform.store.checkpoints import Checkpoints
+from hdvae_platform.store.images import load_data
+from hdvae_platform.store.journal import run_folder
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.study import load_study
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.training.run import RunSpec, run
+from tests.study.helpers.commands import Command, Forked
+
+
+def tracked(places):
+    client = Client(places)
+    runs = list(client.find({"hdvae.study": "small"}))
+    parents = [run for run in runs if run.tags["hdvae.kind"] == "study"]
+    children = {
+        (int(run.tags["hdvae.trial"]), int(run.tags["hdvae.seed"])): run
+        for run in runs
+        if run.tags["hdvae.kind"] == "run"
+    }
+    assert len(runs) == len(parents) + len(children), "a trial × seed has two MLflow runs"
+    return parents, children
+
+
+def series(places, run_id):
+    """Every stored point of a run: (metric, step) → (value, time)."""
+    client = mlflow.MlflowClient(places.tracking)
+    points = {}
+    for metric in client.get_run(run_id).data.metrics:
+        for point in client.get_metric_history(run_id, metric):
+            assert (metric, point.step) not in points, "a point is there twice"
+            points[metric, point.step] = (point.value, point.timestamp)
+    return points
+
+
+def tensors(places, trial, seed, step=20):
+    checkpoints = Checkpoints(Storage(places.storage), run_folder("small", trial, seed))
+    return Path(checkpoints.address(step)).read_bytes()
+
+
+def wait_until(condition, seconds=90):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and not condition():
+        time.sleep(0.05)
+    assert condition()
+
+
+def started(words, places):
+    """The command in the background, once a run of the small study has left a checkpoint."""
+    process = Command(*words, environment={"HDVAE_HOME": str(places.home)})
+    wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")), 180)
+    return process
+
+
+def workers_of(driver, kind="ray::ImplicitFunc"):
+    """Process ids of the Ray workers that train below a driver."""
+    lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
+    below = {driver}
+    for _ in rows:
+        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith(kind)]
+
+
+def spec_of(file, places):
+    """What the first attempt at the only run of a study is given."""
+    study = load_study(file)
+    attempt = Attempt(Storage(places.storage), run_folder(study.name, 0, 0), 1)
+    checksum = load_data(study.experiment, places.home).checksum
+    return RunSpec.of(study.experiment, 0, attempt, places, threads=1, gpus=0, data_checksum=checksum)
+
+
+def train(spec):
+    """A run in a process of its own, which is nobody's: it prints its steps, and by whom it was shut out."""
+    return Forked(_train, spec.plain())
+
+
+def _train(plain):
+    try:
+        run(RunSpec(**plain), lambda word: "step" in word and print("step", word["step"], flush=True))
+    except Fenced as fence:
+        print(fence, flush=True)

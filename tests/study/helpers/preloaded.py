@@ -1,0 +1,27 @@
+"""What the commands import, imported: a process that is forked from one that has this has all of it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from sqlalchemy.orm import configure_mappers
+
+from hdvae_platform.cli import COMMANDS
+
+_MODULES = (
+    *(f"hdvae_platform.commands.{command}" for command in COMMANDS),
+    "hdvae_platform.running.launch",
+    "hdvae_platform.paper.reproduce",
+    "hdvae_platform.tracking.registry",
+    # MLflow imports these when it is given the address of a database.
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+)
+_before = set(os.environ)
+for _name in _MODULES:
+    importlib.import_module(_name)
+configure_mappers()
+
+SET = {name: os.environ[name] for name in set(os.environ) - _before}
+"""What modules added to the environment as they were imported."""

@@ -1,0 +1,589 @@
+from __future__ import annotations
+
+import math
+import statistics
+import time
+
+import optuna
+import pytest
+
+from hdvae_platform.search import search as search_module
+from hdvae_platform.search.search import DRAWS, MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
+from hdvae_platform.store import records as records_module
+from hdvae_platform.store.attempts import Fenced
+from hdvae_platform.store.records import Records, connect
+from hdvae_platform.study.study import load_study
+
+SPACE = {
+    "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
+    "model.width": {"low": 2, "high": 16},
+    "training.temperature": {"choices": [0.1, [[0, 0.8], [20, 0.1]]]},
+}
+
+
+METHODS = ["random", "tpe", "gp", "nsga2"]
+ON = [("sqlite", method) for method in METHODS] + [("postgresql", "random")]
+"""Every sampler on one database, and one sampler on every database: they do not know of each other."""
+
+
+@pytest.fixture
+def begin(url):
+    """A search on the same database, as a new launch would make it."""
+
+    def new(study, **options):
+        records = Records(connect(url))
+        records.define(study.name, study.definition(), study.plan(), {})
+        return Search(study, url, records, **options)
+
+    return new
+
+
+def states(study, url):
+    return [trial.state for trial in known_trials(study, url)]
+
+
+def finish_all(search, value=lambda assignment: 1.0):
+    done = []
+    while (assignment := search.next()) is not None:
+        search.finish(assignment.trial, assignment.seed, value(assignment))
+        done.append(assignment)
+    return done
+
+
+def test_grid_issues_every_set_with_every_seed_once(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    assert search.total_runs() == 6
+    done = finish_all(search, lambda a: a.trial + a.seed / 10)
+    assert [(a.trial, a.seed, a.attempt) for a in done] == [(t, s, 1) for t in range(3) for s in (0, 1)]
+    assert [a.params for a in done[::2]] == study.grid()
+    assert states(study, url) == ["COMPLETE"] * 3
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.value for trial in stored] == pytest.approx([0.05, 1.05, 2.05])
+    assert finish_all(begin(study)) == []
+
+
+def test_a_grid_is_queued_whole_even_if_the_first_launch_was_cut_off(study_file, begin, url):
+    study = load_study(study_file)
+    begin(study.model_copy(update={"search": study.search.model_copy(update={"trials": 1})}))
+    search = begin(study)
+    assert [a.params for a in finish_all(search)[::2]] == study.grid()
+
+
+@pytest.mark.parametrize(("url", "method"), ON, indirect=["url"])
+def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart(edit, begin, url, method):
+    study = load_study(edit({"space": SPACE, "search": {"method": method, "trials": 8}, "seeds": [3]}))
+    sets = []
+    for _ in range(4):
+        search = begin(study)
+        for _ in range(2):
+            assignment = search.next()
+            search.finish(assignment.trial, assignment.seed, assignment.params["training.freebits"])
+            sets.append(assignment.params)
+    assert begin(study).next() is None
+    assert len({params["training.freebits"] for params in sets}) == 8
+    for params in sets:
+        assert 0.1 <= params["training.freebits"] <= 4
+        assert params["model.width"] in range(2, 17)
+        assert params["training.temperature"] in (0.1, [[0, 0.8], [20, 0.1]])
+        study.experiment_at(params)
+    assert [trial.params for trial in known_trials(study, url)] == sets
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("method", "trials"), [("tpe", 30), ("gp", 15)])
+def test_samplers_learn_from_what_they_are_told(edit, begin, method, trials):
+    """The last five of their trials are nearer to the best value than the first ten, which are of chance."""
+    space = {"training.freebits": SPACE["training.freebits"]}
+    study = load_study(edit({"space": space, "search": {"method": method, "trials": trials}, "seeds": [0]}))
+    done = finish_all(begin(study), lambda assignment: -distance(assignment))
+    assert statistics.median(map(distance, done[-5:])) < 0.5 * statistics.median(map(distance, done[:10]))
+
+
+def distance(assignment):
+    """How far a trial is from the best one."""
+    return abs(math.log(assignment.params["training.freebits"]))
+
+
+@pytest.mark.parametrize(("url", "method"), ON, indirect=["url"])
+def test_conditions_hold_in_sampled_sets(edit, begin, method):
+    study = load_study(edit({"search": {"method": method, "trials": 20}, "seeds": [0]}))
+    done = finish_all(begin(study))
+    assert len(done) == 3
+    for assignment in done:
+        conditional = "training.temperature" in assignment.params
+        assert conditional == (assignment.params["model.latent"] == "categorical")
+
+
+def test_unfinished_runs_come_first_after_a_restart(study_file, begin):
+    study = load_study(study_file)
+    search = begin(study)
+    first, second = search.next(), search.next()
+    search.finish(second.trial, second.seed, 1.0)
+    again = begin(study)
+    reissued = again.next()
+    assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
+    assert reissued.params == first.params
+    following = again.next()
+    assert (following.trial, following.seed) == (1, 0)
+
+
+def test_an_interrupted_run_waits(study_file, begin):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.interrupt(first.trial, first.seed)
+    assert search.runs()[0].state == "WAITING"
+    assert begin(study).next().attempt == 2
+
+
+def test_a_failure_fails_the_trial_and_the_study_goes_on(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, first.seed, "non-finite kl/layer_1 at step 3")
+    rest = finish_all(search)
+    assert len(rest) == 5
+    assert states(study, url) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert search.runs()[0].error == "non-finite kl/layer_1 at step 3"
+    assert finish_all(begin(study)) == []
+
+
+def test_failures_are_retried_when_asked_and_optuna_learns_of_it(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, first.seed, "out of disk")
+    finish_all(search, lambda a: 10.0 * a.trial + a.seed)
+    assert begin(study).next() is None
+    search = begin(study, retry_failed=True)
+    again = search.next()
+    assert (again.trial, again.seed, again.attempt, again.params) == (first.trial, first.seed, 2, first.params)
+    assert search.next() is None
+    assert not search.runs()[0].tracked
+    interrupted = begin(study)  # the retry was cut off: it is taken up without being asked for again
+    third = interrupted.next()
+    assert third.attempt == 3
+    interrupted.finish(third.trial, third.seed, 5.0)
+    assert states(study, url) == ["COMPLETE"] * 3
+    assert interrupted.runs()[0].error is None
+    for _ in range(2):
+        assert finish_all(begin(study, retry_failed=True)) == []
+        stored = optuna.load_study(study_name="small", storage=url).trials
+        assert [trial.state.name for trial in stored] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+        assert (stored[3].value, stored[3].params) == (3.0, stored[0].params)
+    assert begin(study).total_runs() == 6
+
+
+def test_a_retry_that_fails_again(study_file, begin, url):
+    study = load_study(study_file)
+    for options in ({}, {"retry_failed": True}):
+        search = begin(study, **options)
+        first = search.next()
+        search.fail(first.trial, first.seed, "out of disk")
+        finish_all(search)
+    assert states(study, url) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert (search.runs()[0].error, search.runs()[0].attempts) == ("out of disk", 2)
+
+
+def test_a_run_of_many_attempts_may_still_die_as_often_as_any(study_file, begin):
+    study = load_study(study_file)
+    for _ in range(5):
+        search = begin(study)
+        run = search.next()
+    assert [search.retry(run.trial, run.seed) for _ in range(3)] == [True, True, False]
+
+
+def test_a_value_that_is_not_finite_is_a_failure(study_file, begin, url):
+    search = begin(load_study(study_file))
+    first = search.next()
+    search.finish(first.trial, first.seed, math.nan)
+    assert search.runs()[0].state == "FAIL"
+    assert "valid/elbo is nan" in search.runs()[0].error
+
+
+def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, begin, url):
+    study = load_study(study_file)
+    search = begin(study)
+    for assignment in (search.next(), search.next()):
+        search._records.set_run("small", assignment.trial, assignment.seed, state="COMPLETE", value=2.0)
+    begin(study)
+    assert states(study, url)[0] == "COMPLETE"
+
+
+def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url, monkeypatch):
+    study = load_study(study_file)
+    monkeypatch.setattr(records_module, "EXPIRY", -1.0)
+    old, new = Records(connect(url)), Records(connect(url))
+    old.define(study.name, study.definition(), study.plan(), {})
+    old.take("small", "first")
+    search = Search(study, url, old)
+    first = search.next()
+    new.take("small", "second")
+    for act in (search.next, lambda: search.finish(first.trial, first.seed, 1.0), search.check):
+        with pytest.raises(Fenced):
+            act()
+    reissued = Search(study, url, new).next()
+    assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
+
+
+@pytest.fixture
+def pruned_study(edit):
+    """Seven arms, reports at 10 and 20 of 40 steps."""
+    return load_study(
+        edit(
+            {
+                "experiment/training/steps": 40,
+                "space": {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}},
+                "search": {"pruner": "asha"},
+            }
+        )
+    )
+
+
+def reports(search, assignment, values):
+    """Tell reports at 10, 20, … until the run is pruned; the step at which it was."""
+    for i, value in enumerate(values, 1):
+        if search.report(assignment.trial, assignment.seed, 10 * i, value):
+            return 10 * i
+    return None
+
+
+def test_asha_prunes_a_trial_by_its_first_seed(pruned_study, begin, url):
+    search = begin(pruned_study)
+    first, second = search.next(), search.next()
+    assert [(first.trial, first.seed), (second.trial, second.seed)] == [(0, 0), (1, 0)], "other seeds wait"
+    assert reports(search, first, [-1.0, -1.0]) is None
+    search.finish(first.trial, first.seed, -1.0)  # early, out of patience
+    assert reports(search, second, [-5.0]) == 10
+    other_seed, third = search.next(), search.next()
+    assert [(other_seed.trial, other_seed.seed), (third.trial, third.seed)] == [(0, 1), (2, 0)]
+    assert reports(search, other_seed, [-50.0] * 4) is None, "the pruner judges the first seed's run"
+    search.finish(other_seed.trial, other_seed.seed, -3.0)
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state.name for trial in stored[:3]] == ["COMPLETE", "PRUNED", "RUNNING"]
+    assert stored[0].value == -2.0
+    assert stored[0].intermediate_values == {10: -1.0, 20: -1.0}
+    assert stored[1].intermediate_values == {10: -5.0}
+    assert [(run.trial, run.seed, run.state) for run in search.runs()] == [
+        (0, 0, "COMPLETE"),
+        (0, 1, "COMPLETE"),
+        (1, 0, "PRUNED"),
+        (2, 0, "RUNNING"),
+    ]
+    assert search.total_runs() == 13
+
+
+def test_a_pruned_trial_stays_pruned(pruned_study, begin, url):
+    search = begin(pruned_study)
+    first = search.next()
+    reports(search, first, [-1.0])
+    second = search.next()
+    assert reports(search, second, [-5.0]) == 10
+    again = begin(pruned_study)
+    reissued = again.next()
+    assert (reissued.trial, reissued.seed) == (0, 0)
+    assert reports(again, reissued, [-1.0, -9.0, -9.0, -9.0]) is None, (
+        "it repeats a step, and is alone at the next rung"
+    )
+    again.finish(0, 0, -9.0)
+    rest = finish_all(again, lambda a: -1.0)
+    assert (1, 0) not in {(a.trial, a.seed) for a in rest}
+    assert states(pruned_study, url)[:2] == ["COMPLETE", "PRUNED"]
+    assert begin(pruned_study).next() is None
+    more_seeds = pruned_study.model_copy(update={"seeds": (0, 1, 2)})
+    assert {a.trial for a in finish_all(begin(more_seeds))} == {0, 2, 3, 4, 5, 6}
+
+
+def test_a_trial_is_told_that_it_is_pruned_even_if_the_driver_died_before(pruned_study, begin, url):
+    search = begin(pruned_study)
+    search.next()
+    search._records.set_run("small", 0, 0, state="PRUNED", value=-5.0)
+    assert begin(pruned_study).next().trial == 1
+    assert states(pruned_study, url)[0] == "PRUNED"
+
+
+def test_a_first_seed_that_fails_ends_its_trial_under_a_pruner(pruned_study, begin, url):
+    search = begin(pruned_study)
+    search.next()
+    search.fail(0, 0, "non-finite")
+    assert search.next().trial == 1
+    assert search.total_runs() == 13
+    assert states(pruned_study, url)[0] == "FAIL"
+
+
+def test_the_median_prunes_what_is_below_it(pruned_study, begin, url):
+    median = pruned_study.model_copy(
+        update={"search": pruned_study.search.model_copy(update={"pruner": "median"}), "seeds": (0,)}
+    )
+    search = begin(median)
+    for value in (-1.0, -2.0, -3.0, -4.0, -5.0):
+        assignment = search.next()
+        assert reports(search, assignment, [value] * 4) is None
+        search.finish(assignment.trial, assignment.seed, value)
+    assert reports(search, search.next(), [-3.5]) == 10
+    assert reports(search, search.next(), [-2.5, -9.0, -9.0, -9.0]) is None, "the best value so far counts"
+    assert states(median, url) == ["COMPLETE"] * 5 + ["PRUNED", "RUNNING"]
+
+
+def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(pruned_study, begin):
+    search = begin(pruned_study)
+    for value in (-1.0, -9.0):
+        assignment = search.next()
+        assert not search.report(assignment.trial, assignment.seed, 40, value)
+    free = pruned_study.model_copy(
+        update={"name": "free", "search": pruned_study.search.model_copy(update={"pruner": None})}
+    )
+    search = begin(free)
+    runs = [search.next() for _ in range(4)]
+    assert [reports(search, run, [-float(run.trial)] * 4) for run in runs] == [None] * 4
+
+
+@pytest.fixture
+def confirmed_study(edit):
+    return load_study(
+        edit({"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}, "confirm": {"top": 2, "seeds": 3}})
+    )
+
+
+def worth(assignment):
+    return {0: -3.0, 1: -1.0, 2: -2.0}[assignment.trial] + assignment.seed % 7
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_best_trials_are_confirmed_on_fresh_seeds(confirmed_study, begin, url, direction):
+    study = confirmed_study.model_copy(
+        update={"search": confirmed_study.search.model_copy(update={"direction": direction})}
+    )
+    search = begin(study)
+    assert search.total_runs() == 12
+    done = finish_all(search, worth)
+    assert [a.kind for a in done] == ["search"] * 6 + ["confirmation"] * 6
+    best = [1, 2] if direction == "maximize" else [0, 2]
+    fresh = study.confirmation_seeds()
+    assert [(a.trial, a.seed) for a in done[6:]] == [(trial, seed) for trial in best for seed in fresh]
+    assert len(set(fresh) | set(study.seeds)) == 5
+    assert done[6].params == next(a.params for a in done if a.trial == best[0])
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.value for trial in stored] == pytest.approx([-2.5, -0.5, -1.5]), "told of the search alone"
+    assert search.total_runs() == 12
+    assert begin(study).next() is None
+
+
+def test_confirmation_goes_on_where_it_was_cut_off_and_may_grow(confirmed_study, begin):
+    search = begin(confirmed_study)
+    for _ in range(7):
+        assignment = search.next()
+        search.finish(assignment.trial, assignment.seed, worth(assignment))
+    cut = search.next()
+    again = begin(confirmed_study)
+    first = again.next()
+    assert (first.trial, first.seed, first.kind, first.attempt) == (cut.trial, cut.seed, "confirmation", 2)
+    again.finish(first.trial, first.seed, 1.0)
+    assert len(finish_all(again)) == 4
+    more = confirmed_study.model_copy(update={"confirm": confirmed_study.confirm.model_copy(update={"seeds": 4})})
+    assert [(a.trial, a.kind) for a in finish_all(begin(more))] == [(1, "confirmation"), (2, "confirmation")]
+
+
+def test_confirmation_waits_for_the_last_run_of_the_search(confirmed_study, begin):
+    search = begin(confirmed_study)
+    runs = [search.next() for _ in range(6)]
+    assert search.next() is None
+    for run in runs[:-1]:
+        search.finish(run.trial, run.seed, worth(run))
+    assert search.next() is None
+    search.finish(runs[-1].trial, runs[-1].seed, worth(runs[-1]))
+    assert search.has_work()
+    assert search.next().kind == "confirmation"
+
+
+def test_a_confirmation_that_fails_leaves_its_trial_alone(confirmed_study, begin, url):
+    search = begin(confirmed_study)
+    for _ in range(6):
+        assignment = search.next()
+        search.finish(assignment.trial, assignment.seed, worth(assignment))
+    first = search.next()
+    search.fail(first.trial, first.seed, "out of disk")
+    finish_all(search)
+    assert states(confirmed_study, url) == ["COMPLETE"] * 3
+    assert begin(confirmed_study).next() is None
+    retried = begin(confirmed_study, retry_failed=True).next()
+    assert (retried.trial, retried.seed, retried.kind) == (first.trial, first.seed, "confirmation")
+
+
+@pytest.fixture
+def two_metrics(edit):
+    """An ELBO and a bias, of four arms: 3 is beaten in both by 0, and 1 has the least bias by far."""
+    search = {"also": {"valid/relaxation_bias": "minimize"}}
+    space = {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0]}}
+    return load_study(edit({"space": space, "search": search, "confirm": {"top": 3, "seeds": 1}}))
+
+
+TWO = {0: (-1.0, 5.0), 1: (-4.0, 1.0), 2: (-3.0, 3.0), 3: (-2.0, 6.0)}
+
+
+def told_two(search, change=lambda trial, seed, values: values):
+    done = []
+    while (assignment := search.next()) is not None:
+        elbo, bias = TWO[assignment.trial]
+        values = (elbo + assignment.seed % 3 - 0.5, bias + assignment.seed % 3 - 0.5)
+        search.finish(assignment.trial, assignment.seed, *change(assignment.trial, assignment.seed, values))
+        done.append(assignment)
+    return done
+
+
+def test_every_metric_that_is_searched_for_is_told_and_the_front_is_confirmed(two_metrics, begin, url):
+    search = begin(two_metrics)
+    done = told_two(search)
+    assert [trial.values for trial in known_trials(two_metrics, url)] == [list(TWO[trial]) for trial in range(4)]
+    assert [trial.value for trial in known_trials(two_metrics, url)] == [-1.0, -4.0, -3.0, -2.0]
+    stored = optuna.load_study(study_name="small", storage=url)
+    assert stored.metric_names == ["valid/elbo", "valid/relaxation_bias"]
+    assert sorted(trial.number for trial in stored.best_trials) == [0, 1, 2]
+    assert [a.trial for a in done if a.kind == "confirmation"] == [0, 2, 1], "by the study's metric, 3 behind them"
+    assert search.run(1, 1).also == {"valid/relaxation_bias": 1.5}
+    assert begin(two_metrics).next() is None
+
+
+def test_what_is_beaten_is_confirmed_after_the_front(two_metrics, begin):
+    more = two_metrics.model_copy(update={"confirm": two_metrics.confirm.model_copy(update={"top": 4})})
+    assert [a.trial for a in told_two(begin(more)) if a.kind == "confirmation"] == [0, 2, 1, 3]
+
+
+def test_any_metric_that_is_not_finite_is_a_failure_and_can_be_mended(two_metrics, begin, url):
+    def spoilt(trial, seed, values):
+        return (values[0], math.inf) if (trial, seed) == (1, 0) else values
+
+    search = begin(two_metrics)
+    told_two(search, spoilt)
+    assert (search.run(1, 0).state, search.run(1, 0).error) == ("FAIL", "valid/relaxation_bias is inf")
+    assert states(two_metrics, url) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    told_two(begin(two_metrics, retry_failed=True))
+    assert [trial.values for trial in known_trials(two_metrics, url)] == [list(TWO[trial]) for trial in range(4)]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sampler_takes_several_metrics(edit, begin, url, method):
+    search = {"method": method, "trials": 12, "also": {"valid/relaxation_bias": "minimize"}}
+    study = load_study(edit({"space": SPACE, "search": search, "seeds": [0]}))
+    begun = begin(study)
+    named = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler", "nsga2": "NSGAIISampler"}
+    assert type(begun._optuna.sampler).__name__ == named[method]
+    while (assignment := begun.next()) is not None:
+        width = assignment.params["model.width"]
+        begun.finish(assignment.trial, 0, float(width), float(-width))
+    assert states(study, url) == ["COMPLETE"] * 12
+    found = importances(study, url)
+    assert max(found, key=found.get) == "model.width"
+
+
+def test_no_parameter_set_is_begun_when_the_hours_are_over(edit, begin, url, monkeypatch):
+    study = load_study(
+        edit({"space": SPACE, "search": {"method": "random", "hours": 2}, "confirm": {"top": 1, "seeds": 1}})
+    )
+    search = begin(study)
+    first, second, third = search.next(), search.next(), search.next()
+    assert [(a.trial, a.seed) for a in (first, second, third)] == [(0, 0), (0, 1), (1, 0)]
+    begun = time.time()
+    monkeypatch.setattr(time, "time", lambda: begun + 7300)
+    assert search.next().seed == 1, "a trial that was begun gets all its seeds"
+    assert search.next() is None
+    for trial in (0, 1):
+        for seed in (0, 1):
+            search.finish(trial, seed, float(trial))
+    last = search.next()
+    assert (last.trial, last.kind) == (1, "confirmation")
+    search.finish(last.trial, last.seed, 0.5)
+    assert not search.has_work()
+    assert begin(study).next() is None
+    longer = study.model_copy(update={"search": study.search.model_copy(update={"hours": 3})})
+    assert begin(longer).next().trial == 2
+
+
+def test_seeds_can_be_added_to_a_finished_study(study_file, begin):
+    study = load_study(study_file)
+    finish_all(begin(study))
+    more = study.model_copy(update={"seeds": (0, 1, 2)})
+    assert [(a.trial, a.seed) for a in finish_all(begin(more))] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_a_trial_whose_suggestion_was_cut_off_is_not_run(edit, begin, url):
+    """What an interrupt between two suggestions leaves: a running trial with some of its parameters."""
+    study = load_study(edit({"space": SPACE, "search": {"method": "random", "trials": 3}, "seeds": [3]}))
+    finish = begin(study)
+    first = finish.next()
+    finish.finish(first.trial, first.seed, 1.0)
+    half = optuna.load_study(study_name="small", storage=url).ask()
+    half.suggest_float("training.freebits", 0.1, 4.0, log=True)
+    done = finish_all(begin(study))
+    assert len(done) == 2
+    assert half.number not in {assignment.trial for assignment in done}
+    assert all(set(assignment.params) == set(SPACE) for assignment in done)
+    assert states(study, url) == ["COMPLETE"] * 3
+
+
+def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
+    Records(connect(url))
+    assert known_trials(load_study(study_file), url) == []
+
+
+@pytest.mark.parametrize(("url", "method"), ON, indirect=["url"])
+def test_no_parameter_set_is_tried_twice_and_a_space_can_be_exhausted(edit, begin, url, method):
+    space = {"model.width": {"low": 4, "high": 9}, "model.latent": {"choices": ["normal", "categorical"]}}
+    study = load_study(edit({"space": space, "search": {"method": method, "trials": 50}, "seeds": [0]}))
+    assert begin(study).total_runs() == 12
+    done = []
+    while (assignment := (search := begin(study)).next()) is not None:  # each in a launch of its own
+        search.finish(assignment.trial, 0, float(assignment.params["model.width"]))
+        done.append(assignment.params)
+    sets = [
+        {"model.width": width, "model.latent": latent}
+        for width in range(4, 10)
+        for latent in space["model.latent"]["choices"]
+    ]
+    assert sorted(done, key=str) == sorted(sets, key=str)
+    assert search.is_done()
+    assert search.total_runs() == len(known_trials(study, url)) == 12
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert {trial.state.name for trial in stored if "hdvae: repeats trial" in trial.user_attrs} <= {"FAIL"}
+
+
+def test_a_sampler_that_repeats_itself_is_asked_no_more_than_some_times(edit, begin, url, monkeypatch):
+    """A number is drawn where it insists on the Gaussian, which has none; and what failed is not tried again."""
+    space = {
+        "model.latent": {"choices": ["normal", "categorical"]},
+        "training.freebits": {"low": 0.1, "high": 4.0, "log": True, "when": {"model.latent": "categorical"}},
+    }
+    study = load_study(edit({"space": space, "search": {"method": "random", "trials": 3}, "seeds": [0]}))
+    insist = optuna.samplers.PartialFixedSampler({"model.latent": "normal"}, optuna.samplers.RandomSampler(seed=0))
+    monkeypatch.setattr(search_module, "_sampler", lambda study, trials: insist)
+    search = begin(study)
+    first = search.next()
+    search.fail(first.trial, 0, "non-finite")
+    rest = finish_all(search)
+    assert first.params == {"model.latent": "normal"}
+    assert [a.params["model.latent"] for a in rest] == ["categorical"] * 2
+    assert all(0.1 <= a.params["training.freebits"] <= 4 for a in rest)
+    assert rest[0].params != rest[1].params
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert len(stored) == 3 + 2 * DRAWS
+    repeats = [trial for trial in stored if "hdvae: repeats trial" in trial.user_attrs]
+    assert {trial.user_attrs["hdvae: repeats trial"] for trial in repeats} == {first.trial}
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_importance_is_of_what_the_value_depends_on(edit, begin, url, direction):
+    changes = {"space": SPACE, "search": {"method": "random", "trials": 30, "direction": direction}, "seeds": [0]}
+    study = load_study(edit(changes))
+    assert importances(study, url) is None
+    search = begin(study)
+    for _ in range(MIN_IMPORTANCE_TRIALS - 1):
+        assignment = search.next()
+        search.finish(assignment.trial, 0, assignment.params["model.width"])
+    assert importances(study, url) is None
+    finish_all(search, lambda assignment: assignment.params["model.width"])
+    found = importances(study, url)
+    assert sum(found.values()) == pytest.approx(1)
+    assert max(found, key=found.get) == next(iter(found)) == "model.width"
+    assert set(found) == set(SPACE)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import sqlalchemy as sa
+
+from hdvae.errors import InputError
+from hdvae_platform.search.search import optuna_storage
+from hdvae_platform.store import records as module
+from hdvae_platform.store.attempts import Fenced
+from hdvae_platform.store.records import Records, connect, with_tables
+
+CODE = {"sources": "a"}
+
+
+@pytest.fixture
+def records(url):
+    records = Records(connect(url))
+    records.define("s", {"a": {"b": 1}}, {"seeds": [0]}, CODE)
+    return records
+
+
+def test_the_first_definition_stands(records):
+    assert records.define("s", {"a": {"b": 2}}, {"seeds": [5]}, {}).definition == {"a": {"b": 1}}
+    assert records.study("s").plan == {"seeds": [0]}
+
+
+def test_plan_and_code_may_change_and_that_is_recorded(records):
+    records.replan("s", {"seeds": [0]})
+    records.recode("s", CODE)
+    assert records.changes("s") == []
+    records.replan("s", {"seeds": [0, 1]})
+    records.recode("s", {"sources": "b"})
+    assert (records.study("s").plan, records.study("s").code) == ({"seeds": [0, 1]}, {"sources": "b"})
+    changes = [(change.what, change.before, change.after) for change in records.changes("s")]
+    assert changes == [("plan", {"seeds": [0]}, {"seeds": [0, 1]}), ("code", CODE, {"sources": "b"})]
+
+
+def test_a_driver_that_is_known_to_be_dead_is_not_waited_for(records):
+    records.take("s", "first")
+    with pytest.raises(InputError, match="being run by first"):
+        records.take("s", "second", dead="another")
+    records.take("s", "second", dead="first")
+    assert records.study("s").driver == "second"
+
+
+def test_a_replaced_driver_is_told_to_stop(records, monkeypatch):
+    records.take("s", "first")
+    monkeypatch.setattr(module, "EXPIRY", 0.1)
+    time.sleep(0.2)
+    records.take("s", "second")
+    assert records.beat("s", "first")
+    assert not records.beat("s", "second")
+
+
+def test_unknown_study(records):
+    assert records.study("t") is None
+    assert [one.name for one in records.studies()] == ["s"]
+
+
+def test_one_driver_at_a_time(records):
+    records.take("s", "first")
+    with pytest.raises(InputError, match="being run by first"):
+        records.take("s", "second")
+    assert records.study("s").driven
+    records.release("s", "first")
+    assert not records.study("s").driven
+    records.take("s", "second")
+
+
+def test_a_driver_that_died_is_replaced(records, monkeypatch):
+    records.take("s", "first")
+    monkeypatch.setattr(module, "EXPIRY", 0.1)
+    time.sleep(0.2)
+    records.take("s", "second")
+    assert records.study("s").driver == "second"
+
+
+def test_a_replaced_driver_does_not_release_its_successor(records, monkeypatch):
+    records.take("s", "first")
+    monkeypatch.setattr(module, "EXPIRY", 0.1)
+    time.sleep(0.2)
+    records.take("s", "second")
+    records.release("s", "first")
+    assert records.study("s").driver == "second"
+
+
+def test_a_replaced_driver_can_change_nothing(url, monkeypatch):
+    old, new, reader = (Records(connect(url)) for _ in range(3))
+    old.define("s", {}, {}, {})
+    old.take("s", "first")
+    old.add_run("s", 0, 0)
+    monkeypatch.setattr(module, "EXPIRY", -1.0)
+    new.take("s", "second")
+    assert reader.study("s").launch == 2
+    for act in (
+        lambda: old.add_run("s", 1, 0),
+        lambda: old.set_run("s", 0, 0, state="FAIL"),
+        lambda: old.check("s"),
+    ):
+        with pytest.raises(Fenced, match="study s is run by another driver"):
+            act()
+    new.set_run("s", 0, 0, attempts=1)
+    assert [(run.state, run.attempts) for run in reader.runs("s")] == [("WAITING", 1)]
+
+
+def test_a_database_of_another_version_is_one_line(url):
+    connect(url)
+    with sa.create_engine(url).begin() as db:
+        db.execute(sa.text("ALTER TABLE hdvae_studies DROP COLUMN launch"))
+    with pytest.raises(InputError, match="hdvae_studies has no column launch: another version of hdvae made it"):
+        connect(url)
+
+
+def test_many_make_the_tables_of_a_new_database_together(url):
+    """Ours and Optuna's, which no library makes in one step."""
+    together = Barrier(6)
+
+    def begin(_):
+        together.wait()
+        return connect(url), optuna_storage(url).get_all_studies()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert [studies for _, studies in threads.map(begin, range(6))] == [[]] * 6
+
+
+def test_a_fault_that_is_no_matter_of_tables_is_raised_at_once():
+    tries = []
+
+    def fail():
+        tries.append(1)
+        raise sa.exc.OperationalError("", None, Exception("disk I/O error"))
+
+    with pytest.raises(sa.exc.OperationalError, match="disk"):
+        with_tables(fail)
+    assert len(tries) == 1
+
+
+def test_stop_is_heard_once(records):
+    records.take("s", "d")
+    assert not records.beat("s", "d")
+    records.ask_to_stop("s")
+    assert records.beat("s", "d")
+    records.release("s", "d")
+    records.take("s", "d")
+    assert not records.beat("s", "d")
+
+
+def test_runs(records):
+    records.add_run("s", 1, 0)
+    records.add_run("s", 0, 5)
+    records.set_run("s", 1, 0, state="FAIL", error="why")
+    runs = records.runs("s")
+    assert [(run.trial, run.seed, run.state, run.error) for run in runs] == [
+        (0, 5, "WAITING", None),
+        (1, 0, "FAIL", "why"),
+    ]
+
+
+def test_unreachable_database_is_one_line_without_the_password():
+    with pytest.raises(InputError) as fault:
+        connect("postgresql+psycopg://user:secret@127.0.0.1:1/db")
+    assert "secret" not in str(fault.value)
+    assert "HDVAE_STUDY_DB" in str(fault.value)
+    assert "\n" not in str(fault.value)

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hdvae.errors import InputError
+from hdvae_platform.study.study import Study, load_study, preset_study, read_yaml, set_at
+
+
+def refused(file: Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as fault:
+        load_study(file, overrides)
+    line = str(fault.value)
+    assert "\n" not in line
+    return line
+
+
+def expected(**changes):
+    """An expectation of the small study, changed."""
+    groups = {"higher": {"model.latent": "normal"}, "than": {"model.latent": "categorical"}}
+    return {"metric": "valid/elbo", **groups, **changes}
+
+
+BAD = [
+    ({"experiment/training/freebit": 1.0}, ["experiment.training.freebit", "did you mean 'freebits'"]),
+    ({"serch": {}}, ["serch", "did you mean 'search'"]),
+    ({"experiment/model/layers/0/clases": 4}, ["clases", "did you mean 'classes'"]),
+    ({"experiment/training/steps": "many"}, ["experiment.training.steps", "integer", "many"]),
+    ({"experiment/training/steps": True}, ["experiment.training.steps", "integer"]),
+    ({"experiment/training/steps": 0}, ["experiment.training.steps", "greater than or equal to 1"]),
+    ({"experiment/model/wiring": "lave"}, ["experiment.model.wiring", "'lvae'", "lave"]),
+    ({"experiment/model/layers/0/variables": 0}, ["layers.0.variables", "greater than or equal to 1"]),
+    ({"experiment/model/layers/1/classes": 250}, ["layers.1.classes", "250", "nearest: 256"]),
+    ({"experiment/model/layers": []}, ["experiment.model.layers", "at least 1"]),
+    ({"experiment/training/temperature": -1}, ["temperature", "above 0"]),
+    ({"experiment/training/temperature": "warm"}, ["experiment.training.temperature", "no schedule"]),
+    ({"experiment/training/temperature": [[0, 1], [0, 2]]}, ["temperature", "must increase"]),
+    ({"experiment/training/temperature": {"start": 1, "end": 2}}, ["temperature", "steps is missing"]),
+    ({"experiment/evaluation/tau": []}, ["experiment.evaluation.tau", "at least 1"]),
+    ({"experiment/data": {}}, ["experiment.data", "name", "path"]),
+    ({"experiment/data": {"name": "mnist5k", "binarization": "threshold"}}, ["binarization", "binary already"]),
+    ({"search/metric": "test/elbo"}, ["never on test", "valid/elbo"]),
+    ({"search/metric": "valid/elbow"}, ["valid/elbow", "did you mean 'valid/elbo'"]),
+    ({"search/pruner": "asah"}, ["search.pruner", "'asha'"]),
+    ({"search": {"also": {"valid/relaxation_bais": "minimize"}}}, ["valid/relaxation_bais", "'valid/relaxation_bias'"]),
+    ({"search": {"also": {"test/elbo": "maximize"}}}, ["never on test", "valid/elbo"]),
+    ({"search": {"also": {"valid/relaxation_bias@tau=9": "minimize"}}}, ["not measured", "@tau=0.5"]),
+    ({"search": {"also": {"valid/elbo": "minimize"}}}, ["search.also", "valid/elbo is search.metric already"]),
+    ({"search": {"also": {"valid/kl": "least"}}}, ["search.also.valid/kl", "'maximize'"]),
+    ({"search": {"also": {"valid/kl": "minimize"}, "pruner": "asha"}}, ["search.pruner", "search.also"]),
+    ({"search": {"pruner": "asha", "metric": "valid/iw_elbo"}}, ["measured at the end only", "valid/elbo"]),
+    ({"search": {"pruner": "asha", "metric": "valid/iw_elbo@S=5"}}, ["measured at the end only", "valid/elbo"]),
+    ({"search/hours": 0}, ["search.hours", "greater than 0"]),
+    ({"expect": [{"metric": "valid/elbo"}]}, ["expect.0", "give the metric and one of: higher, than; "]),
+    ({"expect": [{"metric": "valid/elbo", "grow_with": "a"}]}, ["expect.0.grow_with", "did you mean 'grows_with'"]),
+    ({"expect": [{"metric": "valid/elbo", "within": 0}]}, ["expect.0.within", "greater than 0"]),
+    ({"expect": [expected(metric="elbo")]}, ["expect.0.metric: unknown metric elbo; did you mean 'valid/elbo'?"]),
+    ({"expect": [expected(metric="valid/kl/layer_9")]}, ["expect.0.metric: valid/kl/layer_9 is not measured"]),
+    ({"expect": [expected(metric="test/elbo")]}, ["expect.0.metric", "never on test: use valid/elbo"]),
+    ({"expect": [expected(higher={"model.latnt": "normal"})]}, ["model.latnt is not varied", "'model.latent'"]),
+    ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent never is "norml"', "'normal'"]),
+    ({"expect": [expected(than={"model.latent": "normal"})]}, ["expect.0", "both sides are"]),
+    ({"expect": [expected(higher={})]}, ["expect.0.higher", "at least 1"]),
+    ({"expect": [{"metric": "valid/elbo", "equal": {}, "to": {}, "within": 1.0}]}, ["expect.0.equal", "at least 1"]),
+    ({"expect": [{"metric": "valid/elbo", "grows_with": ""}]}, ["expect.0.grows_with", "at least 1"]),
+    (
+        {"expect": [expected(higher={"model.latent": "normal", "training.temperature": 0.1})]},
+        ['no parameter set has {"model.latent": "normal", "training.temperature": 0.1}'],
+    ),
+    (
+        {"expect": [expected(higher={"training.temperature": 0.1})]},
+        ['{"model.latent": "categorical", "training.temperature": 0.1} is on both sides'],
+    ),
+    (
+        {
+            "space": {
+                "model.latent": {"choices": ["normal", "categorical"]},
+                "model.width": {"choices": [4], "when": {"model.latent": "normal"}},
+                "model.depth": {"choices": [1, 2]},
+                "training.freebits": {"choices": [1.0], "when": {"model.depth": 2}},
+                "training.learning_rate": {"choices": [0.01, 0.02], "when": {"model.depth": 1}},
+            },
+            "expect": [
+                expected(
+                    higher={"training.learning_rate": 0.01, "model.latent": "normal"},
+                    than={"training.freebits": 1.0, "model.latent": "categorical"},
+                )
+            ],
+        },
+        ["no two parameter sets of these groups share their other settings"],
+    ),
+    ({"expect": [{"metric": "valid/elbo", "grows_with": "model.width"}]}, ["model.width is not varied: it is 8"]),
+    ({"expect": [{"metric": "valid/elbo", "falls_with": "model.latent"}]}, ['model.latent is no number, but "normal"']),
+    (
+        {"expect": [{"metric": "valid/elbo", "grows_with": "model.layers.*.variable"}]},
+        ["expect.0: no setting model.layers.*.variable", "did you mean 'model.layers.1.variables'"],
+    ),
+    ({"confirm": {"top": 0}}, ["confirm.top", "greater than or equal to 1"]),
+    ({"confirm": {"sed": 1}}, ["confirm.sed", "did you mean 'seeds'"]),
+    ({"search/method": "gird"}, ["search.method", "'grid'"]),
+    ({"search/method": "random"}, ["search.trials is missing"]),
+    ({"space/model.latent": {"choices": []}}, ["space.model.latent", "choices is empty"]),
+    ({"space/model.latent": {"choices": ["normal", "normal"]}}, ["space.model.latent", "twice"]),
+    ({"space/model.latent": {"choices": ["gaussian"]}}, ["model.latent", "'normal'", "gaussian"]),
+    ({"space/model.latnt": {"choices": [1]}}, ["space.model.latnt", "did you mean 'latent'"]),
+    ({"space/preset": {"choices": ["table2-L9"]}}, ["no preset table2-L9", "did you mean"]),
+    ({"space/model.layers.7.classes": {"choices": [4]}}, ["model.layers has no field 7"]),
+    ({"space/model.layers.0.classes": {"choices": [4, 5]}}, ["layers.0.classes is 5", "nearest: 4"]),
+    ({"space/training.freebits": {"low": 2.0, "high": 1.0}}, ["space.training.freebits", "low 2 is above high 1"]),
+    ({"space/training.freebits": {"low": 0.0, "high": 1.0, "log": True}}, ["log range", "above 0"]),
+    ({"space/training.freebits": {"low": 1.0}}, ["both low and high"]),
+    ({"space/training.freebits": {}}, ["either choices or low and high"]),
+    ({"space/training.freebits": {"low": 1.0, "high": 2.0}}, ["a grid needs choices"]),
+    ({"space/training.temperature/when": {"model.latnt": "categorical"}}, ["when", "did you mean 'model.latent'"]),
+    ({"space/training.temperature/when": {"model.latent": "binary"}}, ["model.latent never takes"]),
+    ({"search/metric": "valid/elbo@tau=0.3"}, ["valid/elbo@tau=0.3 is not measured"]),
+    ({"search/metric": "valid/kl/layer_9"}, ["valid/kl/layer_9 is not measured", "did you mean 'valid/kl/layer_2'"]),
+    (
+        {
+            "experiment/model/keys": "plain",
+            "space": {
+                "model.keys": {"choices": ["plain", "factored"]},
+                "model.layers.0.classes": {"choices": [50, 49]},
+            },
+        },
+        ["layers.0.classes is 50", "factored"],
+    ),
+    ({"seeds": []}, ["seeds", "at least 1"]),
+    ({"seeds": [1, 1]}, ["seeds", "twice"]),
+    ({"resources": {"workers": 0}}, ["resources.workers", "greater than or equal to 1"]),
+    ({"resources": {"workers": [1, 4]}}, ["resources.workers", "is no number", "elastic: {least: 1, most: 4}"]),
+    ({"resources": {"workers": "auto"}}, ["resources.workers", "is no number"]),
+    ({"resources": {"workers": 2, "elastic": {"most": 4}}}, ["resources", "either workers or elastic"]),
+    ({"resources": {"elastic": {"least": 4, "most": 2}}}, ["resources.elastic", "most is 2, but least is 4"]),
+    ({"resources": {"elastic": {"least": 3, "most": 4}}}, ["batch_size is 16", "3 workers share multiples of 48"]),
+    ({"name": "../up"}, ["name", "pattern"]),
+    ({"claim": None}, ["claim is missing"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=[str(next(iter(c))) + str(i) for i, (c, _) in enumerate(BAD)])
+def test_bad_input_is_refused_in_one_line_that_names_it(edit, changes, words):
+    line = refused(edit(changes))
+    for word in words:
+        assert word in line, line
+
+
+def test_what_is_expected_may_be_of_settings_that_only_some_arms_have(edit):
+    """A Gaussian has no temperature; a third layer is in some of the arms."""
+    assert load_study(edit({"expect": [expected()]})).expect
+    layer = {"variables": 1, "classes": 4}
+    layers = {"choices": [[layer, layer], [layer, layer, {**layer, "variables": 2}], [layer, layer, layer]]}
+    metrics = [{"metric": "valid/kl/layer_3", "grows_with": "model.layers.2.variables"}]
+    assert load_study(edit({"space": {"model.layers": layers}, "expect": metrics})).expect
+
+
+def test_missing_file_names_the_nearest(study_file):
+    assert "did you mean 'small.yaml'" in refused(study_file.with_name("smal.yaml"))
+
+
+def test_not_yaml(study_file):
+    study_file.write_text("a: [1,\nb: }")
+    assert "line 2" in refused(study_file)
+    study_file.write_text("just text")
+    assert "mapping" in refused(study_file)
+    study_file.write_text("when: 2026-01-01")
+    assert "unknown" in refused(study_file) or "date" in refused(study_file)
+
+
+def test_yaml_that_contains_itself(study_file):
+    study_file.write_text("name: &a [*a]")
+    assert "Circular" in refused(study_file)
+
+
+def test_repeated_fields_are_refused(study_file):
+    study_file.write_text(study_file.read_text() + "\nseeds: [3]\n")
+    assert "seeds is given twice" in refused(study_file)
+
+
+def test_yaml_reads_scientific_numbers_as_numbers():
+    assert read_yaml("{a: 2e-3, b: 1E5, c: 2.0e-3, d: e5}", "x") == {"a": 2e-3, "b": 1e5, "c": 2e-3, "d": "e5"}
+
+
+def test_yaml_does_not_execute(study_file):
+    study_file.write_text("!!python/object/apply:os.system ['true']")
+    assert "not valid YAML" in refused(study_file)
+
+
+def test_grid_is_the_product_with_conditions_and_no_duplicates(study_file):
+    grid = load_study(study_file).grid()
+    assert grid == [
+        {"model.latent": "normal"},
+        {"model.latent": "categorical", "training.temperature": 0.1},
+        {"model.latent": "categorical", "training.temperature": [[0, 0.8], [20, 0.1]]},
+    ]
+
+
+def test_conditions_on_conditional_dimensions(edit):
+    file = edit(
+        {
+            "space/training.freebits": {
+                "choices": [1.0, 2.0],
+                "when": {"training.temperature": [0.1]},
+            }
+        }
+    )
+    grid = load_study(file).grid()
+    assert [params.get("training.freebits") for params in grid] == [None, 1.0, 2.0, None]
+
+
+def test_trials_limit_a_grid(edit):
+    study = load_study(edit({"search/trials": 2}))
+    assert study.parameter_sets() == 2
+
+
+def test_a_search_tries_no_more_sets_than_the_space_has(edit):
+    search = {"search": {"method": "random", "trials": 10}}
+    assert load_study(edit(search)).parameter_sets() == 3, "of which two under a condition"
+    assert load_study(edit({"space/model.width": {"low": 4, "high": 6}})).parameter_sets() == 9
+    assert load_study(edit({"search/trials": 4})).parameter_sets() == 4
+    assert load_study(edit({"search": {"method": "tpe", "hours": 1}})).parameter_sets() == 9
+    wide = {"low": 1, "high": 10**9}
+    assert load_study(edit({"space/training.steps": wide})).different_sets() == 9e9
+    real = {"low": 0.5, "high": 1.0, "when": {"model.latent": "normal"}}
+    assert load_study(edit({"space/training.freebits": real})).parameter_sets() is None
+    one = {"space": {"training.freebits": {"low": 0.5, "high": 0.5}}}
+    assert load_study(edit(one)).parameter_sets() == 1
+
+
+def test_parameters_merge_in_one_place(study_file):
+    study = load_study(study_file)
+    merged = study.experiment_at({"model.layers.0.classes": 9, "training.temperature": [[0, 1], [5, 0.5]]})
+    assert merged.model.layers[0].classes == 9
+    assert merged.model.layers[1] == study.experiment.model.layers[1]
+    assert merged.training.temperature == ((0, 1.0), (5, 0.5))
+
+
+def test_ranges_over_the_fields_of_a_ramp(edit):
+    file = edit(
+        {
+            "experiment/training/temperature": {"start": 0.8, "end": 0.1, "steps": 10},
+            "space": {"training.temperature.start": {"low": 0.5, "high": 1.0}},
+            "search": {"method": "random", "trials": 3},
+        }
+    )
+    study = load_study(file)
+    assert study.experiment_at({"training.temperature.start": 0.6}).training.temperature.start == 0.6
+
+
+def test_every_whole_number_of_a_range_is_checked(edit):
+    file = edit(
+        {
+            "space": {"model.layers.0.classes": {"low": 4, "high": 16}},
+            "search": {"method": "random", "trials": 3},
+        }
+    )
+    assert "layers.0.classes is 5" in refused(file)
+
+
+def test_overrides(study_file):
+    study = load_study(study_file, ["training.steps=7", "seeds=[5]", "experiment.data.binarization=none"])
+    assert study.experiment.training.steps == 7
+    assert study.seeds == (5,)
+    assert "did you mean 'steps'" in refused(study_file, "training.stepz=7")
+    assert "path=value" in refused(study_file, "training.steps")
+    assert "integer" in refused(study_file, "training.steps=x")
+
+
+def test_definition_and_plan_rebuild_the_study(study_file):
+    study = load_study(study_file)
+    assert Study.rebuilt(study.name, study.definition(), study.plan()) == study
+
+
+def test_a_study_of_several_metrics_is_rebuilt_from_its_record(edit):
+    study = load_study(
+        edit({"search": {"also": {"valid/relaxation_bias@tau=0.5": "minimize", "valid/kl": "maximize"}}})
+    )
+    assert list(study.search.objectives) == ["valid/elbo", "valid/relaxation_bias@tau=0.5", "valid/kl"]
+    recorded = json.loads(json.dumps(study.definition()))
+    assert Study.rebuilt(study.name, recorded, study.plan()) == study
+    other = load_study(edit({"search": {"also": {"valid/kl": "maximize"}}}))
+    assert other.definition() != study.definition()
+
+
+def test_fresh_seeds_are_fixed_and_not_those_of_the_search(edit):
+    study = load_study(edit({"confirm": {}}))
+    seeds = study.confirmation_seeds()
+    assert len(set(seeds)) == 5
+    assert not set(seeds) & set(study.seeds)
+    assert Study.rebuilt(study.name, study.definition(), study.plan()) == study
+    taken = study.model_copy(update={"seeds": (0, seeds[1])})
+    assert taken.confirmation_seeds()[:4] == [seeds[0], *seeds[2:]]
+    assert (study.confirmations(2), study.confirmations(9)) == (10, 15)
+
+
+def test_what_a_record_is_too_old_to_have_is_its_default(edit):
+    changes = {"search": {"pruner": "median"}, "expect": [expected()], "confirm": {}}
+    study, plain = load_study(edit(changes)), load_study(edit({"search": {}, "expect": [], "confirm": None}))
+    definition, plan = study.definition(), study.plan()
+    assert Study.rebuilt(study.name, definition, plan) == study
+    for record, names in ((definition, ("pruner", "also")), (plan, ("expect", "confirm", "hours"))):
+        for name in names:
+            del record[name]
+    assert Study.rebuilt(study.name, definition, plan) == plain
+
+
+def test_set_at_leaves_the_value_its_own():
+    plain = {"a": [1]}
+    value = [2]
+    set_at(plain, "a", value, "x")
+    value.append(3)
+    assert plain == {"a": [2]}
+
+
+def test_a_study_can_name_a_preset(edit):
+    study = load_study(edit({"experiment/preset": "table2-L3", "experiment/model": {"blocks": "dense"}}))
+    assert [layer.variables for layer in study.experiment.model.layers] == [16, 8, 4]
+    assert study.experiment.model.blocks == "dense"
+    assert "did you mean 'table2-L3'" in refused(edit({"experiment/preset": "table2-3"}))
+
+
+def test_a_preset_over_a_file_and_alone(study_file):
+    alone = preset_study("table3-normal", ["training.steps=5"])
+    assert alone.experiment.training.steps == 5
+    assert len(alone.experiment.model.layers) == 6
+    over = preset_study("table2-L1", base=load_study(study_file))
+    assert over.name == "small-table2-L1"
+    assert over.experiment.model.blocks == "dense"
+    assert over.experiment.model.layers[0].variables == 16
+
+
+def test_a_preset_in_the_space_is_put_under_the_other_settings(edit):
+    space = {"model.layers.0.classes": {"choices": [4, 16]}, "preset": {"choices": ["table2-L3", "table2-L3-normal"]}}
+    study = load_study(edit({"space": space}))
+    params = {"model.layers.0.classes": 4, "preset": "table2-L3"}
+    assert params in study.grid()
+    found = study.experiment_at(params).model
+    assert [(layer.variables, layer.classes) for layer in found.layers] == [(16, 4), (8, 64), (4, 16)]
+    assert (found.latent, found.blocks, found.width) == ("categorical", "dense", 8)
+    assert study.experiment_at({"preset": "table2-L3-normal"}).model.latent == "normal"

@@ -1,0 +1,174 @@
+"""The best model of a study in MLflow's registry, and the loaders of the platform."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+import hdvae
+import hdvae_platform
+from benchmarks.postgres import free_port
+from hdvae.config import parse
+from hdvae.errors import InputError
+from hdvae.experiment.experiment import Experiment
+from hdvae.trained import TrainedModel
+from hdvae.training.loop import TrainState
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.tracking.client import Client
+from tests.study.tracking.test_client import IDENTITY, wait_for
+
+SHAPE = (6, 5)
+EXPERIMENT = {
+    "data": {"path": "images.npz"},
+    "model": {"blocks": "dense", "width": 8, "depth": 1, "layers": [{"variables": 3, "classes": 4}]},
+    "training": {"steps": 9, "batch_size": 16, "temperature": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    state = TrainState.fresh(parse(Experiment, EXPERIMENT, "test"), SHAPE, seed=3, device=torch.device("cpu"))
+    return TrainedModel.of(state.snapshot())
+
+
+@pytest.fixture
+def images_of():
+    return np.random.RandomState(0).randint(2, size=(3, *SHAPE)).astype(np.uint8)
+
+
+def register(client, model, step=1):
+    run_id = client.open_run("a", {}, IDENTITY)
+    client.register("some", run_id, {"hdvae.run_id": run_id, "hdvae.step": str(step)}, lambda: model, "says")
+    return run_id
+
+
+def versions(places):
+    return mlflow.MlflowClient(places.tracking).search_model_versions("name = 'some'")
+
+
+def test_a_model_is_registered_once_for_each_state(places, model):
+    client = Client(places)
+    for _ in range(2):
+        run_id = register(client, model)
+    (version,) = versions(places)
+    assert (version.run_id, version.description, version.tags["hdvae.step"]) == (run_id, "says", "1")
+    register(client, model, step=2)
+    assert sorted(version.tags["hdvae.step"] for version in versions(places)) == ["1", "2"]
+    register(client, model, step=2)
+    assert len(versions(places)) == 2
+
+
+def test_a_model_that_is_there_is_not_read_again(places, model):
+    client = Client(places)
+    run_id = register(client, model)
+    identity = {"hdvae.run_id": run_id, "hdvae.step": "1"}
+    client.register("some", run_id, identity, lambda: pytest.fail("it was read"), "says")
+
+
+def test_as_a_pyfunc_it_gives_what_the_library_gives(places, model, images_of, monkeypatch):
+    register(Client(places), model)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", places.tracking)
+    loaded = mlflow.pyfunc.load_model("models:/some/1")
+    ask = {"samples": 7, "seed": 2}
+    assert loaded.predict(images_of, params=ask) == pytest.approx(model.iw_elbo(images_of, 7, 2).numpy())
+    for what, wanted in (("reconstruct", model.reconstruct(images_of, 2)), ("sample", model.sample(3, 2))):
+        assert loaded.predict(images_of, params={**ask, "what": what}) == pytest.approx(wanted.numpy())
+    with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
+        loaded.predict(np.zeros((1, 5, 6), np.uint8))
+    with pytest.raises(InputError, match="what is 'smaple'"):
+        loaded.predict(images_of, params={"what": "smaple"})
+
+
+def test_nothing_in_it_is_a_pickle_and_the_library_lies_beside_it(places, model):
+    register(Client(places), model)
+    (folder,) = places.home.glob("artifacts/*/artifacts/model")
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
+    assert (folder / "code/hdvae/trained.py").exists()
+    assert "loaders.code_model" in (folder / "MLmodel").read_text()
+    pins = (folder / "requirements.txt").read_text().split()
+    assert {"mlflow", "torch", "safetensors"} <= {pin.partition("==")[0] for pin in pins}
+    assert all("+" not in pin for pin in pins)
+
+
+def test_it_works_where_the_platform_is_not(places, model, images_of, tmp_path):
+    """In a process that finds neither package of this repository but in the model."""
+    register(Client(places), model)
+    np.save(tmp_path / "images.npy", images_of)
+    (folder,) = places.home.glob("artifacts/*/artifacts/model")
+    code = (
+        "import sys; sys.modules['hdvae_platform'] = None\n"
+        "import mlflow, numpy\n"
+        f"model = mlflow.pyfunc.load_model({str(folder)!r})\n"
+        f"print(*model.predict(numpy.load({str(tmp_path / 'images.npy')!r}), params={{'samples': 7}}))\n"
+        "import hdvae; print(hdvae.__file__)\n"
+    )
+    arguments = [sys.executable, "-P", "-S", "-c", f"import sys; sys.path += {site()!r}\n{code}"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env={}, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    values, where = done.stdout.splitlines()
+    assert [float(value) for value in values.split()] == pytest.approx(model.iw_elbo(images_of, 7).tolist())
+    assert Path(where).is_relative_to(folder)
+
+
+def site() -> list[str]:
+    """Where other packages are: without the paths of an editable install, which only `site` reads."""
+    return [path for path in sys.path if path.endswith("site-packages")]
+
+
+def test_on_a_server(places, model, images_of):
+    port = free_port()
+    arguments = ["--backend-store-uri", places.tracking, "--artifacts-destination", str(places.home / "artifacts")]
+    arguments += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(port)
+        there = dataclasses.replace(places, tracking=f"http://127.0.0.1:{port}", artifacts=None)
+        client = Client(there)
+        for _ in range(2):
+            register(client, model)
+        assert len(versions(there)) == 1
+        found = client.registered("models:/some/latest")
+        assert found.iw_elbo(images_of, 5).equal(model.iw_elbo(images_of, 5))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_the_platform_loads_by_run_registry_and_folder(places, model, images_of, tmp_path):
+    client = Client(places)
+    run_id = register(client, model)
+    model.save(Path(places.storage) / "some/trial-0000/seed-0")
+    folder = Storage(places.storage).address("some/trial-0000/seed-0")
+    client.set_tags(run_id, {"hdvae.checkpoint": f"{folder}/checkpoints/{0:09d}-0000.safetensors"})
+    wanted = model.iw_elbo(images_of, 5)
+    for address in (run_id, f"runs:/{run_id}", "models:/some/1", "models:/some/latest", folder):
+        found = hdvae_platform.load(address, places.home)
+        assert found.iw_elbo(images_of, 5).equal(wanted), address
+        assert found.experiment == model.experiment
+    assert hdvae.load(folder).iw_elbo(images_of, 5).equal(wanted)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("models:/none/1", "no registered model none"),
+        ("models:/some/9", "newest version of some is 1"),
+        ("models:/some", "write models:/NAME/VERSION"),
+        ("0123456789abcdef0123456789abcdef", "no such MLflow run"),
+        ("nowhere/at/all", "no checkpoint there"),
+    ],
+)
+def test_what_is_not_there_is_said(places, model, address, words):
+    register(Client(places), model)
+    with pytest.raises(InputError, match=words):
+        hdvae_platform.load(address, places.home)
