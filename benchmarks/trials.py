@@ -33,7 +33,7 @@ from benchmarks.common import Bar, report
 from benchmarks.postgres import running
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.launch import StudyCallback, StudySearcher, StudyStopper
-from hdvae_platform.running.upload import STATUSES, StudyTracking
+from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import Search, known_trials
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.journal import Journal
@@ -42,6 +42,7 @@ from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study, load_study
 from hdvae_platform.tracking.client import Client, Tracker
+from hdvae_platform.tracking.names import STATUS_OF
 
 Backend = Literal["sqlite", "postgresql"]
 Database = Callable[[str], str]
@@ -292,7 +293,7 @@ def violations(done: Simulation, trials: int) -> list[str]:
         (int(run.tags["hdvae.trial"]), run.run_id, run.status)
         for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "run"})
     )
-    expected = Counter((number, run.run_id, STATUSES[run.state]) for number, run in runs.items())
+    expected = Counter((number, run.run_id, str(STATUS_OF[run.state])) for number, run in runs.items())
     parents = [run.status for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "study"})]
     if parents != ["FINISHED"]:
         found.append(f"MLflow has the study as {parents}")

@@ -19,8 +19,10 @@ from typing import Any
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.display.text import brief
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import read_yaml, set_key
-from hdvae_platform.tracking.client import TESTED, Client, TrackedRun
+from hdvae_platform.tracking.client import Client, TrackedRun
+from hdvae_platform.tracking.names import OWN_TAGS, RunKind, Tag
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Arm:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the runs."""
-        return [int(run.tags["hdvae.seed"]) for run in self.runs]
+        return [run.seed for run in self.runs]
 
     @property
     def pools(self) -> dict[str, set[int]]:
@@ -121,7 +123,7 @@ def arms(
             known.see(run, wanted)
             if all(setting(run, path) == value for path, value in wanted.items()):
                 settings = _arm_of(run, by) | ({"study": study} if len(studies) > 1 else {})
-                key, at = set_key(settings), (place, int(run.tags["hdvae.trial"]))
+                key, at = set_key(settings), (place, run.trial)
                 order[key] = min(order.get(key, at), at)
                 _add(found.setdefault(key, Arm(settings)), _trimmed(run, kept))
     known.check(by, wanted, metrics)
@@ -161,7 +163,7 @@ def setting(run: TrackedRun, path: str) -> Any:
 
 def varied_in(run: TrackedRun) -> dict[str, Any]:
     """What the study varied, as it is in this run."""
-    return dict(json.loads(run.tags.get("hdvae.arm", "{}")))
+    return dict(json.loads(run.tags.get(Tag.ARM, "{}")))
 
 
 @functools.lru_cache(4096)
@@ -182,10 +184,10 @@ def value_of(text: str) -> Any:
 
 def _runs(client: Client, study: str) -> Iterator[TrackedRun]:
     """The runs of a study's search."""
-    found = client.find({"hdvae.study": study, "hdvae.kind": "run"})
+    found = client.find({Tag.STUDY: study, Tag.KIND: RunKind.SEARCH})
     first = next(found, None)
     if first is None:
-        names = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]
+        names = [run.study for run in client.find({Tag.KIND: RunKind.STUDY})]
         raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, names)}")
     yield first
     yield from found
@@ -236,18 +238,18 @@ def _trimmed(run: TrackedRun, kept: Collection[str]) -> TrackedRun:
     tags = {
         sys.intern(key): sys.intern(value)
         for key, value in run.tags.items()
-        if key.startswith("hdvae.") or key == "mlflow.source.git.commit"
+        if key.startswith(OWN_TAGS) or key == Tag.COMMIT
     }
     return replace(run, tags=tags, params=params, metrics=metrics)
 
 
 def _add(arm: Arm, run: TrackedRun) -> None:
-    state = run.tags.get("hdvae.state")
-    arm.pruned += state == "PRUNED"
-    arm.failed += state == "FAIL"
-    if state == "COMPLETE":
+    state = run.state
+    arm.pruned += state == RunState.PRUNED
+    arm.failed += state == RunState.FAIL
+    if state == RunState.COMPLETE:
         arm.runs.append(run)
-    arm.unfinished += state not in ("COMPLETE", "PRUNED", "FAIL")
+    arm.unfinished += state is None or not state.is_terminal
 
 
 def _complete(found: list[Arm], studies: Sequence[str]) -> list[Arm]:
@@ -255,7 +257,7 @@ def _complete(found: list[Arm], studies: Sequence[str]) -> list[Arm]:
     if not any(arm.runs for arm in found):
         raise InputError(f"no run of {', '.join(studies)} is complete yet: `hdvae study status {studies[0]}`")
     for arm in found:
-        arm.runs.sort(key=lambda run: (int(run.tags["hdvae.trial"]), int(run.tags["hdvae.seed"])))
+        arm.runs.sort(key=lambda run: (run.trial, run.seed))
     return found
 
 
@@ -275,7 +277,7 @@ def is_test(metric: str) -> bool:
 
 def measured_on_test(run: TrackedRun) -> dict[str, Any]:
     """How a run was measured on test images: `images`, `draws`, `samples`, `tau`, `kappa`; empty if it was not."""
-    return dict(json.loads(run.tags.get(TESTED, "{}")))
+    return dict(json.loads(run.tags.get(Tag.TEST_MEASURED, "{}")))
 
 
 def parts_of(metric: str) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from hdvae_platform.analysis.differences import ARMS
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.study.study import PRESET
 from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import Tag
 from hdvae_platform.tracking.provenance import described
 
 MEASURED = ("evaluation.",)
@@ -63,9 +64,9 @@ def left_out(compared: Sequence[Arm], kept: Sequence[Arm], path: str) -> list[st
         kept: the same with the runs that entered the trend.
         path: the setting.
     """
-    by_study = Counter(run.tags["hdvae.study"] for arm in compared for run in arm.runs)
+    by_study = Counter(run.study for arm in compared for run in arm.runs)
     total = by_study.total()
-    by_study.subtract(run.tags["hdvae.study"] for arm in kept for run in arm.runs)
+    by_study.subtract(run.study for arm in kept for run in arm.runs)
     if not by_study.total():
         return []
     named = ", ".join(f"{count} of {study}" for study, count in by_study.items() if count)
@@ -179,16 +180,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def checksum(run: TrackedRun) -> str:
     """The data of a run, in short."""
-    return f"checksum {run.tags.get('hdvae.data_checksum', '')[:8] or 'unknown'}"
+    return f"checksum {run.tags.get(Tag.DATA_CHECKSUM, '')[:8] or 'unknown'}"
 
 
 def code(run: TrackedRun) -> str:
     """The code that made a run."""
-    keys = {"version": "hdvae.version", "sources": "hdvae.sources", "commit": "mlflow.source.git.commit"}
+    keys = {"version": Tag.VERSION, "sources": Tag.SOURCES, "commit": Tag.COMMIT}
     known = {key: run.tags[tag] for key, tag in keys.items() if tag in run.tags}
     if not {"version", "sources"} <= known.keys():
         return "an unknown version"
-    return described({**known, "dirty": run.tags.get("hdvae.git_dirty", "false")})
+    return described({**known, "dirty": run.tags.get(Tag.GIT_DIRTY, "false")})
 
 
 def _mixed(runs: Sequence[TrackedRun], what: str, of: Callable[[TrackedRun], str]) -> Iterable[str]:
@@ -223,7 +224,7 @@ def _studies(compared: Sequence[Arm]) -> Iterable[str]:
     for arm in compared:
         for run in arm.runs:
             for path, text in run.params.items():
-                held.setdefault(run.tags["hdvae.study"], {}).setdefault(path, set()).add(text)
+                held.setdefault(run.study, {}).setdefault(path, set()).add(text)
         unsaid.update(path for path in {path for run in arm.runs for path in run.params} if not _said(path, arm))
     if len(held) < 2:
         return

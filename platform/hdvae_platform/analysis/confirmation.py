@@ -10,7 +10,9 @@ from typing import Any
 
 from hdvae_platform.analysis.arms import setting, varied_in
 from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import Client, TrackedRun
+from hdvae_platform.tracking.names import RunKind, Tag
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Confirmation:
     @property
     def seeds(self) -> list[int]:
         """The fresh seeds."""
-        return [int(run.tags["hdvae.seed"]) for run in self.runs]
+        return [run.seed for run in self.runs]
 
     @property
     def values(self) -> list[float]:
@@ -75,20 +77,20 @@ def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, An
 def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> list[Confirmation]:
     fresh = [
         run
-        for run in client.find({"hdvae.study": study, "hdvae.kind": "confirmation"})
+        for run in client.find({Tag.STUDY: study, Tag.KIND: RunKind.CONFIRMATION})
         if all(setting(run, path) == value for path, value in where.items())
     ]
-    parent = next(client.find({"hdvae.study": study, "hdvae.kind": "study"}), None) if fresh else None
+    parent = next(client.find({Tag.STUDY: study, Tag.KIND: RunKind.STUDY}), None) if fresh else None
     if parent is None:
         return []
     metric, sign = parent.params["metric"], 1 if parent.params["direction"] == "maximize" else -1
     by_trial: dict[int, list[TrackedRun]] = {}
     for run in fresh:
-        by_trial.setdefault(int(run.tags["hdvae.trial"]), []).append(run)
+        by_trial.setdefault(run.trial, []).append(run)
     searched: dict[int, list[float]] = {}
-    for run in client.find({"hdvae.study": study, "hdvae.kind": "run"}):
+    for run in client.find({Tag.STUDY: study, Tag.KIND: RunKind.SEARCH}):
         if _counts(run, metric):
-            searched.setdefault(int(run.tags["hdvae.trial"]), []).append(run.metrics[metric])
+            searched.setdefault(run.trial, []).append(run.metrics[metric])
     found = [
         _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs)
         for trial, runs in by_trial.items()
@@ -99,14 +101,14 @@ def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> l
 
 def _counts(run: TrackedRun, metric: str) -> bool:
     """Whether a run is complete, with a finite value."""
-    return run.tags.get("hdvae.state") == "COMPLETE" and math.isfinite(run.metrics.get(metric, math.nan))
+    return run.state == RunState.COMPLETE and math.isfinite(run.metrics.get(metric, math.nan))
 
 
 def _confirmation(
     study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
 ) -> Confirmation:
-    ended = sum(run.tags.get("hdvae.state") in ("COMPLETE", "PRUNED", "FAIL") for run in runs)
-    counted = sorted((run for run in runs if _counts(run, metric)), key=lambda run: int(run.tags["hdvae.seed"]))
+    ended = sum(run.state is not None and run.state.is_terminal for run in runs)
+    counted = sorted((run for run in runs if _counts(run, metric)), key=lambda run: run.seed)
     return Confirmation(
         study=study,
         trial=trial,

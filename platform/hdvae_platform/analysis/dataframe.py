@@ -11,7 +11,9 @@ import pandas as pd
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import labels, value_of, varied_in
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import Client, TrackedRun
+from hdvae_platform.tracking.names import RunKind, Tag
 
 KINDS = {"run": "search", "confirmation": "confirmation"}
 
@@ -19,9 +21,9 @@ KINDS = {"run": "search", "confirmation": "confirmation"}
 def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
     """A row for each run of a study, confirmations too, in order: see `hdvae_platform.results`."""
     client = Client(Places.known(Path(home or os.environ.get("HDVAE_HOME", "runs")), "tracking"))
-    runs = [run for kind in KINDS for run in client.find({"hdvae.study": name, "hdvae.kind": kind})]
+    runs = [run for kind in KINDS for run in client.find({Tag.STUDY: name, Tag.KIND: kind})]
     if not runs:
-        known = [run.tags["hdvae.study"] for run in client.find({"hdvae.kind": "study"})]
+        known = [run.study for run in client.find({Tag.KIND: RunKind.STUDY})]
         raise InputError(f"no study {name} in MLflow at {client.address}{nearest(name, known)}")
     rows = [_row(run, arm) for run, arm in zip(runs, labels([varied_in(run) for run in runs]), strict=True)]
     table = pd.DataFrame(rows)
@@ -34,11 +36,11 @@ def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
 def _row(run: TrackedRun, arm: str) -> dict[str, object]:
     tags = run.tags
     return {
-        "study": tags["hdvae.study"],
-        "kind": KINDS[tags["hdvae.kind"]],
-        "trial": int(tags["hdvae.trial"]),
-        "seed": int(tags["hdvae.seed"]),
-        "state": tags.get("hdvae.state", "RUNNING"),
+        "study": tags[Tag.STUDY],
+        "kind": KINDS[tags[Tag.KIND]],
+        "trial": int(tags[Tag.TRIAL]),
+        "seed": int(tags[Tag.SEED]),
+        "state": tags.get(Tag.STATE, RunState.RUNNING),
         "run_id": run.run_id,
         "arm": arm,
         **{path: value_of(text) for path, text in run.params.items() if path != "seed"},

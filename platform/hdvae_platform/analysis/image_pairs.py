@@ -20,6 +20,7 @@ from hdvae_platform.analysis.arms import Arm, is_test, measured_on_test, parts_o
 from hdvae_platform.analysis.inference import Interval, interval, pairs
 from hdvae_platform.store.per_image import per_image_name
 from hdvae_platform.tracking.client import Client, TrackedRun
+from hdvae_platform.tracking.names import Tag
 
 CLEAR = 4.0
 """Standard errors from 0 from which on the sign of a bias is taken as known: |δ| is not a mean over images."""
@@ -154,7 +155,7 @@ def image_paired(a: Arm, b: Arm, metric: str, values: ImageValues) -> ImagePaire
 def _both(one: TrackedRun, other: TrackedRun, metric: str, values: ImageValues) -> tuple[np.ndarray, np.ndarray] | None:
     """A metric of two runs on the same images; None where there is no such thing."""
     a, b = values.of(one, metric), values.of(other, metric)
-    if a is None or b is None or one.tags.get("hdvae.data_checksum") != other.tags.get("hdvae.data_checksum"):
+    if a is None or b is None or one.tags.get(Tag.DATA_CHECKSUM) != other.tags.get(Tag.DATA_CHECKSUM):
         return None
     return (a.values, b.values) if np.array_equal(a.images, b.images) else None
 

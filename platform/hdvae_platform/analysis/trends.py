@@ -29,6 +29,7 @@ from hdvae_platform.analysis.arms import Arm, setting, signed_name, value_of, va
 from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.study.study import PRESET, fits
 from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import Tag
 
 Direction = Literal["increasing", "decreasing", "two-sided"]
 EXACT = 20_000
@@ -319,7 +320,7 @@ def blocks_of(compared: Sequence[Arm], path: str, metric: str) -> list[Block]:
         for run, value in zip(arm.runs, arm.each_signed(metric), strict=True):
             level = _level(run, path)
             if value is not None and level is not None:
-                key = json.dumps([arm.arm.get("study"), run.tags["hdvae.seed"], _rest(run, path)], sort_keys=True)
+                key = json.dumps([arm.arm.get("study"), run.tags[Tag.SEED], _rest(run, path)], sort_keys=True)
                 found.setdefault(key, []).append((run, level, value))
     levels = sorted({level for same in found.values() for _, level, _ in same})
     if len(levels) < 2:
@@ -336,7 +337,7 @@ def _block(same: Sequence[tuple[TrackedRun, float, float]]) -> Block:
         values.setdefault(level, []).append(value)
     means = {level: statistics.fmean(each) for level, each in values.items()}
     runs = {level: [run.run_id for run, at, _ in same if at == level] for level in values}
-    return Block(int(same[0][0].tags["hdvae.seed"]), means, runs)
+    return Block(same[0][0].seed, means, runs)
 
 
 def entered(compared: Sequence[Arm], trends: Sequence[Trend]) -> list[Arm]:

@@ -27,6 +27,7 @@ from hdvae_platform.store import datasets, records
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client, Unreachable, server
+from hdvae_platform.tracking.names import Tag
 
 SKEW = 5.0
 """Seconds that two clocks may differ: a driver's signs of life are that far apart, and judged by another's clock."""
@@ -175,7 +176,7 @@ def check_database(places: Places) -> str:
 def check_tracking(places: Places) -> str:
     """MLflow answers, is new enough and takes a tag."""
     try:
-        Client(places).mark("hdvae.doctor")
+        Client(places).mark(Tag.DOCTOR)
     except Unreachable as fault:
         raise Unfit(f"{fault}; check MLFLOW_TRACKING_URI, and the user in MLFLOW_TRACKING_USERNAME/_PASSWORD") from None
     found = server(places.tracking)

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from hdvae_platform.commands.options import home_option, json_option
-from hdvae_platform.report.writing import folder_of, write_report
+from hdvae_platform.report.writing import write_report
+from hdvae_platform.store.layout import report_folder
 from hdvae_platform.store.places import Places
 
 
@@ -22,7 +23,7 @@ from hdvae_platform.store.places import Places
 def report(name: str, out: Path | None, home: Path, as_json: bool) -> None:
     """Write a study as one HTML page that needs no network, its figures beside it, and log both to MLflow."""
     places = Places.known(home, "database")
-    done = write_report(places, name, out or folder_of(places, name))
+    done = write_report(places, name, out or report_folder(places.home, name))
     for note in done.notes:
         click.echo(note, err=True)
     if as_json:

@@ -15,6 +15,7 @@ from hdvae_platform.display.text import duration, table
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study, load_study
 
 insecure_option = click.option(
@@ -118,12 +119,12 @@ def run(
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
     ended = run_study(checked, places, lambda line: click.echo(line, file=out), Launch(**how))
-    failed = [one for one in ended.runs if one.state == "FAIL"]
+    failed = [one for one in ended.runs if one.state == RunState.FAIL]
     for one in failed:
         click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
     if failed:
         click.echo("the same command with `--retry-failed` starts them again", err=True)
-    if any(one.state == "COMPLETE" for one in ended.runs):
+    if any(one.state == RunState.COMPLETE for one in ended.runs):
         _show_result(checked, places, as_json, finished=ended.finished)
     if not ended.finished:
         click.echo("stopped before its end; the same command goes on", err=True)
@@ -215,9 +216,10 @@ def _report(client: Any, places: Places, study: Study, as_json: bool) -> None:
 
     What keeps it from being made is said, and takes nothing from the study.
     """
-    from hdvae_platform.report.writing import PAGE, folder_of, is_reported, write_report
+    from hdvae_platform.report.writing import is_reported, write_report
+    from hdvae_platform.store.layout import REPORT_PAGE, report_folder
 
-    folder = folder_of(places, study.name)
+    folder = report_folder(places.home, study.name)
     try:
         notes = [] if is_reported(client, places, study) else write_report(places, study.name, folder).notes
     except InputError as fault:
@@ -226,7 +228,7 @@ def _report(client: Any, places: Places, study: Study, as_json: bool) -> None:
     for note in notes:
         click.echo(note, err=True)
     if not as_json:
-        click.echo(f"Report, with figures:             {_shown(folder / PAGE)}")
+        click.echo(f"Report, with figures:             {_shown(folder / REPORT_PAGE)}")
 
 
 def _shown(path: Path) -> str:

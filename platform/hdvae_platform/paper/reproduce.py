@@ -32,6 +32,7 @@ from hdvae_platform.store import datasets
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import PRESET, Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
@@ -171,7 +172,9 @@ def _status(study: Study, places: Places) -> StudyStatus:
 
 def _mixed(states: Iterable[StudyStatus], places: Places) -> list[str]:
     """What must be said where several versions of the code made the runs."""
-    ids = [row["run_id"] for state in states for row in state.trials if row["state"] == "COMPLETE" and row["run_id"]]
+    ids = [
+        row["run_id"] for state in states for row in state.trials if row["state"] == RunState.COMPLETE and row["run_id"]
+    ]
     runs = [run for run in map(Client(places).get, ids) if run is not None] if ids else []
     return [f"{mark}: differences between cells may be of the code." for mark in mixed_code(runs)]
 
@@ -185,10 +188,10 @@ def _found(
     found: dict[str, Found] = {}
     for row in state.trials:
         preset = row["params"][PRESET]
-        if row["state"] == "COMPLETE":
+        if row["state"] == RunState.COMPLETE:
             document = _assessed(target, study, row, budget, places, client, echo)
             documents.setdefault(preset, []).append(document)
-        elif row["state"] == "FAIL":
+        elif row["state"] == RunState.FAIL:
             found[preset] = Found({}, instead="failed")
     return found | {preset: _joined(kept) for preset, kept in documents.items()}
 
@@ -286,7 +289,9 @@ def _samples(
         used = load_data(wanted[data].experiment, places.home).name if data in wanted else data
         for preset, name in ((f"{DEEP}-normal", "Gaussian"), (DEEP, "discrete")):
             rows = states[data].trials if data in states else []
-            row = next((row for row in rows if row["params"][PRESET] == preset and row["state"] == "COMPLETE"), None)
+            row = next(
+                (row for row in rows if row["params"][PRESET] == preset and row["state"] == RunState.COMPLETE), None
+            )
             title = f"({next(letters)}) {name}, L = 3, {used}"
             panels[title] = None if row is None else _drawn(row, places)
     return samples_figure(panels, " ".join(captions))

@@ -19,13 +19,16 @@ from hdvae_platform.analysis.inference import holm
 from hdvae_platform.analysis.verdicts import Verdict, verdicts
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.search.search import MIN_IMPORTANCE_TRIALS, importances
-from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.layout import run_folder, samples_file
 from hdvae_platform.store.per_image import find_per_image, read_per_image
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study, set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
+from hdvae_platform.tracking.names import RunKind, Tag
 
 BIAS = "valid/relaxation_bias"
 ELBO = "valid/elbo"
@@ -272,11 +275,11 @@ def read_contents(places: Places, name: str) -> Contents:
     _read_storage(arms, client, storage, name)
     status = study_status(places, record)
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
-    again = client.find({"hdvae.study": name, "hdvae.kind": "confirmation", "hdvae.state": "COMPLETE"})
+    again = client.find({Tag.STUDY: name, Tag.KIND: RunKind.CONFIRMATION, Tag.STATE: RunState.COMPLETE})
     confirming = {run.run_id: run for run in again}
     tracked |= confirming
     sent = {run.run_id for arm in found for run in arm.runs} | confirming.keys()
-    parent = next(client.find({"hdvae.study": name, "hdvae.kind": "study"}), None)
+    parent = next(client.find({Tag.STUDY: name, Tag.KIND: RunKind.STUDY}), None)
     trials = _trials(status, arms)
     begun = [row["run_id"] for row in status.trials if row["number"] in trials and row["run_id"]]
     ids = [*tracked, *begun, *([parent.run_id] if parent else [])]
@@ -288,7 +291,7 @@ def read_contents(places: Places, name: str) -> Contents:
         arms_in_all=len(found),
         not_begun=len(_waiting(status) - {set_key(arm.arm) for arm in found}),
         sent=len(sent),
-        unsent=sum(row["state"] == "COMPLETE" and row["run_id"] not in sent for row in status.trials),
+        unsent=sum(row["state"] == RunState.COMPLETE and row["run_id"] not in sent for row in status.trials),
         trials=trials,
         tracked=tracked,
         pages={run_id: client.page(run_id) for run_id in ids},
@@ -319,7 +322,7 @@ def _trials(status: StudyStatus, arms: Sequence[ArmReport]) -> dict[int, int]:
 
 def _waiting(status: StudyStatus) -> set[str]:
     """The parameter sets of which no run was started."""
-    begun = {set_key(row["params"]) for row in status.trials if row["state"] != "WAITING" or row["attempts"]}
+    begun = {set_key(row["params"]) for row in status.trials if row["state"] != RunState.WAITING or row["attempts"]}
     return {set_key(row["params"]) for row in status.trials} - begun
 
 
@@ -329,21 +332,21 @@ def _read_storage(arms: Sequence[ArmReport], client: Client, storage: Storage, n
         if arm.shown is None:
             continue
         for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
-            folder = run_folder(name, int(run.tags["hdvae.trial"]), seed)
+            folder = run_folder(name, run.trial, seed)
             journal = Journal(storage, folder)
             steps = journal.steps()
             arm.curves[run.run_id] = (
                 {step: journal.entry(step).metrics for step in steps} if steps else _history(client, run.run_id)
             )
-            if arm.samples is None and storage.exists(f"{folder}/samples.png"):
-                arm.samples = seed, storage.read(f"{folder}/samples.png")
+            if arm.samples is None and storage.exists(samples_file(folder)):
+                arm.samples = seed, storage.read(samples_file(folder))
 
 
 def _images(arms: Sequence[ArmReport], storage: Storage, name: str) -> int | None:
     """How many images there are values of, from the first run that keeps them."""
     for arm in arms:
         for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
-            folder = run_folder(name, int(run.tags["hdvae.trial"]), seed)
+            folder = run_folder(name, run.trial, seed)
             if find_per_image(storage, folder, "valid") is not None:
                 return int(read_per_image(storage, folder, "valid")[0].num_rows)
     return None

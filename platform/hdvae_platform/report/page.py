@@ -36,7 +36,9 @@ from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.formatting import mean_and_half, probability
 from hdvae_platform.report.settings import all_settings, in_short, temperatures
 from hdvae_platform.store.places import redacted
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import Tag
 
 TOLD = 6
 """Differences that are told in words; the table has all."""
@@ -135,8 +137,8 @@ def _state(contents: Contents) -> str:
         "complete": status.complete,
         "pruned": status.pruned,
         "failed": status.failed,
-        "running": status.count("RUNNING"),
-        "yet to be run": contents.to_do - status.count("RUNNING"),
+        "running": status.count(RunState.RUNNING),
+        "yet to be run": contents.to_do - status.count(RunState.RUNNING),
     }
     parts = [f"{count} {word}" for word, count in counts.items() if count]
     arms = contents.arms_in_all + contents.not_begun
@@ -366,20 +368,20 @@ def _provenance(contents: Contents) -> Mapping[str, str]:
     runs = contents.counted_runs
     data = contents.study.experiment.data
     tags = {
-        "Python": "hdvae.python",
-        "torch": "hdvae.torch",
-        "system": "hdvae.system",
-        "CPU": "hdvae.cpu",
-        "GPU": "hdvae.gpu",
-        "data checksum": "hdvae.data_checksum",
+        "Python": Tag.PYTHON,
+        "torch": Tag.TORCH,
+        "system": Tag.SYSTEM,
+        "CPU": Tag.CPU,
+        "GPU": Tag.GPU,
+        "data checksum": Tag.DATA_CHECKSUM,
     }
     spent = [run.seconds for run in runs if run.seconds is not None]
     found = {
         "code": _list(code(run) for run in runs),
-        "commit": _list(run.tags.get("mlflow.source.git.commit", "not from a git checkout") for run in runs),
+        "commit": _list(run.tags.get(Tag.COMMIT, "not from a git checkout") for run in runs),
         "data": redacted(data.name or data.path or ""),
         **{name: _list(run.tags.get(tag, "unknown") for run in runs) for name, tag in tags.items()},
-        "fingerprints of settings": _list(run.tags.get("hdvae.fingerprint", "unknown") for run in runs),
+        "fingerprints of settings": _list(run.tags.get(Tag.FINGERPRINT, "unknown") for run in runs),
         "time of the complete runs": f"{duration(sum(spent))} in all, {sum(spent) / 3600:.2f} hours "
         "(from each run's start to its end, interruptions counted)",
         "tracking": redacted(contents.places.tracking),

@@ -11,15 +11,14 @@ from hdvae_platform.report.contents import Contents, read_contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures import all_figures
 from hdvae_platform.report.page import html
+from hdvae_platform.store.layout import REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client, Unreachable
-
-PAGE = "report.html"
-REPORTED = "hdvae.reported"
-"""The tag of a study's run that says of what its report is."""
+from hdvae_platform.tracking.names import RunKind, Tag
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,6 @@ class Written:
     notes: Sequence[str]
 
 
-def folder_of(places: Places, name: str) -> Path:
-    """Where the report of a study is, if nothing else is asked for."""
-    return places.home / "reports" / name
-
-
 def write_report(places: Places, name: str, folder: Path) -> Written:
     """Write the report of a study, and log it to the study's run.
 
@@ -55,18 +49,18 @@ def write_report(places: Places, name: str, folder: Path) -> Written:
     figures = all_figures(contents)
     drawn = [one for one in figures if isinstance(one, Drawn)]
     files = {f"figures/{one.name}.{kind}": getattr(one, kind) for one in drawn for kind in ("svg", "png")}
-    files[PAGE] = html(contents, figures).encode()
+    files[REPORT_PAGE] = html(contents, figures).encode()
     _write(folder, files, [one.name for one in figures if isinstance(one, NotDrawn)])
     notes = _log(contents, files)
-    return Written(folder / PAGE, [folder / file for file in files if file != PAGE], not notes, notes)
+    return Written(folder / REPORT_PAGE, [folder / file for file in files if file != REPORT_PAGE], not notes, notes)
 
 
 def is_reported(client: Client, places: Places, study: Study) -> bool:
     """Whether the report that this code would make of a finished study is there, in its folder and in MLflow."""
-    parent = next(client.find({"hdvae.study": study.name, "hdvae.kind": "study"}), None)
-    sent = sum(1 for _ in client.find({"hdvae.study": study.name, "hdvae.state": "COMPLETE"}))
-    same = parent is not None and parent.tags.get(REPORTED) == _of(study, sent)
-    return same and (folder_of(places, study.name) / PAGE).exists()
+    parent = next(client.find({Tag.STUDY: study.name, Tag.KIND: RunKind.STUDY}), None)
+    sent = sum(1 for _ in client.find({Tag.STUDY: study.name, Tag.STATE: RunState.COMPLETE}))
+    same = parent is not None and parent.tags.get(Tag.REPORTED) == _of(study, sent)
+    return same and (report_folder(places.home, study.name) / REPORT_PAGE).exists()
 
 
 def _of(study: Study, sent: int) -> str:
@@ -95,7 +89,7 @@ def _log(contents: Contents, files: Mapping[str, bytes]) -> list[str]:
         client = Client(contents.places)
         client.log_files(contents.parent, {f"report/{name}": data for name, data in files.items()})
         with client.answering():
-            client.set_tags(contents.parent, {REPORTED: _of(contents.study, contents.sent)})
+            client.set_tags(contents.parent, {Tag.REPORTED: _of(contents.study, contents.sent)})
     except Unreachable as fault:
         return [f"{fault}; the report is written, but not logged: the same command logs it later"]
     return []

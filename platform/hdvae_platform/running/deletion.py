@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from hdvae_platform.search.search import forget_study
 from hdvae_platform.store import lease
+from hdvae_platform.store.layout import study_marker
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord, connect
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import Tag
 
 _PART = re.compile(r"trial-\d+|data|preflight")
 """What a study has in its folder; trainings of `hdvae train` with its name are beside it, and stay."""
@@ -42,11 +44,11 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
     try:
         with lease.beating(records, name, driver):
             client.unregister(name)
-            runs = client.delete({"hdvae.study": name})
+            runs = client.delete({Tag.STUDY: name})
             for part in filter(_PART.fullmatch, storage.list(name)):
                 records.check(name)
                 storage.delete_folder(f"{name}/{part}")
-            storage.delete_file(f"{name}/study.json")
+            storage.delete_file(study_marker(name))
             records.check(name)
             forget_study(places.database, name)
             records.forget(name)

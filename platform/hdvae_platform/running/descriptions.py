@@ -15,11 +15,10 @@ from hdvae_platform.analysis.verdicts import verdicts
 from hdvae_platform.display.text import between, markdown, number
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.records import Run
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
 
-DESCRIPTION = "mlflow.note.content"
-"""The tag that MLflow's page shows as the description of a run."""
 LONGEST = 5000
 """Characters of a description: the least that a version of MLflow takes."""
 LONGEST_NAME = 200
@@ -118,7 +117,7 @@ def best_run(runs: Sequence[Run], direction: str) -> Run | None:
         for run in runs:
             if run.kind == kind:
                 trials.setdefault(run.trial, []).append(run)
-        whole = [kept for kept in trials.values() if all(run.state == "COMPLETE" for run in kept)]
+        whole = [kept for kept in trials.values() if all(run.state == RunState.COMPLETE for run in kept)]
         if whole:
             best = max(whole, key=lambda kept: statistics.fmean(map(worth, kept)))
             return max(best, key=worth)

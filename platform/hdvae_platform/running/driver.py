@@ -15,8 +15,10 @@ from hdvae_platform.running.progress import Progress
 from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import ATTEMPTS, Assignment, Search
 from hdvae_platform.store.attempts import Attempt, Fenced
-from hdvae_platform.store.journal import Goal, Journal, run_folder
+from hdvae_platform.store.journal import Goal, Journal
+from hdvae_platform.store.layout import error_file, run_folder
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.study import Study
 from hdvae_platform.training.run import RunSpec
@@ -59,7 +61,7 @@ class Driver:
         self.fault: Exception | None = None
         self.elsewhere = False
         self.slots: Callable[[], int] = lambda: study.resources.concurrent * study.resources.fewest
-        ended = sum(run.state not in ("WAITING", "RUNNING") for run in search.runs())
+        ended = sum(run.state.is_terminal for run in search.runs())
         steps = study.experiment.training.steps
         self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
         self.interrupted = self.hurried = False
@@ -163,7 +165,7 @@ class Driver:
             return
         self.search.note(assignment.trial, assignment.seed, how)
         if self.search.retry(assignment.trial, assignment.seed):
-            self.tracking.end(assignment, "WAITING")
+            self.tracking.end(assignment, RunState.WAITING)
             self.progress.interrupted(_name(assignment))
             self.progress.say(f"{_name(assignment)}: {how}; it is started again")
         else:
@@ -178,7 +180,7 @@ class Driver:
             self.fault = self.fault or StorageAway(away)
             self.stop.set()
         fault = (result or {}).get("fault")
-        if self.search.run(assignment.trial, assignment.seed).state == "PRUNED":
+        if self.search.run(assignment.trial, assignment.seed).state == RunState.PRUNED:
             self._pruned(assignment, (result or {}).get("step", 0))
         elif lost := (result or {}).get("lost"):
             self._died(assignment, lost)
@@ -197,7 +199,7 @@ class Driver:
     def catch_up(self) -> None:
         """Send MLflow what an earlier launch could not: runs that ended but that it does not hold in full."""
         for run in self.search.runs():
-            if run.state not in ("WAITING", "RUNNING") and not run.tracked:
+            if run.state.is_terminal and not run.tracked:
                 assignment = self.search.assignment(run)
                 try:
                     experiment = self.study.experiment_at(assignment.params)
@@ -235,7 +237,7 @@ class Driver:
         return run_folder(self.study.name, assignment.trial, assignment.seed)
 
     def _error_file(self, assignment: Assignment) -> str:
-        return f"{self._folder(assignment)}/error.txt"
+        return error_file(self._folder(assignment))
 
     def _attempt(self, assignment: Assignment) -> Attempt:
         return Attempt(self.storage, self._folder(assignment), assignment.attempt)
@@ -258,20 +260,20 @@ class Driver:
     def _failed(self, assignment: Assignment, fault: str, details: str | None = None) -> None:
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
         self.storage.write(self._error_file(assignment), (details or fault).encode())
-        self.tracking.end(assignment, "FAIL")
+        self.tracking.end(assignment, RunState.FAIL)
         self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
 
     def _pruned(self, assignment: Assignment, step: int) -> None:
         value = self.search.run(assignment.trial, assignment.seed).value
-        self.tracking.end(assignment, "PRUNED")
+        self.tracking.end(assignment, RunState.PRUNED)
         self.progress.expect(self.search.total_runs())
         self.progress.ended(_name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
 
     def _moved(self, assignment: Assignment, step: int) -> None:
         """A run's process is leaving: it goes on in another, on a machine that stays."""
         self.search.reissue(assignment.trial, assignment.seed)
-        self.tracking.end(assignment, "WAITING")
+        self.tracking.end(assignment, RunState.WAITING)
         self.progress.interrupted(_name(assignment))
         self.progress.say(f"{_name(assignment)}: its process was told to end, at step {step}; it is started again")
 
@@ -289,7 +291,7 @@ class Driver:
         self.tracking.end(assignment, run.state)
         self.progress.moved(_name(assignment), step, value)
         done = f"done, {self.study.search.metric} {value:.2f}"
-        self.progress.ended(_name(assignment), done if run.state == "COMPLETE" else f"FAILED: {run.error}")
+        self.progress.ended(_name(assignment), done if run.state == RunState.COMPLETE else f"FAILED: {run.error}")
 
 
 def _name(assignment: Assignment) -> str:

@@ -16,7 +16,8 @@ from pyarrow import parquet
 
 from hdvae.errors import InputError
 from hdvae_platform.running.status import study_status
-from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord, connect

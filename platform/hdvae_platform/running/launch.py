@@ -40,6 +40,7 @@ from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import DATABASE_FAULTS, Search
 from hdvae_platform.store import lease, shared_data
 from hdvae_platform.store.images import load_data
+from hdvae_platform.store.layout import ray_log, study_marker
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run, connect
 from hdvae_platform.store.storage import Storage, StorageAway
@@ -274,9 +275,9 @@ def _own(storage: Storage, name: str, records: Records) -> None:
     assert known is not None
     mine = {"created": known.created}
     try:
-        found = json.loads(storage.read(f"{name}/study.json"))
+        found = json.loads(storage.read(study_marker(name)))
     except FileNotFoundError:
-        storage.write(f"{name}/study.json", json.dumps(mine).encode())
+        storage.write(study_marker(name), json.dumps(mine).encode())
         return
     if found != mine:
         raise InputError(
@@ -316,7 +317,7 @@ def _tune(driver: Driver, launch: Launch) -> None:
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-tune-", ignore_cleanup_errors=True))
         # What Ray prints, of a killed process say, would stand between the lines of the study.
-        stack.enter_context(redirect_stdout(stack.enter_context((driver.places.home / "ray.log").open("a"))))
+        stack.enter_context(redirect_stdout(stack.enter_context(ray_log(driver.places.home).open("a"))))
         stack.callback(_stop_on_signals, driver)  # and again: Ray takes all handlers away when it ends
         stack.enter_context(connected(launch.address, insecure=launch.insecure))
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while

@@ -23,11 +23,13 @@ from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.journal import Entry, Journal
+from hdvae_platform.store.layout import single_run_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import State
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import PATIENCE, Tracker
+from hdvae_platform.tracking.names import RunKind, Tag
 from hdvae_platform.training.run import RunSpec, run
 
 
@@ -58,11 +60,11 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
     dataset = load_data(experiment, places.home)
     storage = Storage(places.storage, places.patience, echo)
     storage.check()
-    folder = f"{name}/train-{experiment.fingerprint}-{dataset.checksum[:8]}/seed-{seed}"
+    folder = single_run_folder(name, experiment.fingerprint, dataset.checksum, seed)
     upload = RunUpload(
         name=f"{name} seed {seed}",
-        identity={"hdvae.kind": "train", "hdvae.name": name, "hdvae.fingerprint": experiment.fingerprint}
-        | {"hdvae.seed": str(seed), "hdvae.data_checksum": dataset.checksum},
+        identity={Tag.KIND: RunKind.SINGLE, Tag.NAME: name, Tag.FINGERPRINT: experiment.fingerprint}
+        | {Tag.SEED: str(seed), Tag.DATA_CHECKSUM: dataset.checksum},
         tags=provenance.tags(),
         params=settings(experiment, seed),
         storage=storage,
@@ -88,18 +90,18 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
             tracker.send(upload.send)
             progress.moved(upload.name, message["step"], message["metrics"]["valid/elbo"])
 
-    state: State = "FAIL"
+    state = RunState.FAIL
     tracker.send(upload.open)
     try:
         with _told_to_end() as told:
             run(spec, notify, leaving=told)
-        state = "COMPLETE"
+        state = RunState.COMPLETE
         progress.ended(upload.name, "done")
     except Interrupted:
-        state = "WAITING"
+        state = RunState.WAITING
         raise KeyboardInterrupt from None
     except (KeyboardInterrupt, StorageAway):
-        state = "WAITING"
+        state = RunState.WAITING
         raise
     finally:
         tracker.send(lambda client: upload.close(client, state))

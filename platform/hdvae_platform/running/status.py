@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from hdvae.training.run_files import addresses
 from hdvae_platform.search.search import Trial, confirmations, known_trials
-from hdvae_platform.store.journal import Goal, Journal, run_folder
+from hdvae_platform.store.journal import Goal, Journal
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, Run, StudyRecord, connect
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 
@@ -41,17 +43,17 @@ class StudyStatus:
     @property
     def complete(self) -> int:
         """Complete runs."""
-        return self.count("COMPLETE")
+        return self.count(RunState.COMPLETE)
 
     @property
     def failed(self) -> int:
         """Failed runs."""
-        return self.count("FAIL")
+        return self.count(RunState.FAIL)
 
     @property
     def pruned(self) -> int:
         """Runs that were stopped early for a poor value."""
-        return self.count("PRUNED")
+        return self.count(RunState.PRUNED)
 
     def plain(self) -> dict[str, Any]:
         """The status as JSON-like values."""
@@ -69,17 +71,17 @@ def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
     storage = Storage(places.storage)
     spent = study.is_spent(record.created)
-    trials = [trial for trial in known_trials(study, places.database) if trial.state != "WAITING" or not spent]
+    trials = [trial for trial in known_trials(study, places.database) if trial.state != RunState.WAITING or not spent]
     rows = []
     for trial in trials:
         seeds = {seed for number, seed in runs if number == trial.number}
-        if trial.state not in ("FAIL", "PRUNED"):  # such a trial gets no further seeds
+        if trial.state not in (RunState.FAIL, RunState.PRUNED):  # such a trial gets no further seeds
             seeds |= set(study.seeds)
         for seed in sorted(seeds):
             run = runs.get((trial.number, seed)) or Run.fresh(trial.number, seed)
             rows.append(_row(study, storage, run, trial.params, record.driven))
     total = len(rows) + _to_come(study, trials, runs, spent)
-    ended = sum(row["state"] in ("COMPLETE", "FAIL", "PRUNED") for row in rows)
+    ended = sum(RunState(row["state"]).is_terminal for row in rows)
     state: Literal["running", "interrupted", "finished"] = (
         "running" if record.driven else "finished" if ended >= total else "interrupted"
     )
@@ -90,7 +92,7 @@ def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int
     """How many runs there will be of which nothing is known yet: of further trials, and to confirm the best ones."""
     target = study.parameter_sets()
     further = 0 if spent else 1 if target is None else max(target - len(trials), 0)
-    if further or any(trial.state in ("WAITING", "RUNNING") for trial in trials):
+    if further or any(not trial.state.is_terminal for trial in trials):
         return further * len(study.seeds) + study.confirmations(len(trials) + further)
     return sum(key not in runs for key in confirmations(study, trials))
 
@@ -102,10 +104,10 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
     kept, reported = (addresses(storage, folder), journal.steps()) if run.attempts else ({}, [])
     best = journal.best(Goal(study.search.metric, study.search.direction), kept) if kept else None
     newest = max(kept, default=None)
-    running = run.state == "RUNNING" and driven
+    running = run.state == RunState.RUNNING and driven
     return {
         "number": run.trial,
-        "state": "WAITING" if run.state == "RUNNING" and not driven else run.state,
+        "state": RunState.WAITING if run.state == RunState.RUNNING and not driven else run.state,
         "params": params,
         "seed": run.seed,
         "kind": run.kind,

@@ -13,7 +13,6 @@ from typing import Any
 from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae_platform.running.descriptions import (
-    DESCRIPTION,
     best_run,
     run_description,
     run_name,
@@ -22,20 +21,19 @@ from hdvae_platform.running.descriptions import (
 )
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
-from hdvae_platform.store.journal import ELBO, Goal, Journal, run_folder
+from hdvae_platform.store.journal import ELBO, Goal, Journal
+from hdvae_platform.store.layout import SAMPLES, SLOTS, run_folder
 from hdvae_platform.store.per_image import find_per_image, per_image_name
-from hdvae_platform.store.records import Kind, Records, Run, State
+from hdvae_platform.store.records import Kind, Records, Run
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client, Tracker, flattened
+from hdvae_platform.tracking.names import STATUS_OF, RunKind, Status, Tag
 
-STATUSES: dict[State, str] = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED", "WAITING": "KILLED"}
-"""MLflow's status for a run that is not running; one that waits was cut off."""
-SUMMARISED = "hdvae.summarised"
-"""Tag of a study's run: of how many runs its description and the registered model are."""
-KINDS: dict[Kind, str] = {"search": "run", "confirmation": "confirmation"}
-"""Values of the tag `hdvae.kind` of a training."""
+KINDS: dict[Kind, RunKind] = {"search": RunKind.SEARCH, "confirmation": RunKind.CONFIRMATION}
+"""What a run of a study is called in MLflow."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ class RunUpload:
 
     def open(self, client: Client) -> str:
         """Make the run, or find it; it is RUNNING, and has what its journal holds."""
-        above = {"mlflow.parentRunId": self.parent(client)} if self.parent else {}
+        above = {Tag.PARENT: self.parent(client)} if self.parent else {}
         new, self.new = self.new, False  # if the answer is lost, it may be there all the same
         self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity, new=new)
         client.log_params(self.run_id, self.params)
@@ -86,7 +84,7 @@ class RunUpload:
                 client.log_entry(run_id, journal.entry(step))
                 self.sent.add(step)
 
-    def close(self, client: Client, state: State) -> None:
+    def close(self, client: Client, state: RunState) -> None:
         """End the run, with all its reports, its state, the addresses of its checkpoints and its pictures."""
         self.send(client)
         assert self.run_id is not None
@@ -95,17 +93,17 @@ class RunUpload:
         newest = checkpoints.address(steps[-1]) if steps else ""
         best = Journal(self.storage, self.folder).best(self.goal, steps)
         addresses = {
-            "hdvae.checkpoint": newest,
-            "hdvae.best_checkpoint": newest if best is None else checkpoints.address(best),
+            Tag.CHECKPOINT: newest,
+            Tag.BEST_CHECKPOINT: newest if best is None else checkpoints.address(best),
         }
-        client.set_tags(self.run_id, {"hdvae.state": state, **addresses})
-        for picture in ("samples.png", "slots.png"):
+        client.set_tags(self.run_id, {Tag.STATE: state, **addresses})
+        for picture in (SAMPLES, SLOTS):
             if self.storage.exists(f"{self.folder}/{picture}"):
                 client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
         values = find_per_image(self.storage, self.folder, "valid")
         if values is not None:
             client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))
-        client.close_run(self.run_id, STATUSES[state])
+        client.close_run(self.run_id, STATUS_OF[state])
 
 
 def settings(experiment: Experiment, seed: int) -> dict[str, Any]:
@@ -127,7 +125,7 @@ class StudyTracking:
     def __init__(self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_checksum: str) -> None:
         self._study, self._tracker, self._records, self._storage = study, tracker, records, storage
         self.data_checksum = data_checksum
-        self._tags = {**provenance.tags(), "hdvae.data_checksum": data_checksum}
+        self._tags = {**provenance.tags(), Tag.DATA_CHECKSUM: data_checksum}
         self._parent: str | None = None
         self._uploads: dict[tuple[int, int], RunUpload] = {}
 
@@ -143,12 +141,12 @@ class StudyTracking:
         kind = KINDS[assignment.kind]
         upload = RunUpload(
             name=run_name(assignment),
-            identity={"hdvae.study": name, "hdvae.kind": kind, "hdvae.trial": str(trial), "hdvae.seed": str(seed)},
+            identity={Tag.STUDY: name, Tag.KIND: kind, Tag.TRIAL: str(trial), Tag.SEED: str(seed)},
             tags={
                 **self._tags,
-                "hdvae.arm": json.dumps(assignment.params),
-                "hdvae.fingerprint": experiment.fingerprint,
-                DESCRIPTION: run_description(self._study, assignment),
+                Tag.ARM: json.dumps(assignment.params),
+                Tag.FINGERPRINT: experiment.fingerprint,
+                Tag.DESCRIPTION: run_description(self._study, assignment),
             },
             params=settings(experiment, seed),
             storage=self._storage,
@@ -169,13 +167,13 @@ class StudyTracking:
         """A report is in the journal."""
         self._tracker.send(self._uploads[assignment.trial, assignment.seed].send)
 
-    def end(self, assignment: Assignment, state: State) -> None:
+    def end(self, assignment: Assignment, state: RunState) -> None:
         """A run ended, or was cut off and waits."""
         upload = self._uploads.pop((assignment.trial, assignment.seed))
 
         def job(client: Client) -> None:
             upload.close(client, state)
-            tracked = state != "WAITING"
+            tracked = state != RunState.WAITING
             self._records.set_run(
                 self._study.name, assignment.trial, assignment.seed, run_id=upload.run_id, tracked=tracked
             )
@@ -189,8 +187,8 @@ class StudyTracking:
             runs: of the study, as far as it got.
             done: whether that is all of it: of runs that are yet to be made nothing can be seen in `runs`.
         """
-        failed = any(run.state == "FAIL" for run in runs)
-        status = "KILLED" if not done else "FAILED" if failed else "FINISHED"
+        failed = any(run.state == RunState.FAIL for run in runs)
+        status = Status.KILLED if not done else Status.FAILED if failed else Status.FINISHED
 
         def close(client: Client) -> None:
             found = next(client.find(self._identity()), None)
@@ -200,12 +198,12 @@ class StudyTracking:
         def summarise(client: Client) -> None:
             parent = next(client.find(self._identity()))
             best = best_run(self._records.runs(self._study.name), self._study.search.direction)
-            complete = sum(run.state == "COMPLETE" for run in runs)
+            complete = sum(run.state == RunState.COMPLETE for run in runs)
             of = f"{complete} complete runs, claim {self._study.statement}"
-            if best is not None and parent.tags.get(SUMMARISED) != of:
-                client.set_tags(parent.run_id, {DESCRIPTION: study_description(client, self._study)})
+            if best is not None and parent.tags.get(Tag.SUMMARISED) != of:
+                client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study)})
                 self._register(client, best)
-                client.set_tags(parent.run_id, {SUMMARISED: of})
+                client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 
         self._tracker.send(close)  # by itself: what follows may be refused, by a server without a registry say
         if done:
@@ -222,18 +220,18 @@ class StudyTracking:
         client.register(
             self._study.name,
             best.run_id,
-            {"hdvae.run_id": best.run_id, "hdvae.step": str(step)},
+            {Tag.RUN_ID: best.run_id, Tag.STEP: str(step)},
             lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
             f"The best of study {self._study.name} by {self._study.search.metric}: trial {best.trial}, "
             f"seed {best.seed}, {best.value:.2f} in {kind}. {words(self._study.claim)}",
         )
 
     def _identity(self) -> dict[str, str]:
-        return {"hdvae.study": self._study.name, "hdvae.kind": "study"}
+        return {Tag.STUDY: self._study.name, Tag.KIND: RunKind.STUDY}
 
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
-            tags = {**self._tags, DESCRIPTION: words(self._study.claim)}
+            tags = {**self._tags, Tag.DESCRIPTION: words(self._study.claim)}
             self._parent = client.open_run(self._study.name, tags, self._identity())
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hdvae_platform.store.records import Kind, Run
+from hdvae_platform.store.run_state import RunState
 
 
 class RunTable:
@@ -67,6 +68,6 @@ class RunTable:
         share = Counter[str](run.kind for run in trial.values())
         share["unfinished"] = sum(run.kind == "search" and run.unfinished for run in trial.values())
         first = trial.get(self._seeds[0])
-        if self._pruned and first is not None and first.state in ("PRUNED", "FAIL"):
+        if self._pruned and first is not None and first.state in (RunState.PRUNED, RunState.FAIL):
             share["spared"] = len(self._seeds) - share["search"]
         return share

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdvae.randomness.seeds import derive
 from hdvae_platform.search.run_table import RunTable
 from hdvae_platform.store.records import Kind, Records, Run, with_tables
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Dimension, Params, Study, set_key
 
 ATTEMPTS = 3
@@ -133,7 +134,7 @@ class Search:
             return None
         number, seed = self._pending.popleft()
         run = self._runs[number, seed]
-        self._set(run, state="RUNNING", attempts=run.attempts + 1)
+        self._set(run, state=RunState.RUNNING, attempts=run.attempts + 1)
         return self.assignment(self._runs[number, seed])
 
     def _open_trial(self) -> None:
@@ -204,7 +205,9 @@ class Search:
         when it is run again in a trial that Optuna knows to have ended.
         """
         run = self._runs[trial, seed]
-        judged = self._study.search.pruner is not None and seed == self._study.seeds[0] and run.state == "RUNNING"
+        judged = (
+            self._study.search.pruner is not None and seed == self._study.seeds[0] and run.state == RunState.RUNNING
+        )
         if not judged or value is None or not math.isfinite(value):
             return False
         frozen = self._told(trial)
@@ -214,7 +217,7 @@ class Search:
         asked.report(value, step)
         if step >= self._study.experiment_at(self._params[trial]).training.steps or not asked.should_prune():
             return False
-        self._set(run, state="PRUNED", value=value, error=None)
+        self._set(run, state=RunState.PRUNED, value=value, error=None)
         self._ended(run)
         return True
 
@@ -229,22 +232,22 @@ class Search:
         found = dict(zip(self._study.search.objectives, values, strict=True))
         broken = [f"{metric} is {value}" for metric, value in found.items() if not math.isfinite(value)]
         if broken:
-            self._set(self._runs[trial, seed], state="FAIL", error=", ".join(broken))
+            self._set(self._runs[trial, seed], state=RunState.FAIL, error=", ".join(broken))
         else:
             value = found.pop(self._study.search.metric)
-            self._set(self._runs[trial, seed], state="COMPLETE", value=value, also=found, error=None)
+            self._set(self._runs[trial, seed], state=RunState.COMPLETE, value=value, also=found, error=None)
         self._ended(self._runs[trial, seed])
         return self._runs[trial, seed]
 
     def fail(self, trial: int, seed: int, error: str) -> None:
         """A run failed."""
-        self._set(self._runs[trial, seed], state="FAIL", error=error)
+        self._set(self._runs[trial, seed], state=RunState.FAIL, error=error)
         self._ended(self._runs[trial, seed])
 
     def interrupt(self, trial: int, seed: int) -> Run:
         """A run was cut off: if it had not ended, it waits to be continued. Returns it as it stands."""
-        if self._runs[trial, seed].state == "RUNNING":
-            self._set(self._runs[trial, seed], state="WAITING")
+        if self._runs[trial, seed].state == RunState.RUNNING:
+            self._set(self._runs[trial, seed], state=RunState.WAITING)
         return self._runs[trial, seed]
 
     def retry(self, trial: int, seed: int) -> bool:
@@ -308,8 +311,8 @@ class Search:
 
     def _forget_failures(self) -> None:
         for run in self.runs():
-            if run.state == "FAIL":
-                self._set(run, state="WAITING", error=None, tracked=False)
+            if run.state == RunState.FAIL:
+                self._set(run, state=RunState.WAITING, error=None, tracked=False)
 
     def _take_up(self, trial: FrozenTrial) -> None:
         """Queue what an earlier launch left of a trial; tell Optuna what it could not."""
@@ -328,7 +331,7 @@ class Search:
     def _ended(self, run: Run) -> None:
         """See what follows for the trial; nothing from a confirmation."""
         if run.kind == "search":
-            if run.state == "COMPLETE":
+            if run.state == RunState.COMPLETE:
                 self._open(run.trial)
             self._tell_if_done(run.trial)
 
@@ -340,14 +343,16 @@ class Search:
         for seed in self._seeds_of(trial):
             if (trial, seed) not in self._runs:
                 self._add(trial, seed)
-            if self._runs[trial, seed].state == "WAITING" and (trial, seed) not in self._pending:
+            if self._runs[trial, seed].state == RunState.WAITING and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))
 
     def _seeds_of(self, trial: int) -> Sequence[int]:
         """With a pruner, the other seeds wait for what becomes of the first."""
         seeds = self._study.seeds
         first = (trial, seeds[0])
-        free = self._study.search.pruner is None or (first in self._runs and self._runs[first].state == "COMPLETE")
+        free = self._study.search.pruner is None or (
+            first in self._runs and self._runs[first].state == RunState.COMPLETE
+        )
         return seeds if free else seeds[:1]
 
     def _tell_if_done(self, number: int) -> None:
@@ -355,8 +360,8 @@ class Search:
             return
         runs = self._runs.of(number)
         ends = {run.state for run in runs}
-        state = next((TrialState[end] for end in ("FAIL", "PRUNED") if end in ends), TrialState.COMPLETE)
-        values = self._means(runs) if ends == {"COMPLETE"} else None
+        state = next((TrialState[end] for end in (RunState.FAIL, RunState.PRUNED) if end in ends), TrialState.COMPLETE)
+        values = self._means(runs) if ends == {RunState.COMPLETE} else None
         told = self._told(number)
         if told.state != TrialState.FAIL:
             self._optuna.tell(number, values=values, state=state, skip_if_finished=True)
@@ -401,7 +406,7 @@ class Trial:
     """
 
     number: int
-    state: str
+    state: RunState
     params: dict[str, Any]
     values: Sequence[float] | None
 
@@ -437,7 +442,7 @@ def _trials(study: Study, known: optuna.Study) -> list[Trial]:
     return [
         Trial(
             trial.number,
-            told.state.name,
+            RunState(told.state.name),
             {path: _decode(value, study.space[path]) for path, value in _written(trial).items()},
             told.values if told.state == TrialState.COMPLETE else None,
         )
@@ -512,7 +517,7 @@ def _instead_of(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
 
 
 def _waiting(run: Run) -> Run:
-    return replace(run, state="WAITING") if run.state == "RUNNING" else run
+    return replace(run, state=RunState.WAITING) if run.state == RunState.RUNNING else run
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:

@@ -87,13 +87,3 @@ class Journal:
         finite = [step for step in reported if math.isfinite(values[step])]
         sign = 1 if goal.direction == "maximize" else -1
         return max(finite, key=lambda step: sign * values[step], default=None)
-
-
-def run_folder(study: str, trial: int, seed: int) -> str:
-    """The folder of one run below the storage root; without time stamps, so that a restart finds it."""
-    return f"{study}/trial-{trial:04d}/seed-{seed}"
-
-
-def study_of(folder: str) -> str:
-    """The study that a run's folder belongs to."""
-    return folder.partition("/")[0]

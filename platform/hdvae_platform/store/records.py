@@ -20,9 +20,9 @@ import sqlalchemy.orm  # which SQLAlchemy imports with the first statement: thre
 from hdvae.errors import InputError
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.places import redacted
+from hdvae_platform.store.run_state import RunState
 
 Made = TypeVar("Made")
-State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Kind = Literal["search", "confirmation"]
 
 _schema = sa.MetaData()
@@ -94,7 +94,7 @@ class Run:
 
     trial: int
     seed: int
-    state: State
+    state: RunState
     attempts: int
     value: float | None
     error: str | None
@@ -106,12 +106,12 @@ class Run:
     @staticmethod
     def fresh(trial: int, seed: int, kind: Kind = "search") -> Run:
         """A run that was not started yet."""
-        return Run(trial, seed, "WAITING", 0, None, None, None, False, kind)
+        return Run(trial, seed, RunState.WAITING, 0, None, None, None, False, kind)
 
     @property
     def unfinished(self) -> bool:
         """Whether it is yet to reach its end."""
-        return self.state in ("WAITING", "RUNNING")
+        return not self.state.is_terminal
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ class Records:
         query = _runs.select().where(_runs.c.study == name).order_by(_runs.c.trial, _runs.c.seed)
         with self._engine.connect() as db:
             rows = db.execute(query).mappings().all()
-        return [Run(**{key: value for key, value in row.items() if key != "study"}) for row in rows]
+        return [_run(row) for row in rows]
 
     def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> Run:
         """Add a run that waits to be started, and return it.
@@ -382,7 +382,7 @@ class Records:
             self._attempts[name] = self._last(name)["attempts"]
         run = replace(Run.fresh(trial, seed, kind), attempts=self._attempts[name])
         with self._writing(name) as db:
-            db.execute(_runs.insert().values(study=name, **vars(run)))
+            db.execute(_runs.insert().values(study=name, **_plain(vars(run))))
         return run
 
     def set_run(self, name: str, trial: int, seed: int, **values: Any) -> None:
@@ -393,7 +393,17 @@ class Records:
         """
         at = (_runs.c.study == name, _runs.c.trial == trial, _runs.c.seed == seed)
         with self._writing(name) as db:
-            db.execute(_runs.update().where(*at).values(**values))
+            db.execute(_runs.update().where(*at).values(**_plain(values)))
+
+
+def _run(row: Mapping[Any, Any]) -> Run:
+    values = {key: value for key, value in row.items() if key != "study"}
+    return Run(**{**values, "state": RunState(values["state"])})
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns as databases take them: a member of an enumeration is not quite a text."""
+    return {key: str(value) if isinstance(value, RunState) else value for key, value in values.items()}
 
 
 def _study(row: Mapping[Any, Any]) -> StudyRecord:

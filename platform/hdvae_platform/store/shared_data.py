@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hdvae.data.dataset import Dataset, read_parquet, write_parquet
 from hdvae.errors import InputError
+from hdvae_platform.store.layout import shared_images
 from hdvae_platform.store.storage import Storage, write_atomically
 
 
@@ -41,4 +42,4 @@ def fetch(storage: Storage, study: str, checksum: str) -> Dataset:
 
 
 def _name(study: str, checksum: str) -> str:
-    return f"{study}/data/{checksum}.parquet"
+    return shared_images(study, checksum)

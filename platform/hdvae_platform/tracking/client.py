@@ -48,15 +48,16 @@ from sqlalchemy.exc import OperationalError
 
 from hdvae.errors import InputError
 from hdvae_platform.store.journal import Entry
+from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import UI_HOST, UI_PORT, Places, redacted
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.tracking.names import Status, Tag
 
 if TYPE_CHECKING:
     from hdvae.trained import TrainedModel
 
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hdvae")
 """MLflow's experiment, in which all studies are parent runs."""
-TESTED = "hdvae.test_measured"
-"""The tag that says how a run was measured on test images."""
 BATCH = 900
 """Points in one request; MLflow allows 1000."""
 PATIENCE = 60.0
@@ -106,6 +107,33 @@ class TrackedRun:
     seconds: float | None = None
     """From its first start to its end; None while it runs."""
 
+    @property
+    def study(self) -> str:
+        """The study that it is part of."""
+        return self.tags[Tag.STUDY]
+
+    @property
+    def trial(self) -> int:
+        """Its trial."""
+        return int(self.tags[Tag.TRIAL])
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.tags[Tag.SEED])
+
+    @property
+    def state(self) -> RunState | None:
+        """How its last attempt ended; None while the first one is running."""
+        told = self.tags.get(Tag.STATE)
+        return None if told is None else RunState(told)
+
+    @property
+    def handle(self) -> str:
+        """How people name it: `STUDY/TRIAL/SEED`; MLflow's id, if it is no run of a study."""
+        in_study = all(tag in self.tags for tag in (Tag.STUDY, Tag.TRIAL, Tag.SEED))
+        return handle(self.study, self.trial, self.seed) if in_study else self.run_id
+
 
 class Client:
     """The few things the platform asks of MLflow, on one tracking server or database.
@@ -135,7 +163,7 @@ class Client:
         """
         if any("'" in value for value in tags.values()):
             return  # no name of a study or a run has one
-        clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        clauses = " and ".join(f"tags.`{key}` = '{value!s}'" for key, value in tags.items())
         token: str | None = None
         while True:
             page = self._page(clauses, token)
@@ -191,10 +219,10 @@ class Client:
         """
         found = None if new else next(self.find(identity), None)
         if found is not None:
-            if found.status != "RUNNING":
-                self._client.update_run(found.run_id, status="RUNNING")
+            if found.status != Status.RUNNING:
+                self._client.update_run(found.run_id, status=str(Status.RUNNING))
             return found.run_id
-        run = self._client.create_run(self._experiment, tags={**tags, **identity}, run_name=name)
+        run = self._client.create_run(self._experiment, tags=_plain({**tags, **identity}), run_name=name)
         return str(run.info.run_id)
 
     def mark(self, tag: str) -> None:
@@ -222,7 +250,7 @@ class Client:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _plain(tags).items()])
 
     def log_file(self, run_id: str, name: str, data: bytes) -> None:
         """Store a file as an artifact; the name may have a folder."""
@@ -329,7 +357,7 @@ class Client:
 
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(run_id, status=status)
+        self._client.set_terminated(run_id, status=str(status))
 
 
 @dataclass(frozen=True)
@@ -355,6 +383,11 @@ def server(address: str) -> Server | None:
     except (MlflowException, RequestException, OSError) as fault:
         raise _unreachable(address, fault) from None
     return Server(answer.text.strip(), parsedate_to_datetime(answer.headers["Date"]).timestamp())
+
+
+def _plain(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as databases take them: a member of an enumeration is not quite a text."""
+    return {key: str(value) for key, value in tags.items()}
 
 
 def _tracked(run: Any) -> TrackedRun:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import hdvae
+from hdvae_platform.tracking.names import Tag
 
 
 @cache
@@ -61,17 +62,17 @@ def tags() -> dict[str, str]:
     import torch  # not before it is wanted: commands that only read do without
 
     names = {
-        "version": "hdvae.version",
-        "sources": "hdvae.sources",
-        "commit": "mlflow.source.git.commit",
-        "dirty": "hdvae.git_dirty",
+        "version": Tag.VERSION,
+        "sources": Tag.SOURCES,
+        "commit": Tag.COMMIT,
+        "dirty": Tag.GIT_DIRTY,
     }
     machine = {
-        "hdvae.python": platform.python_version(),
-        "hdvae.torch": torch.__version__,
-        "hdvae.system": f"{platform.system()} {platform.machine()}",
-        "hdvae.cpu": f"{processor()}, {os.cpu_count()} cores",
-        "hdvae.gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        Tag.PYTHON: platform.python_version(),
+        Tag.TORCH: torch.__version__,
+        Tag.SYSTEM: f"{platform.system()} {platform.machine()}",
+        Tag.CPU: f"{processor()}, {os.cpu_count()} cores",
+        Tag.GPU: torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
     return machine | {names[key]: value for key, value in code().items()}
 

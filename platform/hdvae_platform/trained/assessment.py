@@ -23,7 +23,8 @@ from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.per_image import as_parquet
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import TESTED, Client, Unreachable
+from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.names import Tag
 from hdvae_platform.trained.bias_figure import bias_curve
 from hdvae_platform.trained.loading import load_run
 
@@ -182,6 +183,6 @@ def _log(done: Assessment, places: Places) -> bool:
         tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
         with client.answering():
             client.log_entry(done.run, entry)
-            client.set_tags(done.run, {TESTED: json.dumps(tested)})
+            client.set_tags(done.run, {Tag.TEST_MEASURED: json.dumps(tested)})
     client.log_files(done.run, {f"evaluation/{name}": data for name, data in done.files.items()})
     return True

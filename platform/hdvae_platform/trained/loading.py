@@ -11,6 +11,7 @@ from hdvae.training.loop import Snapshot
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import Tag
 
 
 def load_model(run: str, home: Path) -> TrainedModel:
@@ -55,7 +56,7 @@ def _address(run_id: str, places: Places) -> str:
     found = Client(places).get(run_id)
     if found is None:
         raise InputError(f"run {run_id}: no such MLflow run, nor a folder; ids are in `hdvae study status NAME --json`")
-    address = found.tags.get("hdvae.checkpoint")
+    address = found.tags.get(Tag.CHECKPOINT)
     if not address:
         raise InputError(f"run {run_id} has no checkpoint yet")
     return address

@@ -22,7 +22,8 @@ from hdvae_platform.store import shared_data
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
-from hdvae_platform.store.journal import ELBO, Goal, Journal, study_of
+from hdvae_platform.store.journal import ELBO, Goal, Journal
+from hdvae_platform.store.layout import samples_file, slots_file, study_of
 from hdvae_platform.store.per_image import write_per_image
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
@@ -200,7 +201,7 @@ def _draw(attempt: Attempt, state: TrainState, seed: int) -> None:
     """Leave the pictures of a run that has ended."""
     picture = grid_png(prior_samples(state.result(), SAMPLES, seed), columns=16)
     attempt.check()
-    attempt.storage.write(f"{attempt.run}/samples.png", picture)
+    attempt.storage.write(samples_file(attempt.run), picture)
     if state.experiment.model.latent == "categorical":
         from hdvae_platform.training.slots_figure import (
             slot_use,  # half a second, which each process of a run would wait for
@@ -208,7 +209,7 @@ def _draw(attempt: Attempt, state: TrainState, seed: int) -> None:
 
         journal = Journal(attempt.storage, attempt.run)
         history = {step: journal.entry(step).metrics for step in journal.steps()}
-        attempt.storage.write(f"{attempt.run}/slots.png", slot_use(history))
+        attempt.storage.write(slots_file(attempt.run), slot_use(history))
 
 
 def _asked_to_end(attempt: Attempt) -> bool:

@@ -9,7 +9,8 @@ from scipy import stats
 
 from hdvae.errors import InputError
 from hdvae_platform.analysis import comparison
-from hdvae_platform.tracking.client import TESTED, TrackedRun, flattened
+from hdvae_platform.tracking.client import TrackedRun, flattened
+from hdvae_platform.tracking.names import Tag
 
 
 def run(arm: str, seed: int, state: str = "COMPLETE", tags=(), params=(), **metrics: float) -> TrackedRun:
@@ -304,7 +305,7 @@ def test_test_images_that_were_measured_differently_are_marked():
     """What `hdvae evaluate` was asked for is no setting of the run."""
     ways = [{"draws": 1, "kappa": "local"}, {"draws": 10, "kappa": "certified"}]
     runs = [
-        run(json.dumps({"a": a}), 0, tags={TESTED: json.dumps(way)}, **{"elbo": -1.0, "test/elbo": -1.0})
+        run(json.dumps({"a": a}), 0, tags={Tag.TEST_MEASURED: json.dumps(way)}, **{"elbo": -1.0, "test/elbo": -1.0})
         for a, way in enumerate(ways)
     ]
     assert compare(*runs).marks == []

@@ -11,7 +11,7 @@ import mlflow
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
-from hdvae_platform.store.journal import run_folder
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import load_study
 from hdvae_platform.tracking.client import Client

@@ -10,7 +10,7 @@ from hdvae_platform.running.deletion import delete_study
 from hdvae_platform.search.search import Search, known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Attempt, Fenced
-from hdvae_platform.store.journal import run_folder
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.storage import Storage

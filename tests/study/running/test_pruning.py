@@ -8,7 +8,8 @@ import numpy as np
 import optuna
 import pytest
 
-from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from tests.study.helpers.outcome import series, tracked

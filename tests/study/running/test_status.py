@@ -11,7 +11,7 @@ from hdvae.training.loop import Snapshot
 from hdvae_platform.running.status import study_status
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.attempts import Attempt
-from hdvae_platform.store.journal import run_folder
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.storage import Storage

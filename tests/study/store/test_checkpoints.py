@@ -7,7 +7,8 @@ from hdvae.training.checkpoints import Damaged
 from hdvae.training.loop import Snapshot
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import KEEP, Checkpoints
-from hdvae_platform.store.journal import Goal, Journal, run_folder
+from hdvae_platform.store.journal import Goal, Journal
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.training.run import RunSession
 

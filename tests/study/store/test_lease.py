@@ -24,7 +24,7 @@ def held(tmp_path):
 
 def name_of_another_process():
     """As a driver calls itself, that has ended since."""
-    code = "from hdvae_platform import lease; print(lease.driver_name())"
+    code = "from hdvae_platform.store import lease; print(lease.driver_name())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

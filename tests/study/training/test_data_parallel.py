@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from hdvae.errors import InputError
-from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import ElasticConfig, ResourcesConfig
 from tests.study.helpers.outcome import series, spec_of, started, tracked, train, workers_of

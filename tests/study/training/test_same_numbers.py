@@ -21,7 +21,8 @@ import torch
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
-from hdvae_platform.store.journal import Journal, run_folder
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
@@ -39,7 +40,11 @@ VARIANTS = {
     "categorical": {"training.temperature": [[0, 0.8], [20, 0.1]], "training.ema": 0.9},
     "top-m": {"model.reads": "race", "training.revive": True, "training.dead_after": 10},
     "conv": {"model.blocks": "conv", "model.wiring": "biva"},
-    "lipschitz": {"model.decoder": "lipschitz", "training.objective": "relaxed_elbo", "training.temperature": "learned"},
+    "lipschitz": {
+        "model.decoder": "lipschitz",
+        "training.objective": "relaxed_elbo",
+        "training.temperature": "learned",
+    },
     "straight_through": {"training.estimator": "straight_through"},
     "gumbel_rao": {"training.estimator": "gumbel_rao", "training.estimator_samples": 2},
     "reinmax": {"training.estimator": "reinmax", "model.wiring": "lvae"},

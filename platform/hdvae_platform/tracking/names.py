@@ -1,0 +1,91 @@
+"""The platform's vocabulary in MLflow: tags, kinds of runs and statuses. Nothing else spells them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from hdvae_platform.store.run_state import RunState
+
+
+class Tag:
+    """Tags of MLflow's runs and registered models."""
+
+    STUDY: Final = "hdvae.study"
+    """The name of the study."""
+    NAME: Final = "hdvae.name"
+    """The name of a single run (`hdvae train`)."""
+    KIND: Final = "hdvae.kind"
+    """A `RunKind`."""
+    TRIAL: Final = "hdvae.trial"
+    SEED: Final = "hdvae.seed"
+    STATE: Final = "hdvae.state"
+    """A `RunState`; absent while the run is running for the first time."""
+    ARM: Final = "hdvae.arm"
+    """The varied settings: dotted path → value, as JSON."""
+    FINGERPRINT: Final = "hdvae.fingerprint"
+    """A checksum of the experiment."""
+    DATA_CHECKSUM: Final = "hdvae.data_checksum"
+    CHECKPOINT: Final = "hdvae.checkpoint"
+    """The address of the newest checkpoint."""
+    BEST_CHECKPOINT: Final = "hdvae.best_checkpoint"
+    TEST_MEASURED: Final = "hdvae.test_measured"
+    """How a run was evaluated on test images."""
+    SUMMARISED: Final = "hdvae.summarised"
+    """Of a study's run: how many runs its description and the registered model account for."""
+    REPORTED: Final = "hdvae.reported"
+    """Of a study's run: which report is among its artifacts."""
+    RUN_ID: Final = "hdvae.run_id"
+    """Of a registered model: the run it comes from."""
+    STEP: Final = "hdvae.step"
+    """Of a registered model: the step of its checkpoint."""
+    DOCTOR: Final = "hdvae.doctor"
+    """Of the experiment: when `hdvae doctor` last wrote to it."""
+    VERSION: Final = "hdvae.version"
+    SOURCES: Final = "hdvae.sources"
+    GIT_DIRTY: Final = "hdvae.git_dirty"
+    PYTHON: Final = "hdvae.python"
+    TORCH: Final = "hdvae.torch"
+    SYSTEM: Final = "hdvae.system"
+    CPU: Final = "hdvae.cpu"
+    GPU: Final = "hdvae.gpu"
+    COMMIT: Final = "mlflow.source.git.commit"
+    PARENT: Final = "mlflow.parentRunId"
+    DESCRIPTION: Final = "mlflow.note.content"
+    """What MLflow's page shows as the description of a run."""
+
+
+OWN_TAGS = "hdvae."
+"""How the platform's own tags begin."""
+
+
+class RunKind(StrEnum):
+    """Values of `Tag.KIND`."""
+
+    STUDY = "study"
+    """A study as a whole: the parent of its runs."""
+    SEARCH = "run"
+    """A run of the search: a trial with one seed."""
+    CONFIRMATION = "confirmation"
+    """A winner of the search, trained again with a fresh seed."""
+    SINGLE = "train"
+    """One experiment trained by `hdvae train`."""
+
+
+class Status(StrEnum):
+    """MLflow's statuses of runs."""
+
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+STATUS_OF = {
+    RunState.RUNNING: Status.RUNNING,
+    RunState.COMPLETE: Status.FINISHED,
+    RunState.FAIL: Status.FAILED,
+    RunState.PRUNED: Status.KILLED,
+    RunState.WAITING: Status.KILLED,
+}
+"""MLflow's status of a run; one that waits was interrupted."""
