@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from hdvae_platform.search.run_table import RunTable
 from hdvae_platform.store.records import Run
+from hdvae_platform.store.run_state import RunState
 
 SEEDS = (3, 4)
-STATES = ("WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL")
+STATES = tuple(RunState)
 RUNS = st.builds(
     lambda trial, which, state: Run(trial, which[0], state, 1, None, None, None, False, which[1]),
     st.integers(0, 2),
