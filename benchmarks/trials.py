@@ -40,7 +40,8 @@ from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client, Tracker
 from hdvae_platform.tracking.names import STATUS_OF
 

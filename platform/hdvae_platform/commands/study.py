@@ -16,7 +16,8 @@ from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord, connect
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
 
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it."
@@ -66,8 +67,9 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         click.echo(f"the first {len(cost.arms)} of {cost.trials} parameter sets; the others are taken to cost as much")
     resources = checked.resources
     steps = checked.experiment.training.steps
-    several = f"{resources.workers}" if resources.elastic is None else f"{resources.fewest} to {resources.elastic.most}"
-    workers = f"{several} workers, each of them with " if resources.together else ""
+    elastic = resources.elastic
+    several = f"{resources.workers}" if elastic is None else f"{elastic.least} to {elastic.most}"
+    workers = f"{several} workers, each of them with " if resources.uses_worker_group else ""
     click.echo(
         f"{_runs(checked, cost.trials, cost.runs)} of {steps} steps, {resources.concurrent} at a time, "
         f"each with {workers}{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"

@@ -33,7 +33,8 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import PRESET, Study
+from hdvae_platform.study.space import PRESET
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.trained.assessment import assess

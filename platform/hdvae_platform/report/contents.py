@@ -26,7 +26,8 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Study, set_key
+from hdvae_platform.study.space import set_key
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.names import RunKind, Tag
 

@@ -70,7 +70,7 @@ def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     study = Study.rebuilt(record.name, record.definition, record.plan)
     runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
     storage = Storage(places.storage)
-    spent = study.is_spent(record.created)
+    spent = study.hours_are_over(record.created, time.time())
     trials = [trial for trial in known_trials(study, places.database) if trial.state != RunState.WAITING or not spent]
     rows = []
     for trial in trials:

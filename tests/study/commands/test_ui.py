@@ -13,7 +13,7 @@ import pytest
 
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.records import Records, connect
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from tests.study.helpers.commands import Command
 
 

@@ -12,7 +12,7 @@ from hdvae_platform.search.search import DRAWS, MIN_IMPORTANCE_TRIALS, Search, i
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.records import Records, connect
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 
 SPACE = {
     "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
