@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from hdvae.errors import InputError, nearest
+from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.study import Study
@@ -243,7 +243,7 @@ def _shown(path: Path) -> str:
 def list_(home: Path, as_json: bool) -> None:
     """List the studies of the study database."""
     places = Places.known(home, "database")
-    found = [study_status(places, record) for record in Records(connect(places.database)).studies()]
+    found = [study_status(places, record) for record in Records(places.database).studies()]
     if as_json:
         click.echo(json.dumps([one.summary() for one in found], indent=1))
     elif not found:
@@ -306,7 +306,7 @@ def stop(name: str, address: str | None, insecure: bool, home: Path) -> int:
 
 
 def _ask_to_stop(places: Places, name: str) -> None:
-    records = Records(connect(places.database))
+    records = Records(places.database)
     found = _known(places, name)
     if found.state != "running":
         click.echo(f"{name} is not running ({found.state})")
@@ -324,7 +324,7 @@ def delete(name: str, yes: bool, home: Path) -> None:
     from hdvae_platform.running.deletion import delete_study
 
     places = Places.known(home, "database")
-    record = _record(places, name)
+    record = Records(places.database).known_study(name)
     found = study_status(places, record)
     if not yes:
         _sure(f"delete {name} ({found.state}, {found.complete} of {found.total} runs done)?")
@@ -350,19 +350,9 @@ def export(name: str, out: Path, home: Path, as_json: bool) -> None:
     from hdvae_platform.running.export import export as write
 
     places = Places.known(home, "database")
-    files = [str(file) for file in write(places, _record(places, name), out)]
+    files = [str(file) for file in write(places, Records(places.database).known_study(name), out)]
     click.echo(json.dumps({"study": name, "files": files}, indent=1) if as_json else "\n".join(files))
 
 
 def _known(places: Places, name: str) -> StudyStatus:
-    return study_status(places, _record(places, name))
-
-
-def _record(places: Places, name: str) -> StudyRecord:
-    records = Records(connect(places.database))
-    record = records.study(name)
-    if record is None:
-        names = [one.name for one in records.studies()]
-        hint = nearest(name, names) or "; there are none yet"
-        raise InputError(f"no study {name} in {places.home}{hint}")
-    return record
+    return study_status(places, Records(places.database).known_study(name))

@@ -42,7 +42,7 @@ from hdvae_platform.store import lease, shared_data
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import ray_log, study_marker
 from hdvae_platform.store.places import Places, redacted
-from hdvae_platform.store.records import Records, Run, connect
+from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.study import Study
@@ -193,7 +193,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
-    records = Records(connect(places.database))
+    records = Records(places.database)
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()
     records.take(study.name, driver, lease.dead(records.study(study.name)))

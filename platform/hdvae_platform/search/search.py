@@ -27,7 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hdvae.randomness.seeds import derive
 from hdvae_platform.search.run_table import RunTable
-from hdvae_platform.store.records import Kind, Records, Run, with_tables
+from hdvae_platform.store.database import makes_tables
+from hdvae_platform.store.records import Kind, Records, Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.space import Dimension, Params, set_key
 from hdvae_platform.study.study import Study
@@ -418,9 +419,10 @@ class Trial:
         return None if self.values is None else self.values[0]
 
 
+@makes_tables
 def optuna_storage(url: str) -> optuna.storages.BaseStorage:
     """Optuna's part of the study database; its tables are made where there are none."""
-    return with_tables(lambda: optuna.storages.get_storage(url))
+    return optuna.storages.get_storage(url)
 
 
 def known_trials(study: Study, url: str) -> list[Trial]:

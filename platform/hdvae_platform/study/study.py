@@ -125,7 +125,7 @@ class Study(Config):
         return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
 
     def confirmation_seeds(self) -> list[int]:
-        """The seeds of confirmation runs: none of the search's, and the same for every trial, so that trials are paired."""
+        """The seeds of confirmation runs: none of the search's, the same for every trial, so that trials are paired."""
         drawn = (derive(0, "confirmation", i) % 2**31 for i in itertools.count())
         fresh = (seed for seed in drawn if seed not in self.seeds)
         return list(itertools.islice(fresh, self.confirm.seeds if self.confirm else 0))
