@@ -5,20 +5,16 @@ In this order: cut off in between, the study is still known, and the same comman
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from hdvae_platform.search.search import forget_study
 from hdvae_platform.store import lease
-from hdvae_platform.store.layout import study_marker
+from hdvae_platform.store.layout import is_part_of_study, study_marker
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import Tag
-
-_PART = re.compile(r"trial-\d+|data|preflight")
-"""What a study has in its folder; trainings of `hdvae train` with its name are beside it, and stay."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
         with lease.beating(records, name, driver):
             client.unregister(name)
             runs = client.delete({Tag.STUDY: name})
-            for part in filter(_PART.fullmatch, storage.list(name)):
+            for part in filter(is_part_of_study, storage.list(name)):
                 records.check(name)
                 storage.delete_folder(f"{name}/{part}")
             storage.delete_file(study_marker(name))

@@ -22,8 +22,8 @@ from hdvae_platform.running.descriptions import (
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.journal import ELBO, Goal, Journal
-from hdvae_platform.store.layout import SAMPLES, SLOTS, run_folder
-from hdvae_platform.store.per_image import find_per_image, per_image_name
+from hdvae_platform.store.layout import SAMPLES, SLOTS, per_image_artifact, run_folder
+from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.records import Kind, Records, Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
@@ -102,7 +102,7 @@ class RunUpload:
                 client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
         values = find_per_image(self.storage, self.folder, "valid")
         if values is not None:
-            client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))
+            client.log_file(self.run_id, per_image_artifact("valid"), self.storage.read(values))
         client.close_run(self.run_id, STATUS_OF[state])
 
 
