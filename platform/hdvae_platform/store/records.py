@@ -342,6 +342,10 @@ class Records:
         deleted = [change.before for change in self.changes(name) if change.what == "deleted"]
         return deleted[-1] if deleted else {"launch": 0, "attempts": 0}
 
+    def last_attempt_of_deleted(self, name: str) -> int:
+        """The number from which attempts at the runs of a study count on; 0 if no study of this name was deleted."""
+        return self._last(name)["attempts"]
+
     def beat(self, name: str, driver: str) -> bool:
         """Give a sign of life; returns whether to stop: it was asked for, or another driver has taken over."""
         with self._engine.begin() as db:
