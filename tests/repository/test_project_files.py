@@ -42,7 +42,7 @@ def test_the_changelog_has_unreleased_changes_above_dated_releases():
     assert (top, undated) == ("Unreleased", None)
     dates = [date.fromisoformat(day) for _, day in dated]
     assert dates == sorted(dates, reverse=True)
-    assert [version for version, _ in dated][0] == __version__
+    assert dated[0][0] == __version__
 
 
 def test_the_changelog_uses_the_kinds_of_change_of_its_format():

@@ -1,4 +1,4 @@
-"""The structure that the documents promise: short modules, tests beside packages, one line of a contract per package."""
+"""The structure of the sources: short modules, tests named after packages, a place in the import contract for each."""
 
 from __future__ import annotations
 

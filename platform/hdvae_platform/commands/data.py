@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from hdvae.data.dataset import SPLITS, Dataset, parquet_path
+from hdvae_platform.commands.groups import SuggestingGroup
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.display.text import table
 from hdvae_platform.store import datasets
@@ -18,7 +19,7 @@ from hdvae_platform.store import datasets
 _HEADER = ("name", "train", "valid", "test", "what", "state")
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def data() -> None:
     """Fetch data sets and list them."""
 

@@ -21,6 +21,8 @@ from pathlib import Path
 SAMPLES, SLOTS = "samples.png", "slots.png"
 """Pictures of a run that has ended: on the storage in its folder, in MLflow among its artifacts."""
 REPORT_PAGE = "report.html"
+RESULT = "result.json"
+"""What `hdvae study run` printed of a finished study: beside the report's page."""
 JOURNAL, CHECKPOINTS, PER_IMAGE = "journal", "checkpoints", "per_image"
 
 
