@@ -153,7 +153,8 @@ def test_what_was_found_is_not_lost_with_the_store_of_artifacts(capsys, places, 
     assert done.returncode == 0, done.stderr
     assert "factor of κ" in done.stdout
     assert sorted(file.name for file in (tmp_path / "found").iterdir()) == FILES
-    assert re.fullmatch("MLflow at .*; the results are not logged: run the same command again to log them\n", done.stderr), done.stderr
+    advice = "the results are not logged: run the same command again to log them"
+    assert re.fullmatch(f"MLflow at .*; {advice}\n", done.stderr), done.stderr
 
 
 def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):
