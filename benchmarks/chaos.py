@@ -39,7 +39,7 @@ from hdvae_platform.search.search import known_trials
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
 EVERY = 50

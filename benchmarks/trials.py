@@ -38,9 +38,10 @@ from hdvae_platform.search.search import Search, known_trials
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client, Tracker
 from hdvae_platform.tracking.names import STATUS_OF
 
@@ -134,7 +135,7 @@ class Simulation:
 
     def __init__(self, study: Study, places: Places) -> None:
         self.study, self.places, self.now = study, places, 0.0
-        self.records, self.storage = Records(connect(places.database)), Storage(places.storage)
+        self.records, self.storage = Records(places.database), Storage(places.storage)
         self.records.define(study.name, study.definition(), study.plan(), {})
         self.records.take(study.name, "benchmark")
         self.tracker = Tracker(places, print)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 
 ROOT = Path(__file__).parents[2]
 

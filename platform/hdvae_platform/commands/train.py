@@ -13,7 +13,8 @@ from hdvae_platform.display.text import table
 from hdvae_platform.running.single_run import describe, train_one
 from hdvae_platform.store.images import image_shape
 from hdvae_platform.store.places import Places
-from hdvae_platform.study.study import Study, load_study, preset_study
+from hdvae_platform.study.file import load_study, preset_study
+from hdvae_platform.study.study import Study
 
 
 @click.command()

@@ -65,7 +65,7 @@ def is_reported(client: Client, places: Places, study: Study) -> bool:
 
 def _of(study: Study, sent: int) -> str:
     """What a report is made of: the complete runs that MLflow has, what the study says, and the code."""
-    return f"{sent} complete runs, claim {study.statement}, by sources {provenance.code()['sources'][:8]}"
+    return f"{sent} complete runs, claim {study.claim_digest}, by sources {provenance.code()['sources'][:8]}"
 
 
 def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -> None:

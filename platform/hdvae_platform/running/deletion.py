@@ -12,7 +12,7 @@ from hdvae_platform.search.search import forget_study
 from hdvae_platform.store import lease
 from hdvae_platform.store.layout import study_marker
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import Tag
@@ -38,7 +38,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
         StorageAway: the storage is; the same call deletes the rest later.
     """
     client, name = Client(places), record.name
-    records, driver = Records(connect(places.database)), lease.driver_name()
+    records, driver = Records(places.database), lease.driver_name()
     storage = Storage(places.storage, places.patience)
     records.take(name, driver, lease.dead(record))
     try:

@@ -60,7 +60,7 @@ class Driver:
         self.storage = Storage(places.storage, places.patience, echo)
         self.fault: Exception | None = None
         self.elsewhere = False
-        self.slots: Callable[[], int] = lambda: study.resources.concurrent * study.resources.fewest
+        self.slots: Callable[[], int] = lambda: study.resources.concurrent * study.resources.min_workers
         ended = sum(run.state.is_terminal for run in search.runs())
         steps = study.experiment.training.steps
         self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
@@ -252,7 +252,7 @@ class Driver:
             gpus=self.study.resources.gpus_per_worker,
             data_checksum=self.tracking.data_checksum,
             workers=workers,
-            together=self.study.resources.together,
+            together=self.study.resources.uses_worker_group,
             elsewhere=self.elsewhere,
             goal=Goal(self.study.search.metric, self.study.search.direction),
         )

@@ -56,12 +56,12 @@ def estimate(study: Study, places: Places) -> Estimate:
         InputError: the data are not there.
     """
     dataset = load_data(study.experiment, places.home)
-    check_batch(study.experiment, dataset, Workers(0, study.resources.fewest))
+    check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
     sets = study.grid()[:SETS] if study.search.method == "grid" else [{}]
     threads = torch.get_num_threads()
     torch.set_num_threads(study.resources.cpus_per_worker)
     shape = (dataset.height, dataset.width)
-    arms = [(params, *_time_steps(study.experiment_at(params), shape, study.resources.fewest)) for params in sets]
+    arms = [(params, *_time_steps(study.experiment_at(params), shape, study.resources.min_workers)) for params in sets]
     torch.set_num_threads(threads)
     trials = study.parameter_sets() or 0
     runs = trials * len(study.seeds) + study.confirmations(trials)

@@ -20,9 +20,8 @@ from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage, StorageAway
-from hdvae_platform.study.study import Study
 
 RUNS = pa.schema(
     [
@@ -85,7 +84,7 @@ def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
 
 
 def _write(places: Places, record: StudyRecord, out: Path) -> None:
-    study = Study.rebuilt(record.name, record.definition, record.plan)
+    study = record.as_study()
     storage = Storage(places.storage)
     (out / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     (out / "history.json").write_text(json.dumps(_history(places, record), indent=1))
@@ -103,7 +102,7 @@ def _write(places: Places, record: StudyRecord, out: Path) -> None:
 
 def _history(places: Places, record: StudyRecord) -> dict[str, Any]:
     """Where the study comes from, and how its plan and code changed between launches."""
-    changes = Records(connect(places.database)).changes(record.name)
+    changes = Records(places.database).changes(record.name)
     return {
         "created": datetime.fromtimestamp(record.created, UTC).isoformat(),
         "data_checksum": record.definition["data_checksum"],

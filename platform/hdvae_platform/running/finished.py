@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import REPORT_PAGE, RESULT, report_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, Run, StudyRecord, connect
+from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
@@ -56,7 +56,7 @@ def kept_result(study: Study, places: Places) -> FinishedStudy | None:
     if kept is None or not (folder / REPORT_PAGE).exists():
         return None
     try:
-        records = Records(connect(places.database))
+        records = Records(places.database)
         record, runs = records.study(study.name), records.runs(study.name)
     except SQLAlchemyError:
         return None  # the launch meets the same error, and reports it
@@ -67,7 +67,7 @@ def kept_result(study: Study, places: Places) -> FinishedStudy | None:
 
 def keep_result(study: Study, places: Places, result: Result) -> None:
     """Keep the result of a study that is finished, logged completely and reported."""
-    records = Records(connect(places.database))
+    records = Records(places.database)
     record, runs = records.study(study.name), records.runs(study.name)
     assert record is not None
     kept = {"fingerprint": _fingerprint(study, places, record, runs), **vars(result)}

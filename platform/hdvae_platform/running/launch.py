@@ -42,9 +42,10 @@ from hdvae_platform.store import lease, shared_data
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import ray_log, study_marker
 from hdvae_platform.store.places import Places, redacted
-from hdvae_platform.store.records import Records, Run, connect
+from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.storage import Storage, StorageAway
-from hdvae_platform.study.study import Study, first_difference
+from hdvae_platform.study.changes import first_difference
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import PATIENCE, Client, Tracker, Unreachable
 from hdvae_platform.training.tune_trainable import trainable
@@ -101,7 +102,7 @@ class StudyCallback(_OfDriver, Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Tune comes by here all the time, also when nothing happens."""
         self._driver.guard(self._driver.watch)
-        if self._driver.study.resources.together and time.monotonic() - self._tidied > TIDY:
+        if self._driver.study.resources.uses_worker_group and time.monotonic() - self._tidied > TIDY:
             self._driver.guard(release)
             self._tidied = time.monotonic()
 
@@ -193,8 +194,8 @@ def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended
 def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
-    check_batch(study.experiment, dataset, Workers(0, study.resources.fewest))
-    records = Records(connect(places.database))
+    check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
+    records = Records(places.database)
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()
     records.take(study.name, driver, lease.dead(records.study(study.name)))
@@ -325,17 +326,17 @@ def _tune(driver: Driver, launch: Launch) -> None:
         stack.callback(driver.interrupt_all)  # before Ray's end, which takes a while
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the driver, in its own words
         _stop_on_signals(driver)  # again: Ray puts handlers of its own in place
-        at_a_time = resources.fitting(machines())
+        at_a_time = resources.concurrent_runs(machines())
         if launch.address != LOCAL:
             _prepare(driver)
         driver.slots = lambda: resources.slots(machines())
         driver.progress.say(f"starting, {_count(at_a_time)} at a time")
         tuner = tune.Tuner(
-            tune.with_resources(trainable, WAITING if resources.together else resources.per_worker()),
+            tune.with_resources(trainable, WAITING if resources.uses_worker_group else resources.per_worker()),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(driver),
                 num_samples=-1,
-                reuse_actors=not resources.together,  # workers end with the process that waits for them
+                reuse_actors=not resources.uses_worker_group,  # workers end with the process that waits for them
                 trial_name_creator=lambda trial: f"{name}-{trial.trial_id}",
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),

@@ -12,7 +12,7 @@ from hdvae_platform.search.search import Trial, confirmations, known_trials
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, Run, StudyRecord, connect
+from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
@@ -67,10 +67,10 @@ class StudyStatus:
 
 def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     """The status of a recorded study."""
-    study = Study.rebuilt(record.name, record.definition, record.plan)
-    runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
+    study = record.as_study()
+    runs = {(run.trial, run.seed): run for run in Records(places.database).runs(record.name)}
     storage = Storage(places.storage)
-    spent = study.is_spent(record.created)
+    spent = study.hours_are_over(record.created, time.time())
     trials = [trial for trial in known_trials(study, places.database) if trial.state != RunState.WAITING or not spent]
     rows = []
     for trial in trials:

@@ -199,7 +199,7 @@ class StudyTracking:
             parent = next(client.find(self._identity()))
             best = best_run(self._records.runs(self._study.name), self._study.search.direction)
             complete = sum(run.state == RunState.COMPLETE for run in runs)
-            of = f"{complete} complete runs, claim {self._study.statement}"
+            of = f"{complete} complete runs, claim {self._study.claim_digest}"
             if best is not None and parent.tags.get(Tag.SUMMARISED) != of:
                 client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study)})
                 self._register(client, best)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import statistics
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -26,9 +27,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hdvae.randomness.seeds import derive
 from hdvae_platform.search.run_table import RunTable
-from hdvae_platform.store.records import Kind, Records, Run, with_tables
+from hdvae_platform.store.database import makes_tables
+from hdvae_platform.store.records import Kind, Records, Run
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import Dimension, Params, Study, set_key
+from hdvae_platform.study.space import Dimension, Params, set_key
+from hdvae_platform.study.study import Study
 
 ATTEMPTS = 3
 """How often a run's process may die between two of its reports until that counts as the run's failure."""
@@ -172,7 +175,7 @@ class Search:
     def _searched(self) -> bool:
         """Whether no further parameter set is begun."""
         target = self._study.parameter_sets()
-        return self._study.is_spent(self._begun) or (target is not None and self._started >= target)
+        return self._study.hours_are_over(self._begun, time.time()) or (target is not None and self._started >= target)
 
     def _open_confirmations(self) -> None:
         for trial, seed in self._confirmations_to_open():
@@ -416,9 +419,10 @@ class Trial:
         return None if self.values is None else self.values[0]
 
 
+@makes_tables
 def optuna_storage(url: str) -> optuna.storages.BaseStorage:
     """Optuna's part of the study database; its tables are made where there are none."""
-    return with_tables(lambda: optuna.storages.get_storage(url))
+    return optuna.storages.get_storage(url)
 
 
 def known_trials(study: Study, url: str) -> list[Trial]:
@@ -544,7 +548,7 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
         return trial.suggest_categorical(path, [_encode(choice) for choice in dimension.choices])
     assert dimension.low is not None
     assert dimension.high is not None
-    if dimension.whole:
+    if dimension.is_integer:
         return trial.suggest_int(path, int(dimension.low), int(dimension.high), log=dimension.log)
     return trial.suggest_float(path, float(dimension.low), float(dimension.high), log=dimension.log)
 

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hdvae.errors import InputError, nearest
+from hdvae.errors import InputError
 from hdvae_platform.store import layout
 from hdvae_platform.store.records import Kind, Records, Run, StudyRecord
 from hdvae_platform.store.run_state import RunState
@@ -100,11 +100,10 @@ def resolve(handle: str, records: Records) -> RunIdentity:
     parsed = parse(handle)
     if parsed is None:
         raise InputError(f"{handle} is no handle of a run: write {FORMS}")
-    record = records.study(parsed.study)
-    if record is None:
-        names = [known.name for known in records.studies()]
-        hint = nearest(parsed.study, names) if names else "; there are no studies yet"
-        raise InputError(f"no run {handle}: there is no study {parsed.study}{hint}")
+    try:
+        record = records.known_study(parsed.study)
+    except InputError as fault:
+        raise InputError(f"no run {handle}: {fault}") from None
     runs = records.runs(parsed.study)
     run = _best(record, runs) if parsed.run is None else _numbered(parsed.study, parsed.run, runs)
     if run.attempts <= records.last_attempt_of_deleted(parsed.study):
@@ -138,7 +137,7 @@ def _best(record: StudyRecord, runs: Sequence[Run]) -> Run:
     Raises:
         InputError: no run is complete, or several trials are on the Pareto front of several metrics.
     """
-    study = Study.rebuilt(record.name, record.definition, record.plan)
+    study = record.as_study()
     problem = f"no run {study.name}/{BEST}: study {study.name}"
     values = _values(study, runs, "confirmation") or _values(study, runs, "search")
     if not values:

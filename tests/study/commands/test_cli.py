@@ -101,7 +101,7 @@ def test_check_says_which_sets_it_timed(capsys, places, edit):
 def test_lists_of_an_empty_home(capsys, places):
     assert run(["study", "list", "--home", str(places.home)]) == 0
     assert "no studies" in capsys.readouterr().out
-    assert "there are no studies yet" in fails(capsys, "study", "status", "x", "--home", places.home)
+    assert "it has no studies yet" in fails(capsys, "study", "status", "x", "--home", places.home)
 
 
 READS = [

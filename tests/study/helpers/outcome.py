@@ -13,7 +13,7 @@ from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.training.run import RunSpec, run
 from tests.study.helpers.commands import Command, Forked

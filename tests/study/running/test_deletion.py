@@ -12,7 +12,7 @@ from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client, Unreachable
 
@@ -28,7 +28,7 @@ def done(tmp_path, database):
 
 def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     places, name = done.places, done.study.name
-    records = Records(connect(places.database))
+    records = Records(places.database)
     records.define("other", done.study.definition(), done.study.plan(), {})
     Storage(places.storage).write("other/file", b"stays")
     known = records.study(name)

@@ -9,7 +9,7 @@ import pytest
 from hdvae_platform.running.descriptions import LONGEST, MOST, best_run, run_description, run_name, study_description
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.records import Run
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
 

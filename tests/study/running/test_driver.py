@@ -11,9 +11,9 @@ from hdvae_platform.running.driver import SILENCE, Driver
 from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.images import load_data
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client, Tracker
 from hdvae_platform.training.run import RunSpec, run
 
@@ -40,7 +40,7 @@ def drive(places, edit, trackers):
 
     def made(changes):
         study, clock, lines = load_study(edit(changes)), Clock(), []
-        records = Records(connect(places.database))
+        records = Records(places.database)
         records.define(study.name, study.definition(), study.plan(), {})
         records.take(study.name, "test")
         trackers.append(tracker := Tracker(places, print))

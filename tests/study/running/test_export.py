@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from hdvae.experiment.experiment import fingerprint
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
 

@@ -10,9 +10,9 @@ import pytest
 from hdvae_platform.running.finished import Result, keep_result, kept_result
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import REPORT_PAGE, RESULT, report_folder
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking import provenance
 
 RESULT_OF_SMALL = Result("a table", {"arms": [1.5, float("inf")]})
@@ -22,7 +22,7 @@ RESULT_OF_SMALL = Result("a table", {"arms": [1.5, float("inf")]})
 def study(places, study_file):
     """A study that is recorded as finished, with a report and a kept result."""
     study = load_study(study_file)
-    records = Records(connect(places.database))
+    records = Records(places.database)
     checksum = load_data(study.experiment, places.home).checksum
     records.define(study.name, {**study.definition(), "data_checksum": checksum}, study.plan(), provenance.code())
     records.add_run(study.name, 0, 0)
@@ -67,17 +67,17 @@ def test_other_code(study, places, monkeypatch):
 
 @pytest.mark.parametrize("change", [{"value": -2.5}, {"state": RunState.WAITING}, {"tracked": False}], ids=str)
 def test_other_runs(study, places, change):
-    Records(connect(places.database)).set_run(study.name, 0, 0, **change)
+    Records(places.database).set_run(study.name, 0, 0, **change)
     assert kept_result(study, places) is None
 
 
 def test_a_run_more(study, places):
-    Records(connect(places.database)).add_run(study.name, 0, 1)
+    Records(places.database).add_run(study.name, 0, 1)
     assert kept_result(study, places) is None
 
 
 def test_another_plan_or_code_on_record(study, places):
-    records = Records(connect(places.database))
+    records = Records(places.database)
     records.replan(study.name, {**study.plan(), "seeds": [0, 1, 2]})
     assert kept_result(study, places) is None
     records.replan(study.name, study.plan())
@@ -87,7 +87,7 @@ def test_another_plan_or_code_on_record(study, places):
 
 
 def test_a_study_of_the_same_name_after_a_deletion(study, places):
-    records = Records(connect(places.database))
+    records = Records(places.database)
     record, (run,) = records.study(study.name), records.runs(study.name)
     records.forget(study.name)
     assert kept_result(study, places) is None

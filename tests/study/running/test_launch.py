@@ -18,7 +18,7 @@ import hdvae
 import hdvae_platform
 from hdvae_platform.cli import run as run_here
 from hdvae_platform.running import launch
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.tracking.client import PATIENCE
 from tests.study.helpers.commands import Command
 from tests.study.helpers.outcome import series, tracked
@@ -134,7 +134,7 @@ def test_a_report_that_cannot_be_written_takes_nothing_from_the_study(finished):
 def test_a_study_that_ended_between_two_runs_is_no_finished_one(finished, monkeypatch, capsys):
     """Every run that there is is complete, and others are to come."""
     places, file, _, _ = finished
-    records = Records(connect(places.database))
+    records = Records(places.database)
     stopped = launch.Ended(records.runs("small"), finished=False)
     monkeypatch.setattr(launch, "run_study", lambda *asked: stopped)
     assert run_here(["study", "run", str(file), "--home", str(places.home)]) == 130

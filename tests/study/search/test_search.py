@@ -11,8 +11,8 @@ from hdvae_platform.search import search as search_module
 from hdvae_platform.search.search import DRAWS, MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Fenced
-from hdvae_platform.store.records import Records, connect
-from hdvae_platform.study.study import load_study
+from hdvae_platform.store.records import Records
+from hdvae_platform.study.file import load_study
 
 SPACE = {
     "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
@@ -31,7 +31,7 @@ def begin(url):
     """A search on the same database, as a new launch would make it."""
 
     def new(study, **options):
-        records = Records(connect(url))
+        records = Records(url)
         records.define(study.name, study.definition(), study.plan(), {})
         return Search(study, url, records, **options)
 
@@ -214,7 +214,7 @@ def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, beg
 def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url, monkeypatch):
     study = load_study(study_file)
     monkeypatch.setattr(records_module, "EXPIRY", -1.0)
-    old, new = Records(connect(url)), Records(connect(url))
+    old, new = Records(url), Records(url)
     old.define(study.name, study.definition(), study.plan(), {})
     old.take("small", "first")
     search = Search(study, url, old)
@@ -524,7 +524,7 @@ def test_a_trial_whose_suggestion_was_cut_off_is_not_run(edit, begin, url):
 
 
 def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
-    Records(connect(url))
+    Records(url)
     assert known_trials(load_study(study_file), url) == []
 
 

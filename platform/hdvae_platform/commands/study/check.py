@@ -13,7 +13,8 @@ from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
-from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
 
 if TYPE_CHECKING:
     from hdvae_platform.running.estimate import Estimate
@@ -73,7 +74,8 @@ def _resources(study: Study) -> str:
     """What each run takes."""
     resources = study.resources
     each = f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
-    if not resources.together:
+    if not resources.uses_worker_group:
         return each
-    several = resources.workers if resources.elastic is None else f"{resources.fewest} to {resources.elastic.most}"
+    elastic = resources.elastic
+    several = f"{resources.workers}" if elastic is None else f"{elastic.least} to {elastic.most}"
     return f"{several} workers, each of them with {each}"

@@ -9,10 +9,10 @@ import click
 
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.commands.study.lookup import find_study
 from hdvae_platform.running.deletion import delete_study
 from hdvae_platform.running.status import study_status
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records
 
 
 @click.command()
@@ -22,7 +22,7 @@ from hdvae_platform.store.places import Places
 def delete(name: str, yes: bool, home: Path) -> None:
     """Delete a study that is not running: its MLflow runs, its folder on the storage, and its records."""
     places = Places.known(home, "database")
-    record = find_study(places, name)
+    record = Records(places.database).known_study(name)
     study = study_status(places, record)
     if not yes:
         _confirm(f"delete {name} ({study.state}, {study.complete} of {study.total} runs done)?")

@@ -18,7 +18,8 @@ from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
 
 if TYPE_CHECKING:
     from hdvae_platform.tracking.client import Client

@@ -11,13 +11,13 @@ import click
 
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.commands.options import home_option, json_option
-from hdvae_platform.commands.study.lookup import find_study
 from hdvae_platform.commands.study.options import insecure_option, remote_option
 from hdvae_platform.commands.study.remote import run_remotely
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records
 
 
 @click.command()
@@ -31,7 +31,7 @@ def status(name: str, address: str | None, insecure: bool, home: Path, as_json: 
     if address is not None:
         return run_remotely(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
     places = Places.known(home, "database")
-    study = study_status(places, find_study(places, name))
+    study = study_status(places, Records(places.database).known_study(name))
     click.echo(json.dumps(study.plain(), indent=1) if as_json else "\n".join(_lines(study)))
     return 0
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.commands.study.lookup import find_study
 from hdvae_platform.commands.study.options import insecure_option, remote_option
 from hdvae_platform.commands.study.remote import run_remotely
 from hdvae_platform.running.status import study_status
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 
 
 @click.command()
@@ -25,10 +24,11 @@ def stop(name: str, address: str | None, insecure: bool, home: Path) -> int:
     if address is not None:
         return run_remotely(address, insecure, "study", "stop", name)
     places = Places.known(home, "database")
-    state = study_status(places, find_study(places, name)).state
+    records = Records(places.database)
+    state = study_status(places, records.known_study(name)).state
     if state != "running":
         click.echo(f"{name} is not running ({state})")
         return 0
-    Records(connect(places.database)).ask_to_stop(name)
+    records.ask_to_stop(name)
     click.echo(f"{name} was asked to stop and will do so within seconds")
     return 0

@@ -8,7 +8,7 @@ import click
 
 from hdvae_platform.commands.options import home_option, set_option
 from hdvae_platform.commands.study.options import accept_option, file_argument, insecure_option, retry_option
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 
 
 @click.command()
