@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test check mutants setup lock clean
+.PHONY: study objectives test check mutants setup lock clean
 
 study: setup
 	@$(BIN)/hdvae data fetch mnist5k

@@ -1,4 +1,4 @@
-"""`hdvae train`: one experiment."""
+"""`hdvae train`: train one experiment, without a study."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hdvae_platform.study.study import Study
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml", required=False)
-@click.option("--preset", help="The network of a table of the paper, e.g. table2-L3; alone, or over FILE's.")
+@click.option("--preset", help="A network of the paper, e.g. table2-L3; replaces the network of FILE, if one is given.")
 @set_option
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of everything random.")
-@click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; train nothing.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random numbers.")
+@click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; do not train.")
 @home_option
 @json_option
 def train(
@@ -34,7 +34,7 @@ def train(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Train the base experiment of a study file, or of a preset; the same command goes on where it was cut off."""
+    """Train the base experiment of a study file, or a preset of the paper; the same command resumes it."""
     study, places = _study(file, preset, overrides), Places.under(home)
     if dry_run:
         rows, totals = describe(study.experiment, image_shape(study.experiment, places.home))

@@ -161,10 +161,12 @@ class Ended:
     Attributes:
         runs: as they stand.
         finished: whether none is to come.
+        sent: whether MLflow has everything of them.
     """
 
     runs: list[Run]
     finished: bool
+    sent: bool
 
 
 def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
@@ -245,7 +247,7 @@ def _drive(
 ) -> Ended:
     search = Search(study, places.database, records, retry_failed=launch.retry_failed)
     if search.is_done() and not _answers(places, echo):
-        return Ended(search.runs(), finished=True)
+        return Ended(search.runs(), finished=True, sent=False)
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
     driver = Driver(study, places, search, tracking, stop, echo)
@@ -263,7 +265,7 @@ def _drive(
     search.check()  # a driver that slept may find the study taken, and only its heart has noticed
     if driver.interrupted and not search.is_done():
         raise KeyboardInterrupt
-    return Ended(search.runs(), search.is_done())
+    return Ended(search.runs(), search.is_done(), tracker.is_complete)
 
 
 def _own(storage: Storage, name: str, records: Records) -> None:

@@ -103,7 +103,7 @@ def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on
             out, errors = driver.communicate(timeout=PATIENCE / 2)
         finally:
             os.killpg(node.pid, signal.SIGCONT)
-    assert (driver.returncode, errors) == (130, "hdvae: interrupted; the same command goes on from here\n"), out
+    assert (driver.returncode, errors) == (130, "hdvae: interrupted; run the same command again to continue\n"), out
     assert states(on_nodes) == {"WAITING"}
 
 

@@ -8,9 +8,11 @@ import os
 from sqlalchemy.orm import configure_mappers
 
 from hdvae_platform.cli import COMMANDS
+from hdvae_platform.commands import study
 
 _MODULES = (
     *(f"hdvae_platform.commands.{command}" for command in COMMANDS),
+    *(f"hdvae_platform.commands.study.{command}" for command in study.COMMANDS),
     "hdvae_platform.running.launch",
     "hdvae_platform.paper.reproduce",
     "hdvae_platform.tracking.registry",

@@ -139,7 +139,7 @@ def test_a_study_that_ended_between_two_runs_is_no_finished_one(finished, monkey
     monkeypatch.setattr(launch, "run_study", lambda *asked: stopped)
     assert run_here(["study", "run", str(file), "--home", str(places.home)]) == 130
     printed = capsys.readouterr()
-    assert "stopped before its end; the same command goes on" in printed.err
+    assert "stopped before its end; run the same command again to continue" in printed.err
     assert "Report" not in printed.out
 
 

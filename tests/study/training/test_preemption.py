@@ -67,7 +67,7 @@ class Study:
         self.driver.terminate()
         out, errors = self.driver.communicate(timeout=60)
         assert self.driver.returncode == 130, out + errors
-        assert errors == "hdvae: interrupted; the same command goes on from here\n"
+        assert errors == "hdvae: interrupted; run the same command again to continue\n"
         return out
 
     def drain(self, pid):
