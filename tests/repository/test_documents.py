@@ -46,9 +46,16 @@ def defined(node: ast.stmt) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("dotted", sorted(set(re.findall(r"`(hdvae(?:_platform)?\.[\w.]+)`(?! ✗)", ARCHITECTURE))))
-def test_names_in_the_architecture_exist(dotted):
-    assert exists(dotted), f"docs/architecture.md names {dotted}, which does not exist"
+def named() -> set[tuple[str, str]]:
+    """Each page that names code by its full dotted name, and the name."""
+    pages = [ROOT / "docs" / name for name in ("architecture.md", "glossary.md", "model.md")]
+    pattern = re.compile(r"`(hdvae(?:_platform)?\.[\w.]+)`(?! ✗)")
+    return {(page.name, dotted) for page in pages for dotted in pattern.findall(page.read_text())}
+
+
+@pytest.mark.parametrize(("page", "dotted"), sorted(named()))
+def test_names_of_code_in_the_documents_exist(page, dotted):
+    assert exists(dotted), f"docs/{page} names {dotted}, which does not exist"
 
 
 def test_a_name_that_does_not_exist_is_noticed():
