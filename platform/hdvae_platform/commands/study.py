@@ -13,6 +13,7 @@ from hdvae.errors import InputError, nearest
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.running.status import StudyStatus, study_status
+from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord, connect
 from hdvae_platform.store.run_state import RunState
@@ -114,14 +115,16 @@ def run(
 ) -> int:
     """Run a study, or go on with it where it stands."""
     from hdvae_platform.running.launch import Launch, run_study
+    from hdvae_platform.running.live_display import printing
 
     checked = load_study(file, overrides)
     places = Places.under(home)
     out = sys.stderr if as_json else sys.stdout
-    ended = run_study(checked, places, lambda line: click.echo(line, file=out), Launch(**how))
+    with printing(out, plain=as_json) as echo:
+        ended = run_study(checked, places, echo, Launch(**how))
     failed = [one for one in ended.runs if one.state == RunState.FAIL]
     for one in failed:
-        click.echo(f"trial {one.trial} seed {one.seed} failed: {one.error}", err=True)
+        click.echo(f"{handle(checked.name, one.trial, one.seed)} failed: {one.error}", err=True)
     if failed:
         click.echo("the same command with `--retry-failed` starts them again", err=True)
     if any(one.state == RunState.COMPLETE for one in ended.runs):
@@ -275,18 +278,18 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
         return
     ends = f"{found.complete} of {found.total} runs done, {found.pruned} pruned, {found.failed} failed"
     click.echo(f"{name}: {found.state}, {ends}")
-    header = ["trial", "seed", "kind", "state", "step", "attempts", "left", "settings"]
+    header = ["run", "kind", "state", "step", "attempts", "left", "settings"]
     click.echo(table(header, [_status_row(row) for row in found.trials]))
     for row in found.trials:
         if row["error"]:
-            click.echo(f"trial {row['number']} seed {row['seed']}: {row['error']}")
+            click.echo(f"{row['handle']}: {row['error']}")
 
 
 def _status_row(row: dict[str, Any]) -> list[str]:
     from hdvae_platform.analysis.comparison import label
 
     left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
-    cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], left]
+    cells = [row["handle"], row["kind"], row["state"], row["step"], row["attempts"], left]
     return [*map(str, cells), label(row["params"])]
 
 

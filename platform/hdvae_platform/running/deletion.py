@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hdvae_platform.search.search import forget_study
+from hdvae_platform.search.trials import forget_study
 from hdvae_platform.store import lease
 from hdvae_platform.store.layout import study_marker
 from hdvae_platform.store.places import Places

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hdvae.training.run_files import addresses
-from hdvae_platform.search.search import Trial, confirmations, known_trials
+from hdvae_platform.search.policy import confirmations
+from hdvae_platform.search.trials import Trial, known_trials
 from hdvae_platform.store.journal import Goal, Journal
-from hdvae_platform.store.layout import run_folder
+from hdvae_platform.store.layout import handle, run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, Run, StudyRecord, connect
 from hdvae_platform.store.run_state import RunState
@@ -106,6 +107,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
     newest = max(kept, default=None)
     running = run.state == RunState.RUNNING and driven
     return {
+        "handle": handle(study.name, run.trial, run.seed),
         "number": run.trial,
         "state": RunState.WAITING if run.state == RunState.RUNNING and not driven else run.state,
         "params": params,
