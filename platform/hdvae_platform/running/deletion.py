@@ -1,6 +1,6 @@
-"""Deleting a study: its runs and model in MLflow, its files on the storage, then what the study database knows of it.
+"""Deleting a study: its runs and model in MLflow, its files on the storage, then its records in the study database.
 
-In this order: cut off in between, the study is still known, and the same command deletes the rest.
+In this order, so that after an interruption the study is still known, and the same command deletes the rest.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import Tag
 
-_PART = re.compile(r"trial-\d+|data|preflight")
-"""What a study has in its folder; trainings of `hdvae train` with its name are beside it, and stay."""
+_OF_STUDY = re.compile(r"trial-\d+|data|preflight")
+"""The sub-folders that belong to a study; those of `hdvae train` with the same name stay."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What a deletion took away: so many runs of MLflow, and a folder."""
+    """What was deleted: a number of MLflow runs, and the address of a folder."""
 
     mlflow_runs: int
     folder: str
 
 
 def delete_study(places: Places, record: StudyRecord) -> Deleted:
-    """Delete a study, everywhere. Nobody can run it meanwhile.
+    """Delete a study everywhere. Nobody can run it meanwhile.
 
     Raises:
-        InputError: somebody runs it.
-        Unreachable: MLflow is away; the same call deletes it later.
-        StorageAway: the storage is; the same call deletes the rest later.
+        InputError: another driver runs it.
+        Unreachable: MLflow does not answer; the same call deletes it later.
+        StorageAway: the storage does not answer; the same call deletes the rest later.
     """
     client, name = Client(places), record.name
     records, driver = Records(connect(places.database)), lease.driver_name()
@@ -45,7 +45,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
         with lease.beating(records, name, driver):
             client.unregister(name)
             runs = client.delete({Tag.STUDY: name})
-            for part in filter(_PART.fullmatch, storage.list(name)):
+            for part in filter(_OF_STUDY.fullmatch, storage.list(name)):
                 records.check(name)
                 storage.delete_folder(f"{name}/{part}")
             storage.delete_file(study_marker(name))

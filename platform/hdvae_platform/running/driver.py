@@ -12,13 +12,14 @@ from typing import Any
 
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
+from hdvae_platform.running.descriptions import run_title
 from hdvae_platform.running.progress import Echo, Progress
 from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.run_queue import MAX_DEATHS
 from hdvae_platform.search.search import Assignment, Search
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.journal import Goal, Journal
-from hdvae_platform.store.layout import error_file, handle, run_folder
+from hdvae_platform.store.layout import error_file, run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage, StorageAway
@@ -284,9 +285,7 @@ class Driver:
         self.stop.set()
 
     def _name(self, assignment: Assignment) -> str:
-        """The run's handle, for people."""
-        again = " (confirmation)" if assignment.kind == "confirmation" else ""
-        return f"{handle(self.study.name, assignment.trial, assignment.seed)}{again}"
+        return run_title(self.study.name, assignment)
 
     def _folder(self, assignment: Assignment) -> str:
         return run_folder(self.study.name, assignment.trial, assignment.seed)
