@@ -49,7 +49,7 @@ def study() -> None:
 @json_option
 def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> None:
     """Validate a study file; print its runs, what they need and about how long they take. Starts nothing."""
-    from hdvae_platform.analysis.verdicts import in_words
+    from hdvae_platform.analysis.labels import expectation_in_words
     from hdvae_platform.running.estimate import estimate
 
     checked = load_study(file, overrides)
@@ -59,7 +59,7 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         return
     click.echo(f"{checked.name}: {checked.claim}")
     for expectation in checked.expect:
-        click.echo(f"expected: {in_words(expectation)}")
+        click.echo(f"expected: {expectation_in_words(expectation)}")
     if cost.arms:
         click.echo(table(["parameter set", "parameters", "s / step"], cost.rows()))
     if checked.search.method == "grid" and len(cost.arms) < cost.trials:
@@ -183,13 +183,15 @@ def _there(address: str, insecure: bool, *arguments: str) -> int:
 
 def _show_result(study: Study, places: Places, as_json: bool, *, finished: bool) -> None:
     """Print the arms and what they say of what is expected; of a finished study make the report."""
-    from hdvae_platform.analysis import comparison
+    from hdvae_platform.analysis.compare import compare
+    from hdvae_platform.analysis.comparison import Question
+    from hdvae_platform.analysis.comparison_text import arm_table, confirmation_table
     from hdvae_platform.analysis.verdicts import verdicts
     from hdvae_platform.tracking.client import Client, Unreachable
 
     try:
         client = Client(places)
-        found = comparison.compare(client, comparison.Question([study.name], whole=True))
+        found = compare(client, Question([study.name], all_metrics=True))
     except Unreachable as fault:
         click.echo(f"{fault}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
@@ -198,9 +200,9 @@ def _show_result(study: Study, places: Places, as_json: bool, *, finished: bool)
         click.echo(json.dumps({**found.plain(), "verdicts": [one.plain() for one in answers]}, indent=1))
     else:
         click.echo(f"\n{study.name}: {study.claim}\n")
-        click.echo(comparison.as_table(found.arms))
+        click.echo(arm_table(found.arms))
         if found.confirmations:
-            click.echo(f"\n{comparison.confirmation_table(found.confirmations)}")
+            click.echo(f"\n{confirmation_table(found.confirmations)}")
         for one in answers:
             click.echo(f"\nexpected: {one.expected}\n{one.answer}: {one.numbers}")
         storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
@@ -283,7 +285,7 @@ def _show_status(places: Places, name: str, as_json: bool) -> None:
 
 
 def _status_row(row: dict[str, Any]) -> list[str]:
-    from hdvae_platform.analysis.comparison import label
+    from hdvae_platform.analysis.labels import label
 
     left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
     cells = [row["number"], row["seed"], row["kind"], row["state"], row["step"], row["attempts"], left]

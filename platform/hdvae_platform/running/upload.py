@@ -14,10 +14,10 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae_platform.running.descriptions import (
     best_run,
+    escaped,
     run_description,
     run_name,
     study_description,
-    words,
 )
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
@@ -140,7 +140,7 @@ class StudyTracking:
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
         kind = KINDS[assignment.kind]
         upload = RunUpload(
-            name=run_name(assignment),
+            name=run_name(name, assignment),
             identity={Tag.STUDY: name, Tag.KIND: kind, Tag.TRIAL: str(trial), Tag.SEED: str(seed)},
             tags={
                 **self._tags,
@@ -223,7 +223,7 @@ class StudyTracking:
             {Tag.RUN_ID: best.run_id, Tag.STEP: str(step)},
             lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
             f"The best of study {self._study.name} by {self._study.search.metric}: trial {best.trial}, "
-            f"seed {best.seed}, {best.value:.2f} in {kind}. {words(self._study.claim)}",
+            f"seed {best.seed}, {best.value:.2f} in {kind}. {escaped(self._study.claim)}",
         )
 
     def _identity(self) -> dict[str, str]:
@@ -231,7 +231,7 @@ class StudyTracking:
 
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
-            tags = {**self._tags, Tag.DESCRIPTION: words(self._study.claim)}
+            tags = {**self._tags, Tag.DESCRIPTION: escaped(self._study.claim)}
             self._parent = client.open_run(self._study.name, tags, self._identity())
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent
