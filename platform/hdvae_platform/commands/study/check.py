@@ -41,9 +41,7 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
 
 def _lines(study: Study, cost: Estimate) -> list[str]:
     """The estimate as lines of text."""
-    from hdvae_platform.analysis.verdicts import in_words
-
-    lines = [f"{study.name}: {study.claim}", *(f"expected: {in_words(one)}" for one in study.expect)]
+    lines = [f"{study.name}: {study.claim}", *(f"expected: {expectation_in_words(one)}" for one in study.expect)]
     if cost.arms:
         lines.append(table(["settings", "parameters", "s / step"], cost.rows()))
     if study.search.method == "grid" and len(cost.arms) < cost.trials:
