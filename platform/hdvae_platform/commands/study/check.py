@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hdvae_platform.analysis.labels import expectation_in_words
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import duration, table
