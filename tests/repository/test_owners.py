@@ -1,4 +1,4 @@
-"""One module owns each kind of name: paths on the storage, states of runs, MLflow's tags; the others do not spell it."""
+"""One module owns each kind of name: paths on the storage, states of runs, MLflow's tags; no other spells it."""
 
 from __future__ import annotations
 

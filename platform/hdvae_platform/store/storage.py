@@ -142,7 +142,7 @@ class Storage:
         return self._patiently(lambda: bool(self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound))
 
     def list(self, folder: str) -> list[str]:
-        """The names of the files and folders in a folder, sorted, half-written files left out; empty if there is none."""
+        """The sorted names of the files and folders in a folder, without half-written files; empty if there is none."""
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
         names = self._patiently(lambda: [info.base_name for info in self._files.get_file_info(selector)])
         return sorted(name for name in names if not name.startswith("."))
