@@ -1,4 +1,4 @@
-"""One module owns each kind of name: paths on the storage, states of runs, MLflow's tags; no other spells it."""
+"""One module owns each kind of name: paths on the storage, states of runs, MLflow's tags. No other module spells it."""
 
 from __future__ import annotations
 

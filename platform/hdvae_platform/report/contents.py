@@ -17,7 +17,7 @@ from hdvae_platform.analysis.differences import ARMS, over_seeds
 from hdvae_platform.analysis.inference import holm
 from hdvae_platform.analysis.verdicts import Verdict, verdicts
 from hdvae_platform.running.status import StudyStatus, study_status
-from hdvae_platform.search.search import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder, samples_file
 from hdvae_platform.store.per_image import find_per_image, read_per_image

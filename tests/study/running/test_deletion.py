@@ -7,7 +7,8 @@ import pytest
 from benchmarks.trials import simulation
 from hdvae.errors import InputError
 from hdvae_platform.running.deletion import delete_study
-from hdvae_platform.search.search import Search, known_trials
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.layout import run_folder
@@ -100,7 +101,7 @@ def test_the_command_asks_first(done, hdvae, monkeypatch):
     monkeypatch.setenv("HDVAE_STORAGE", done.places.storage)
     asked = hdvae("study", "delete", "many")
     assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)
-    assert "delete many (finished, 4 of 4 runs done)? give --yes where nobody can be asked" in asked.stderr
+    assert "delete many (finished, 4 of 4 runs done)? give --yes to confirm it without a terminal" in asked.stderr
     sure = hdvae("study", "delete", "many", "--yes")
     assert (sure.returncode, sure.stderr) == (0, "")
     assert sure.stdout.startswith(f"deleted many: {done.places.storage}/many, its records and 5 MLflow runs")
