@@ -107,6 +107,6 @@ def _failed(runs: Sequence[Run]) -> list[Run]:
 def _print_failed(study: Study, runs: Sequence[Run]) -> None:
     failed = _failed(runs)
     for run in failed:
-        click.echo(f"run {handle(study.name, run.trial, run.seed)} failed: {run.error}", err=True)
+        click.echo(f"{handle(study.name, run.trial, run.seed)} failed: {run.error}", err=True)
     if failed:
         click.echo("the same command with `--retry-failed` starts them again", err=True)
