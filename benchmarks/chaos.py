@@ -35,7 +35,7 @@ from benchmarks.postgres import Postgres, free_port, running
 from hdvae.errors import InputError
 from hdvae.training.checkpoints import encode, read_checkpoint
 from hdvae.training.run_files import standing
-from hdvae_platform.search.search import known_trials
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage

@@ -15,6 +15,7 @@ from hdvae_platform.commands.groups import SuggestingGroup
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.display.text import table
 from hdvae_platform.store import datasets
+from hdvae_platform.store.catalogue import check_name
 
 _HEADER = ("name", "train", "valid", "test", "what", "state")
 
@@ -49,7 +50,7 @@ def list_(as_json: bool, home: Path) -> None:
 def fetch(names: Sequence[str], source: Path | None, home: Path) -> None:
     """Fetch data sets, and verify each by its checksum before it is written; stop at the first that fails."""
     for name in names:
-        datasets.check_name(name)
+        check_name(name)
     for name in names:
         click.echo(_fetch_line(home, name, source))
 

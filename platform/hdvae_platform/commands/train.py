@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -10,7 +11,9 @@ import click
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.display.text import table
-from hdvae_platform.running.single_run import describe, train_one
+from hdvae_platform.running.dry_run import describe_network
+from hdvae_platform.running.live_display import printing
+from hdvae_platform.running.single_run import train_one
 from hdvae_platform.store.images import image_shape
 from hdvae_platform.store.places import Places
 from hdvae_platform.study.file import load_study, preset_study
@@ -37,7 +40,7 @@ def train(
     """Train the base experiment of a study file, or a preset of the paper; the same command resumes it."""
     study, places = _study(file, preset, overrides), Places.under(home)
     if dry_run:
-        rows, totals = describe(study.experiment, image_shape(study.experiment, places.home))
+        rows, totals = describe_network(study.experiment, image_shape(study.experiment, places.home))
         if as_json:
             click.echo(json.dumps(totals))
             return
@@ -48,7 +51,8 @@ def train(
             f"{weights:.1f} MiB, {3 * weights:.1f} MiB in a checkpoint"
         )
         return
-    done = train_one(study.name, study.experiment, seed, places, lambda line: click.echo(line, err=as_json))
+    with printing(sys.stderr if as_json else sys.stdout, plain=as_json) as echo:
+        done = train_one(study.name, study.experiment, seed, places, echo)
     if as_json:
         document = {"run": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}
         click.echo(json.dumps({**document, "metrics": dict(done.last.metrics)}, indent=1))

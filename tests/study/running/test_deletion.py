@@ -7,7 +7,8 @@ import pytest
 from benchmarks.trials import simulation
 from hdvae.errors import InputError
 from hdvae_platform.running.deletion import delete_study
-from hdvae_platform.search.search import Search, known_trials
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.layout import run_folder

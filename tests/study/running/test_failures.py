@@ -58,7 +58,7 @@ def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdv
     assert hdvae("study", "run", file).returncode == 1, "without the flag a failure stands"
     retried = hdvae("study", "run", file, "--retry-failed")
     assert retried.returncode == 0, retried.stderr
-    assert "trial 1 seed 0 goes on from step 10" in retried.stdout
+    assert "small/1/0 goes on from step 10" in retried.stdout
     parents, children = tracked(places)
     assert {run.status for run in [*parents, *children.values()]} == {"FINISHED"}
     assert len(children) == 3

@@ -16,7 +16,7 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.file import load_study
-from hdvae_platform.training.run import RunSession
+from hdvae_platform.training.session import RunSession
 
 ARMS = {"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}}
 

@@ -7,8 +7,11 @@ import time
 import optuna
 import pytest
 
-from hdvae_platform.search import search as search_module
-from hdvae_platform.search.search import DRAWS, MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
+from hdvae_platform.search import optuna_study
+from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.search.optuna_study import DRAWS
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.records import Records
@@ -469,7 +472,7 @@ def test_every_sampler_takes_several_metrics(edit, begin, url, method):
     study = load_study(edit({"space": SPACE, "search": search, "seeds": [0]}))
     begun = begin(study)
     named = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler", "nsga2": "NSGAIISampler"}
-    assert type(begun._optuna.sampler).__name__ == named[method]
+    assert type(begun._optuna._optuna.sampler).__name__ == named[method]
     while (assignment := begun.next()) is not None:
         width = assignment.params["model.width"]
         begun.finish(assignment.trial, 0, float(width), float(-width))
@@ -556,8 +559,9 @@ def test_a_sampler_that_repeats_itself_is_asked_no_more_than_some_times(edit, be
         "training.freebits": {"low": 0.1, "high": 4.0, "log": True, "when": {"model.latent": "categorical"}},
     }
     study = load_study(edit({"space": space, "search": {"method": "random", "trials": 3}, "seeds": [0]}))
-    insist = optuna.samplers.PartialFixedSampler({"model.latent": "normal"}, optuna.samplers.RandomSampler(seed=0))
-    monkeypatch.setattr(search_module, "_sampler", lambda study, trials: insist)
+    with optuna_study.experimental_parts():
+        insist = optuna.samplers.PartialFixedSampler({"model.latent": "normal"}, optuna.samplers.RandomSampler(seed=0))
+    monkeypatch.setattr(optuna_study, "_sampler", lambda study, trials: insist)
     search = begin(study)
     first = search.next()
     search.fail(first.trial, 0, "non-finite")

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hdvae.errors import InputError
-from hdvae_platform.search.search import optuna_storage
+from hdvae_platform.search.trials import optuna_storage
 from hdvae_platform.store import records as module
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.database import connect, makes_tables

@@ -118,8 +118,8 @@ def test_a_run_loses_no_step_to_notices(nodes, places, edit, tmp_path):
     study.replace(gone)
     said = study.end()
     for step in steps:
-        assert f"trial 0 seed 0: its process was told to end, at step {step}; it is started again" in said
-        assert f"trial 0 seed 0 goes on from step {step}" in said
+        assert f"small/0/0: its process was told to end, at step {step}; it is started again" in said
+        assert f"small/0/0 goes on from step {step}" in said
     study.start()
     out, errors = study.driver.communicate(timeout=120)
     assert study.driver.returncode == 0, errors

@@ -57,9 +57,11 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool, **how
 def _launch(study: Study, places: Places, as_json: bool, how: dict[str, Any]) -> int:
     """Run what is left of a study, and print its result; returns the exit code."""
     from hdvae_platform.running.launch import Launch, run_study  # imports torch, Ray and MLflow
+    from hdvae_platform.running.live_display import printing
 
     out = sys.stderr if as_json else sys.stdout
-    ended = run_study(study, places, lambda line: click.echo(line, file=out), Launch(**how))
+    with printing(out, plain=as_json) as echo:
+        ended = run_study(study, places, echo, Launch(**how))
     _print_failed(study, ended.runs)
     if any(run.state == RunState.COMPLETE for run in ended.runs):
         _conclude(study, places, as_json, finished=ended.finished, sent=ended.sent)

@@ -15,7 +15,6 @@ from hdvae_platform.commands.study.options import insecure_option, remote_option
 from hdvae_platform.commands.study.remote import run_remotely
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.running.status import StudyStatus, study_status
-from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 
@@ -40,16 +39,12 @@ def _lines(study: StudyStatus) -> list[str]:
     """The status as lines of text."""
     counts = f"{study.complete} of {study.total} runs done, {study.pruned} pruned, {study.failed} failed"
     header = ["run", "kind", "state", "step", "attempts", "left", "settings"]
-    errors = [f"{_handle(study, row)}: {row['error']}" for row in study.trials if row["error"]]
-    rows = [_row(study, row) for row in study.trials]
+    errors = [f"{row['handle']}: {row['error']}" for row in study.trials if row["error"]]
+    rows = [_row(row) for row in study.trials]
     return [f"{study.study}: {study.state}, {counts}", table(header, rows), *errors]
 
 
-def _row(study: StudyStatus, row: Mapping[str, Any]) -> list[str]:
+def _row(row: Mapping[str, Any]) -> list[str]:
     left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
-    cells = [_handle(study, row), row["kind"], row["state"], row["step"], row["attempts"], left]
+    cells = [row["handle"], row["kind"], row["state"], row["step"], row["attempts"], left]
     return [*map(str, cells), label(row["params"])]
-
-
-def _handle(study: StudyStatus, row: Mapping[str, Any]) -> str:
-    return handle(study.study, row["number"], row["seed"])
