@@ -80,7 +80,7 @@ def test_schedules_are_drawn_where_something_moves_or_differs():
     one = contents({}, [{}], [[{ELBO: -1.0}]])
     drawn = schedules(one)
     assert isinstance(drawn, NotDrawn)
-    assert "temperature τ 0.5" in drawn.reason
+    assert "temperature τ: 0.5" in drawn.reason
     learned = {step: {"train/tau": 1 / step} for step in (1, 2, 4)}
     space = {"training.temperature": {"choices": [0.5, "learned", [[0, 0.8], [50, 0.1]]]}}
     sets = [{"training.temperature": value} for value in space["training.temperature"]["choices"]]
@@ -88,7 +88,7 @@ def test_schedules_are_drawn_where_something_moves_or_differs():
     drawn = schedules(two)
     assert isinstance(drawn, Drawn)
     assert ["temperature τ", "1", "learned"] in [list(row) for row in drawn.rows]
-    assert "free bits λ, nats per layer 2" in drawn.caption
+    assert "free bits λ, nats per layer: 2" in drawn.caption
     steps, values = _course(two.arms[2].experiment.training.temperature, two.arms[2])
     assert values[steps.index(25)] == pytest.approx(0.45)
     assert (steps[0], steps[-1]) == (0, 100)
