@@ -11,7 +11,7 @@ from typing import Any
 from hdvae_platform.analysis.labels import arm_names
 from hdvae_platform.analysis.metric_names import parts_of
 from hdvae_platform.analysis.run_settings import varied_in
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 from hdvae_platform.tracking.client import TrackedRun
 
 

@@ -17,7 +17,7 @@ from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.run_settings import setting, varied_in
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.names import OWN_TAGS, RunKind, Tag
 

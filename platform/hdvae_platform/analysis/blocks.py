@@ -11,7 +11,7 @@ from typing import Any
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.run_settings import setting, value_of, varied_in
-from hdvae_platform.study.study import PRESET, fits
+from hdvae_platform.study.space import PRESET, fits
 from hdvae_platform.tracking.client import TrackedRun
 
 

@@ -15,7 +15,7 @@ from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import is_test
 from hdvae_platform.analysis.run_settings import evaluation_on_test
 from hdvae_platform.analysis.trends import Trend
-from hdvae_platform.study.study import PRESET
+from hdvae_platform.study.space import PRESET
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Tag
 from hdvae_platform.tracking.provenance import described

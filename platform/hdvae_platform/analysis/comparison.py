@@ -16,7 +16,7 @@ from hdvae_platform.analysis.inference import interval
 from hdvae_platform.analysis.metric_names import BIAS, ELBO, USUAL, parts_of
 from hdvae_platform.analysis.rank_tests import Direction
 from hdvae_platform.analysis.trends import Trend
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 
 USUAL_DIFFERENCES = (ELBO, BIAS)
 """The metrics whose differences are printed if no metric is asked for."""

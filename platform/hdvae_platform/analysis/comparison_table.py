@@ -14,7 +14,7 @@ from hdvae_platform.analysis.arms import names_of
 from hdvae_platform.analysis.comparison import Comparison
 from hdvae_platform.analysis.inference import interval
 from hdvae_platform.analysis.labels import distinct_labels
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 
 ARM_COLUMNS = ("name", "arm")
 MINUS_COLUMNS = ("minus_name", "minus")

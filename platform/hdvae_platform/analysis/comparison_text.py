@@ -16,7 +16,7 @@ from hdvae_platform.analysis.labels import arm_names_note, distinct_labels, tria
 from hdvae_platform.analysis.metric_names import USUAL, parts_of
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.display.text import between, markdown, number, signed, table
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 
 DIFFERENCE_HEADER = ("mean", "95% over seeds", "p", "p, Holm", "seeds", "95% over images", "images")
 CONFIRMATION_HEADER = (

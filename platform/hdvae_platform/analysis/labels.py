@@ -12,7 +12,7 @@ from typing import Any
 
 from hdvae_platform.display.text import brief
 from hdvae_platform.study.expectation import Expectation
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 
 Trials = Collection[tuple[str, int]]
 """The trials of an arm: (study, number of the trial)."""

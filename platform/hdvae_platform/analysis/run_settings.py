@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hdvae.errors import InputError
-from hdvae_platform.study.study import read_yaml
+from hdvae_platform.study.file import read_yaml
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Tag
 

@@ -45,15 +45,9 @@ ENDINGS = {".txt": "terminal", ".md": "md", ".csv": "csv", ".json": "json", ".pa
     metavar="NAME",
     help="Show this metric, e.g. elbo or test/elbo; may be repeated.",
 )
-@click.option(
-    "--where", multiple=True, metavar="PATH=VALUE", help="Only runs with this setting; may be repeated."
-)
-@click.option(
-    "--against", multiple=True, metavar="PATH=VALUE", help="Compare every arm with the one that has this."
-)
-@click.option(
-    "--trend", metavar="PATH", help="Test whether the metric (the bias) grows or falls with this."
-)
+@click.option("--where", multiple=True, metavar="PATH=VALUE", help="Only runs with this setting; may be repeated.")
+@click.option("--against", multiple=True, metavar="PATH=VALUE", help="Compare every arm with the one that has this.")
+@click.option("--trend", metavar="PATH", help="Test whether the metric (the bias) grows or falls with this.")
 @click.option(
     "--direction",
     type=click.Choice(["increasing", "decreasing", "two-sided"]),

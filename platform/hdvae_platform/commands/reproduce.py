@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--insecure", is_flag=True, help="Use a Ray cluster that accepts commands without authentication.")
 @click.option("--retry-failed", is_flag=True, help="Start failed runs again, from their checkpoints.")
-@click.option(
-    "--accept-code-change", is_flag=True, help="Continue studies begun with other code."
-)
+@click.option("--accept-code-change", is_flag=True, help="Continue studies begun with other code.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -33,9 +33,10 @@ from hdvae_platform.store import datasets
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import PRESET, Study
+from hdvae_platform.study.space import PRESET
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.trained.assessment import assess
@@ -172,7 +173,7 @@ def _fetch_data(wanted: Iterable[Study], places: Places) -> None:
 
 
 def _status(study: Study, places: Places) -> StudyStatus:
-    record = Records(connect(places.database)).study(study.name)
+    record = Records(places.database).study(study.name)
     assert record is not None
     return study_status(places, record)
 

@@ -13,15 +13,16 @@ from hdvae_platform.analysis.verdicts import verdicts
 from hdvae_platform.report.arm_report import ArmReport, Curve, Samples, best_arms
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.running.status import StudyStatus, study_status
-from hdvae_platform.search.search import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder, samples_file
 from hdvae_platform.store.per_image import find_per_image, read_per_image
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Study, set_key
+from hdvae_platform.study.space import set_key
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import RunKind, Tag
 
@@ -33,12 +34,12 @@ def read_contents(places: Places, name: str) -> Contents:
         InputError: the study is unknown, or none of its runs is complete.
         Unreachable: MLflow does not answer.
     """
-    records = Records(connect(places.database))
+    records = Records(places.database)
     record = records.study(name)
     if record is None:
         hint = nearest(name, [one.name for one in records.studies()]) or "; there are none yet"
         raise InputError(f"no study {name} in {places.home}{hint}")
-    study = Study.rebuilt(record.name, record.definition, record.plan)
+    study = record.as_study()
     client, storage = Client(places), Storage(places.storage)
     all_arms = read_arms(client, [name])
     arms = best_arms(_arm_reports(all_arms, study), study)

@@ -45,15 +45,24 @@ def escaped(text: str) -> str:
     return html.escape(text, quote=False)
 
 
+def run_title(study: str, assignment: Assignment) -> str:
+    """The handle of a run, and whether it is a confirmation.
+
+    >>> run_title("first", Assignment(3, 7, {}, attempt=1, kind="confirmation"))
+    'first/3/7 (confirmation)'
+    """
+    kind = " (confirmation)" if assignment.kind == "confirmation" else ""
+    return f"{handle(study, assignment.trial, assignment.seed)}{kind}"
+
+
 def run_name(study: str, assignment: Assignment) -> str:
-    """The name of a run: its handle, and its settings in words.
+    """The name of a run in MLflow: its handle, and its settings in words.
 
     >>> run_name("first", Assignment(2, 0, {"model.latent": "normal"}, attempt=1))
     'first/2/0: latent normal'
     """
     settings = textwrap.shorten(label(assignment.params), MAX_NAME, placeholder=" …")
-    kind = " (confirmation)" if assignment.kind == "confirmation" else ""
-    return f"{handle(study, assignment.trial, assignment.seed)}: {settings}{kind}"
+    return f"{run_title(study, assignment)}: {settings}"
 
 
 def run_description(study: Study, assignment: Assignment) -> str:

@@ -17,7 +17,7 @@ from hdvae_platform.running.descriptions import (
 )
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.records import Run
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
 
@@ -54,8 +54,7 @@ def test_names_and_descriptions_are_the_settings_in_words(study_file):
     assert said.startswith("Run small/2/1: study small, trial 2, seed 1. Small things run fast.")
     assert "- temperature 0.8→0.1 at 20" in said
     again = Assignment(2, 5, params, attempt=1, kind="confirmation")
-    assert run_name("small", again).startswith("small/2/5: latent categorical")
-    assert run_name("small", again).endswith(" (confirmation)")
+    assert run_name("small", again).startswith("small/2/5 (confirmation): latent")
     assert "a confirmation with a fresh seed" in run_description(study, again)
 
 

@@ -14,7 +14,7 @@ from hdvae_platform.report.arm_report import MAX_HIGHLIGHTED, ArmReport
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import SERIES, Drawn, NotDrawn, Sheet, axis_limits, render
 from hdvae_platform.report.figures.common import interval_of, mean_of, shifted, with_standard_error
-from hdvae_platform.study.study import PRESET
+from hdvae_platform.study.space import PRESET
 
 
 def bias_by_variables(contents: Contents) -> Drawn | NotDrawn:

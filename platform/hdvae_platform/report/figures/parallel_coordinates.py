@@ -16,7 +16,7 @@ from hdvae_platform.report.arm_report import ArmReport
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import INK, PAPER, Drawn, NotDrawn, Sheet, legend_of, render, style_of
 from hdvae_platform.report.figures.common import NOT_VARIED, caption_of, mean_of, value_in_words
-from hdvae_platform.study.study import Dimension
+from hdvae_platform.study.space import Dimension
 
 Place = Callable[[Any], float]
 
