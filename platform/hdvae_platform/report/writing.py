@@ -9,7 +9,7 @@ from pathlib import Path
 from hdvae.errors import InputError
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.figures import all_figures
+from hdvae_platform.report.figures.collection import all_figures
 from hdvae_platform.report.page import html
 from hdvae_platform.report.reading import read_contents
 from hdvae_platform.store.layout import REPORT_FIGURES, REPORT_PAGE, report_folder
