@@ -41,8 +41,9 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, connect
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study, load_study
-from hdvae_platform.tracking.client import Client, Tracker
+from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import STATUS_OF
+from hdvae_platform.tracking.tracker import Tracker
 
 Backend = Literal["sqlite", "postgresql"]
 Database = Callable[[str], str]

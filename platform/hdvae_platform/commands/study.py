@@ -185,7 +185,8 @@ def _show_result(study: Study, places: Places, as_json: bool, *, finished: bool)
     """Print the arms and what they say of what is expected; of a finished study make the report."""
     from hdvae_platform.analysis import comparison
     from hdvae_platform.analysis.verdicts import verdicts
-    from hdvae_platform.tracking.client import Client, Unreachable
+    from hdvae_platform.tracking.client import Client
+    from hdvae_platform.tracking.faults import Unreachable
 
     try:
         client = Client(places)

@@ -17,7 +17,8 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import RunKind, Tag
 
 

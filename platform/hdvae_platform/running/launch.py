@@ -46,7 +46,9 @@ from hdvae_platform.store.records import Records, Run, connect
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.study import Study, first_difference
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import PATIENCE, Client, Tracker, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
+from hdvae_platform.tracking.tracker import SERVER_WAIT, Tracker
 from hdvae_platform.training.tune_trainable import trainable
 
 WAITING = {"CPU": 0, "memory": 1}
@@ -301,7 +303,7 @@ def _finishing(tracker: Tracker, echo: Echo) -> Callable[..., None]:
 
     def finish(kind: type[BaseException] | None, *_: object) -> None:
         refused = kind is not None and issubclass(kind, InputError)
-        if not tracker.close(BRIEF if refused else PATIENCE) and not refused:
+        if not tracker.close(BRIEF if refused else SERVER_WAIT) and not refused:
             echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
 
     return finish

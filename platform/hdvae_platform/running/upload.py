@@ -29,8 +29,9 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import Client, Tracker, flattened
-from hdvae_platform.tracking.names import STATUS_OF, RunKind, Status, Tag
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import STATUS_OF, RunKind, Status, Tag, flattened
+from hdvae_platform.tracking.tracker import Tracker
 
 KINDS: dict[Kind, RunKind] = {"search": RunKind.SEARCH, "confirmation": RunKind.CONFIRMATION}
 """What a run of a study is called in MLflow."""

@@ -1,9 +1,15 @@
-"""The platform's vocabulary in MLflow: tags, kinds of runs and statuses. Nothing else spells them."""
+"""The platform's vocabulary in MLflow: tags, kinds and statuses of runs, names of parameters and metrics.
+
+No other module spells them. MLflow allows no `@` and `=` in the names of metrics: `elbo@tau=0.1` is stored as
+`elbo at tau 0.1`. Everywhere else the first form is used.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from hdvae_platform.store.run_state import RunState
 
@@ -89,3 +95,40 @@ STATUS_OF = {
     RunState.WAITING: Status.KILLED,
 }
 """MLflow's status of a run; one that waits was interrupted."""
+
+
+def stored_name(metric: str) -> str:
+    """A metric's name as MLflow takes it.
+
+    >>> stored_name("valid/iw_elbo@S=100")
+    'valid/iw_elbo at S 100'
+    """
+    name, at, condition = metric.partition("@")
+    return f"{name} at {condition.replace('=', ' ')}" if at else name
+
+
+def contract_name(stored: str) -> str:
+    """The inverse of `stored_name`.
+
+    >>> contract_name("valid/iw_elbo at S 100")
+    'valid/iw_elbo@S=100'
+    """
+    return re.sub(r" at (\w+) (\S+)$", r"@\1=\2", stored)
+
+
+def flattened(plain: Any, path: str = "") -> dict[str, Any]:
+    """Dotted paths → values of JSON-like values; lists of plain numbers (schedules, τ) stay whole.
+
+    >>> flattened({"a": {"b": 1, "c": [{"d": 2}]}, "e": [[0, 0.5]]})
+    {'a.b': 1, 'a.c.0.d': 2, 'e': '[[0, 0.5]]'}
+    """
+    if isinstance(plain, dict):
+        items = [(str(key), value) for key, value in plain.items()]
+    elif isinstance(plain, list) and any(isinstance(value, dict) for value in plain):
+        items = [(str(i), value) for i, value in enumerate(plain)]
+    else:
+        return {path: json.dumps(plain) if isinstance(plain, list) else plain}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flattened(value, f"{path}.{key}" if path else key)
+    return flat

@@ -23,7 +23,8 @@ from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.per_image import as_parquet
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import Tag
 from hdvae_platform.trained.bias_figure import bias_curve
 from hdvae_platform.trained.loading import load_run

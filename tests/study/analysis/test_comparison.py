@@ -9,8 +9,8 @@ from scipy import stats
 
 from hdvae.errors import InputError
 from hdvae_platform.analysis import comparison
-from hdvae_platform.tracking.client import TrackedRun, flattened
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import Tag, flattened
 
 
 def run(arm: str, seed: int, state: str = "COMPLETE", tags=(), params=(), **metrics: float) -> TrackedRun:

@@ -24,7 +24,8 @@ from hdvae_platform.cli import run as hdvae
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.per_image import as_parquet, per_image_name
 from hdvae_platform.store.places import Places
-from hdvae_platform.tracking.client import Client, flattened
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import flattened
 
 SEEDS, WIDTHS, IMAGES = 6, (2, 4, 8), 40
 DOCS = Path(__file__).parents[3] / "docs/comparison.md"
