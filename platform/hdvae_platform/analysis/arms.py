@@ -22,7 +22,8 @@ from hdvae_platform.display.text import brief
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import read_yaml, set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
-from hdvae_platform.tracking.names import OWN_TAGS, RunKind, Tag
+from hdvae_platform.tracking.names import OWN_TAGS, Tag
+from hdvae_platform.tracking.study_run import search_runs, study_names
 
 
 @dataclass
@@ -184,11 +185,10 @@ def value_of(text: str) -> Any:
 
 def _runs(client: Client, study: str) -> Iterator[TrackedRun]:
     """The runs of a study's search."""
-    found = client.find({Tag.STUDY: study, Tag.KIND: RunKind.SEARCH})
+    found = search_runs(client, study)
     first = next(found, None)
     if first is None:
-        names = [run.study for run in client.find({Tag.KIND: RunKind.STUDY})]
-        raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, names)}")
+        raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, study_names(client))}")
     yield first
     yield from found
 

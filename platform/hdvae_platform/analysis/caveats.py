@@ -14,7 +14,7 @@ from hdvae_platform.analysis.differences import ARMS
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.study.study import PRESET
 from hdvae_platform.tracking.client import TrackedRun
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.names import Param, Tag
 from hdvae_platform.tracking.provenance import described
 
 MEASURED = ("evaluation.",)
@@ -232,7 +232,7 @@ def _studies(compared: Sequence[Arm]) -> Iterable[str]:
     differing = [
         path
         for path in paths
-        if path in unsaid and path != "seed" and not path.startswith(MEASURED)
+        if path in unsaid and path != Param.SEED and not path.startswith(MEASURED)
         if len({frozenset(settings.get(path, ())) for settings in held.values()}) > 1
     ]
     if differing:

@@ -29,7 +29,7 @@ from hdvae_platform.analysis.arms import Arm, setting, signed_name, value_of, va
 from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.study.study import PRESET, fits
 from hdvae_platform.tracking.client import TrackedRun
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.names import Param, Tag
 
 Direction = Literal["increasing", "decreasing", "two-sided"]
 EXACT = 20_000
@@ -382,7 +382,7 @@ def _rest(run: TrackedRun, path: str) -> dict[str, Any]:
     rest = {one: value for one, value in varied.items() if one not in whole and not fits(one, path)}
     for one in run.params:
         part = PRESET in whole or any(one.startswith(f"{above}.") for above in whole)
-        if part and one not in ("seed", PRESET) and not fits(one, path):
+        if part and one not in (Param.SEED, PRESET) and not fits(one, path):
             rest[one] = value_of(run.params[one])
     return rest
 

@@ -36,11 +36,12 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import PRESET, Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import EVALUATION
 from hdvae_platform.trained.assessment import assess
 from hdvae_platform.trained.loading import load_run
 
 Echo = Callable[[str], None]
-KEPT = "evaluation/test.json"
+KEPT = f"{EVALUATION}/test.json"
 """The artifact in which an evaluation on test images is kept."""
 SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 SAMPLES = 64

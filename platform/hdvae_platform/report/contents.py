@@ -28,7 +28,7 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study, set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
-from hdvae_platform.tracking.names import RunKind, Tag
+from hdvae_platform.tracking.study_run import confirmation_runs, study_run
 
 BIAS = "valid/relaxation_bias"
 ELBO = "valid/elbo"
@@ -275,11 +275,11 @@ def read_contents(places: Places, name: str) -> Contents:
     _read_storage(arms, client, storage, name)
     status = study_status(places, record)
     tracked = {run.run_id: run for arm in arms for run in arm.arm.runs}
-    again = client.find({Tag.STUDY: name, Tag.KIND: RunKind.CONFIRMATION, Tag.STATE: RunState.COMPLETE})
-    confirming = {run.run_id: run for run in again}
+    again = confirmation_runs(client, name)
+    confirming = {run.run_id: run for run in again if run.state == RunState.COMPLETE}
     tracked |= confirming
     sent = {run.run_id for arm in found for run in arm.runs} | confirming.keys()
-    parent = next(client.find({Tag.STUDY: name, Tag.KIND: RunKind.STUDY}), None)
+    parent = study_run(client, name)
     trials = _trials(status, arms)
     begun = [row["run_id"] for row in status.trials if row["number"] in trials and row["run_id"]]
     ids = [*tracked, *begun, *([parent.run_id] if parent else [])]

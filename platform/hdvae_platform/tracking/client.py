@@ -26,7 +26,7 @@ from hdvae_platform.store.places import UI_HOST, UI_PORT, Places
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking import database
 from hdvae_platform.tracking.faults import INVALID, NOT_FOUND, STORE_FAULTS, is_transient, unreachable
-from hdvae_platform.tracking.names import Status, Tag, contract_name, stored_name
+from hdvae_platform.tracking.names import RunKind, Status, Tag, contract_name, stored_name
 
 if TYPE_CHECKING:
     from hdvae.trained import TrainedModel
@@ -67,10 +67,15 @@ class TrackedRun:
         return int(self.tags[Tag.SEED])
 
     @property
+    def kind(self) -> RunKind:
+        """What it is: a run of the search or of the confirmation, a whole study, or a single run."""
+        return RunKind(self.tags[Tag.KIND])
+
+    @property
     def state(self) -> RunState | None:
         """How its last attempt ended; None while the first one is running."""
-        told = self.tags.get(Tag.STATE)
-        return None if told is None else RunState(told)
+        state = self.tags.get(Tag.STATE)
+        return None if state is None else RunState(state)
 
     @property
     def handle(self) -> str:

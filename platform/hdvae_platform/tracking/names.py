@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hdvae_platform.store.run_state import RunState
+
+if TYPE_CHECKING:
+    from hdvae_platform.store.records import Kind
 
 
 class Tag:
@@ -61,6 +64,27 @@ class Tag:
     """What MLflow's page shows as the description of a run."""
 
 
+class Param:
+    """Parameters of MLflow's runs that are no setting of the experiment."""
+
+    SEED: Final = "seed"
+    """Of a run: its seed."""
+    METRIC: Final = "metric"
+    """Of a study's run: the metric that the search optimises."""
+    DIRECTION: Final = "direction"
+    """Of a study's run: `minimize` or `maximize`."""
+
+
+EVALUATION = "evaluation"
+"""The folder of `hdvae evaluate` among the artifacts of a run."""
+REPORT = "report"
+"""The folder of the report among the artifacts of a study's run."""
+MODEL = "model"
+"""The folder of the registered model among the artifacts of its run."""
+RUN_SCHEME = "runs:/"
+"""How the address of a run begins: `runs:/ID`."""
+MODEL_SCHEME = "models:/"
+"""How the address of a registered model begins: `models:/NAME/VERSION`."""
 OWN_TAGS = "hdvae."
 """How the platform's own tags begin."""
 
@@ -87,6 +111,8 @@ class Status(StrEnum):
     KILLED = "KILLED"
 
 
+KIND_OF: dict[Kind, RunKind] = {"search": RunKind.SEARCH, "confirmation": RunKind.CONFIRMATION}
+"""MLflow's kind of a run, by the kind that the study database has."""
 STATUS_OF = {
     RunState.RUNNING: Status.RUNNING,
     RunState.COMPLETE: Status.FINISHED,

@@ -25,7 +25,7 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.names import EVALUATION, Tag
 from hdvae_platform.trained.bias_figure import bias_curve
 from hdvae_platform.trained.loading import load_run
 
@@ -185,5 +185,5 @@ def _log(done: Assessment, places: Places) -> bool:
         with client.answering():
             client.log_entry(done.run, entry)
             client.set_tags(done.run, {Tag.TEST_MEASURED: json.dumps(tested)})
-    client.log_files(done.run, {f"evaluation/{name}": data for name, data in done.files.items()})
+    client.log_files(done.run, {f"{EVALUATION}/{name}": data for name, data in done.files.items()})
     return True
