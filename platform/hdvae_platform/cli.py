@@ -15,6 +15,7 @@ import click
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae.version import __version__
 from hdvae_platform.store.storage import StorageAway
+from hdvae_platform.tracking import environment as mlflow_environment
 
 COMMANDS = {
     "data": "Fetch data sets and list them.",
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    mlflow_environment.configure()
     try:
         with hdvae.make_context("hdvae", list(sys.argv[1:] if arguments is None else arguments)) as context:
             code = hdvae.invoke(context)

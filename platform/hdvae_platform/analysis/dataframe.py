@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +16,9 @@ from hdvae_platform.tracking.names import Param, RunKind
 from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, study_names
 
 
-def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
+def results(name: str, home: Path) -> pd.DataFrame:
     """A row for each run of a study, confirmations too, in order: see `hdvae_platform.results`."""
-    client = Client(Places.known(Path(home or os.environ.get("HDVAE_HOME", "runs")), "tracking"))
+    client = Client(Places.known(home, "tracking"))
     runs = [*search_runs(client, name), *confirmation_runs(client, name)]
     if not runs:
         raise InputError(f"no study {name} in MLflow at {client.address}{nearest(name, study_names(client))}")

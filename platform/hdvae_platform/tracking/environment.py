@@ -1,13 +1,16 @@
 """The settings that MLflow reads from the environment, and the level of its loggers.
 
-Importing the platform changes neither. `configure` is called by the command line before it runs a command, and by
-`hdvae_platform.load` and `hdvae_platform.results`, which ask MLflow too.
+Importing the platform changes neither. The command line calls `configure` before it runs a command. The library's
+functions `hdvae_platform.load` and `hdvae_platform.results` are guests in another program, which may use MLflow itself:
+they ask MLflow inside `configured`, which puts everything back as it was.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hdvae_platform.tracking.mlflow_internals import CHATTY_LOGGERS
 
@@ -37,3 +40,21 @@ def configure() -> None:
         os.environ.setdefault(name, value)
     for name in CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def configured() -> Iterator[None]:
+    """Have MLflow's settings in force inside; the environment and the levels of loggers are those of before again."""
+    before = {name: os.environ.get(name) for name in (*REQUIRED, *DEFAULTS)}
+    levels = {name: logging.getLogger(name).level for name in CHATTY_LOGGERS}
+    configure()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import ray
 
+from hdvae_platform.cluster import ray_internals
+
 _PENDING: list[object] = []
 """What the main thread was asked to do; kept, for Python does not."""
 
@@ -32,7 +34,7 @@ def leaving() -> Iterator[Callable[[], bool]]:
     here = ray.get_runtime_context().get_node_id()
     _on_main_thread(listen)
     try:
-        yield lambda: terminated.is_set() or here in ray._private.state.state.get_draining_nodes()
+        yield lambda: terminated.is_set() or here in ray_internals.draining_nodes()
     finally:
         _on_main_thread(restore)
 

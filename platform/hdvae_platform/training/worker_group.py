@@ -19,14 +19,12 @@ import ray
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
 from hdvae.workers import Workers
+from hdvae_platform.cluster.ray_internals import WithoutExtraProcesses, torch_backend
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.storage import StorageAway
 from hdvae_platform.training import run
@@ -55,6 +53,9 @@ class WorkersLost(Exception):
     """Workers were killed, did not start, or do not answer: the run may go on from its last checkpoint."""
 
 
+_TorchBackend: Any = torch_backend()
+
+
 class TogetherTorch(TorchConfig):
     """Ray Train's, for workers that find each other by the addresses by which Ray found them."""
 
@@ -80,16 +81,8 @@ def _listen_where_ray_does() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-class TogetherTrainer(TorchTrainer):
-    """Ray Train's, without two processes for each run that are of no use here.
-
-    One serves data sets that Ray holds. The other gives back what killed workers reserved, but needs Ray's dashboard
-    for that, and outlives the study where there is none: the driver does it (`cluster.release`).
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+class TogetherTrainer(WithoutExtraProcesses, TorchTrainer):
+    """Ray Train's, without two processes for each run that are of no use here."""
 
 
 ENDS: dict[str, type[Exception]] = {
