@@ -1,16 +1,18 @@
-# make study: set up and run the first study.   make test: set up and test.   Both do nothing twice.
+# make study   install everything and run the first study
+# make test    install everything and run the tests
+# Both skip what has already been done. The other targets are described in CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test check mutants setup lock clean
+.PHONY: study objectives test check mutants setup lock clean
 
 study: setup
 	@$(BIN)/hdvae data fetch mnist5k
 	@$(BIN)/hdvae study run studies/first.yaml
 
-# Study the objectives, about 30 minutes on two cores, and renew the page of its results.
+# Run the study of training objectives (about 30 minutes on two cores) and rewrite the page of its results.
 objectives: setup
 	@$(BIN)/hdvae data fetch mnist5k
 	@$(BIN)/hdvae study run studies/objectives.yaml
@@ -26,7 +28,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Break lines of the library one at a time and see that the tests notice.
+# Break lines of the library one at a time and check that the tests fail.
 mutants: setup
 	$(BIN)/python tests/mutants.py
 
@@ -40,8 +42,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Resolve the dependencies of pyproject.toml anew. Local versions (torch's +cpu, +cu…) are cut off: the public
-# index serves the plain version, and which build it is is the machine's choice.
+# Resolve the dependencies of pyproject.toml again. Local version suffixes (torch's +cpu, +cu…) are removed: the public
+# index serves the plain version, and each machine installs the build for its own hardware.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet torch==2.13.0 hatchling editables

@@ -35,11 +35,11 @@ from benchmarks.postgres import Postgres, free_port, running
 from hdvae.errors import InputError
 from hdvae.training.checkpoints import encode, read_checkpoint
 from hdvae.training.run_files import standing
-from hdvae_platform.search.search import known_trials
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking import environment
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import MODEL_SCHEME, RunKind, Status, Tag

@@ -265,17 +265,17 @@ Written by `python -m benchmarks.estimators --wiring {arguments.wiring} --classe
 --seed {arguments.seed} --draws {arguments.draws} --out FILE.md`.
 
 Two layers of factored memories ({arguments.classes} classes; z_1 has two variables, z_2 one), wired as
-`{arguments.wiring}`, with random weights and one image of 2 × 3 pixels: everything can be enumerated. {draws} draws
-of each estimator; those with one sample share their noise, and so do those with two.
+`{arguments.wiring}`, with random weights and one image of 2 × 3 pixels, so that all latent configurations can be
+enumerated. {draws} draws of each estimator; estimators with one sample share their noise, and so do those with two.
 
 - The exact value and gradient are those of the ELBO; for `vimco` those of L_{SAMPLES}.
-- Gradients are those of the encoder: the bottom-up pass, the maps to q, and the keys.
-- Gradient bias: ‖E g − g*‖/‖g*‖, without what the noise of the mean adds to it. `±` is that noise: a bias of less
-  than about twice that can be noise.
-- Variance: the trace of the covariance of one draw's gradient over ‖g*‖². A draw is one sample of the latent
-  variables; for `rloo` and `vimco` it is {SAMPLES}, and twice the cost.
-- Cosine: between E g and g*, of E g without its noise.
-- `gumbel_rao` has {CONDITIONAL} conditional draws.
+- Gradients are with respect to the encoder: the bottom-up pass, the maps to q, and the keys.
+- Gradient bias: ‖E g − g*‖/‖g*‖, corrected for the noise of the estimated mean. `±` is that noise: a bias below
+  about twice this value can be noise.
+- Variance: the trace of the covariance of one draw's gradient, divided by ‖g*‖². A draw is one sample of the latent
+  variables; for `rloo` and `vimco` it is {SAMPLES}, at twice the cost.
+- Cosine: between E g and g*, with E g corrected for its noise.
+- `gumbel_rao` uses {CONDITIONAL} conditional draws.
 
 {table(measured)}
 """

@@ -32,20 +32,24 @@ import yaml
 from benchmarks.common import Bar, report
 from benchmarks.postgres import running
 from hdvae_platform.running.driver import Driver
-from hdvae_platform.running.launch import StudyCallback, StudySearcher, StudyStopper
+from hdvae_platform.running.tune_adapters import StudyCallback, StudySearcher, StudyStopper
 from hdvae_platform.running.upload import StudyTracking
-from hdvae_platform.search.search import Search, known_trials
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Study, load_study
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import environment
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import STATUS_OF, Status
 from hdvae_platform.tracking.study_run import search_runs, study_identity
 from hdvae_platform.tracking.tracker import Tracker
+from hdvae_platform.training.messages import Ended, EndKind, Reported
+from hdvae_platform.training.tune_trainable import result_of
 
 Backend = Literal["sqlite", "postgresql"]
 Database = Callable[[str], str]
@@ -137,7 +141,7 @@ class Simulation:
 
     def __init__(self, study: Study, places: Places) -> None:
         self.study, self.places, self.now = study, places, 0.0
-        self.records, self.storage = Records(connect(places.database)), Storage(places.storage)
+        self.records, self.storage = Records(places.database), Storage(places.storage)
         self.records.define(study.name, study.definition(), study.plan(), {})
         self.records.take(study.name, "benchmark")
         self.tracker = Tracker(places, print)
@@ -158,8 +162,7 @@ class Simulation:
                 yield cost
             else:
                 self.live.append((trial, spec, cost))
-            if self.driver.fault is not None:
-                raise self.driver.fault
+            self.driver.raise_fault()
 
     def end(self) -> None:
         """As a driver ends."""
@@ -170,7 +173,7 @@ class Simulation:
     def _fill(self) -> bool:
         """Start runs while there is room; whether any run is live."""
         while len(self.live) < CONCURRENT:
-            trial, cost = SimpleNamespace(trial_id=uuid.uuid4().hex[:8], last_result={"step": 0}), Cost()
+            trial, cost = SimpleNamespace(trial_id=uuid.uuid4().hex[:8], step=0, last_result=None), Cost()
             with timed(cost, "suggest"):
                 spec = self.searcher.suggest(trial.trial_id)
             if not isinstance(spec, dict):
@@ -181,12 +184,12 @@ class Simulation:
 
     def _advance(self, trial: SimpleNamespace, spec: dict[str, Any], cost: Cost) -> bool:
         """One report of a run, or its end; whether it ended."""
-        step = trial.last_result["step"] + EVERY
+        step = trial.step + EVERY
         self.now += SECONDS
         if step <= STEPS:
             self._train(trial, spec, step)
         else:
-            trial.last_result = {**trial.last_result, "completed": True}
+            trial.last_result = result_of(Ended(EndKind.COMPLETED))
         with timed(cost, "tell"):
             over = step > STEPS or self.stopper(trial.trial_id, trial.last_result)
             if step <= STEPS:
@@ -203,7 +206,7 @@ class Simulation:
         metrics = {f"valid/{name}": quality - 10 * i for i, name in enumerate(METRICS)}
         attempt = Attempt(self.storage, spec["folder"], spec["attempt"])
         Journal(self.storage, spec["folder"], clock=lambda: self.now).append(step, metrics, attempt)
-        trial.last_result = {"step": step, "metrics": metrics}
+        trial.step, trial.last_result = step, result_of(Reported(step, metrics))
 
     def _drain(self, cost: Cost) -> None:
         """Wait until MLflow has everything."""

@@ -31,7 +31,7 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.training.loop import Snapshot, train
 from hdvae.workers import Workers
 from hdvae_platform.cluster.connection import packages
-from hdvae_platform.training.worker_group import TogetherTorch, TogetherTrainer
+from hdvae_platform.training.worker_group import LeanTorchTrainer, RayAddressTorchConfig
 
 STEPS, BATCH = 50, 64
 ALLOWED = {"float64": 1e-9, "float32": 1e-3}
@@ -99,10 +99,10 @@ def work(config: dict[str, Any]) -> None:
 def trained(workers: int, dtype: str, folder: Path) -> Found:
     """What so many workers find in a precision."""
     queue = Queue(actor_options={"num_cpus": 0})
-    TogetherTrainer(
+    LeanTorchTrainer(
         work,
         train_loop_config={"dtype": dtype, "queue": queue},
-        torch_config=TogetherTorch(backend="gloo"),
+        torch_config=RayAddressTorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(name=f"{dtype}-{workers}", storage_path=str(folder)),
     ).fit()

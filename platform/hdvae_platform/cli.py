@@ -1,56 +1,46 @@
-"""The command line: gathers the commands, and turns faults into one line and an exit code.
+"""The command line: gathers the commands, and turns errors into one line and an exit code.
 
-Commands are loaded when they are called: `hdvae --help` must not wait for torch, Ray and MLflow.
+A command's module is imported when the command is called: `hdvae --help` must not wait for torch, Ray and MLflow.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae.version import __version__
+from hdvae_platform.cluster import environment as ray_environment
+from hdvae_platform.commands.groups import LazyGroup
 from hdvae_platform.store.storage import StorageAway
 from hdvae_platform.tracking import environment as mlflow_environment
 
+COMPLETION = "_HDVAE_COMPLETE"
+"""The variable by which a shell asks for completions; Click's own name for it."""
 COMMANDS = {
-    "data": "Fetch data sets and list them.",
+    "data": "Fetch and list data sets.",
     "train": "Train one experiment.",
-    "evaluate": "Measure a trained run: ELBOs, relaxation bias and its bounds.",
+    "evaluate": "Evaluate a trained run: ELBOs, relaxation bias and its bounds.",
     "sample": "Draw samples, reconstructions and resampled layers of a trained run.",
-    "study": "Check, run, follow, stop, delete and export studies.",
+    "study": "Check, run, monitor, stop, delete and export studies.",
     "compare": "Compare the arms of studies.",
-    "report": "Write a study as one page: claim, tables, figures, provenance.",
-    "reproduce": "Run the paper's tables and figures again, beside its numbers.",
-    "doctor": "Check this machine, its cluster, servers and storage; say what to fix.",
-    "ui": "Open MLflow's and Optuna's web pages on the study store.",
+    "report": "Write a study as one HTML page: claim, tables, figures, provenance.",
+    "reproduce": "Run the paper's tables and figures again, and show both results.",
+    "doctor": "Check this machine, its cluster, servers and storage, and say what to fix.",
+    "ui": "Open the web pages of MLflow and Optuna on the study store.",
 }
 
 
-class _Commands(click.Group):
-    """The commands of `COMMANDS`, each in the module of its name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"hdvae_platform.commands.{cmd_name}")
-        command = getattr(module, cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    package="hdvae_platform.commands",
+    summaries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="hdvae")
 def hdvae() -> None:
     """Studies of hierarchical discrete VAEs and their relaxation bias."""
@@ -62,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code."""
+    """Run a command, or answer a shell that asks for completions; returns the exit code."""
+    if instruction := os.environ.get(COMPLETION):
+        return shell_complete(hdvae, {}, "hdvae", COMPLETION, instruction)
+    ray_environment.configure()
     mlflow_environment.configure()
     try:
         with hdvae.make_context("hdvae", list(sys.argv[1:] if arguments is None else arguments)) as context:
@@ -72,19 +65,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as asked:
         click.echo(asked.format_message(), err=True)
         return 2
-    except click.ClickException as fault:
-        return _fail(" ".join(fault.format_message().split()), 2)
-    except InputError as fault:
-        return _fail(str(fault), 2)
-    except (NonFinite, BoundViolated) as fault:
-        return _fail(str(fault), 1)
-    except StorageAway as away:
-        return _fail(f"{away}; once it is mended the same command goes on from here", 1)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+    except click.ClickException as error:
+        return _fail(" ".join(error.format_message().split()), 2)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except (NonFinite, BoundViolated) as error:
+        return _fail(str(error), 1)
+    except StorageAway as error:
+        return _fail(f"{error}; run the same command again to continue once this is fixed", 1)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail("interrupted; run the same command again to continue", 130)
     return code if isinstance(code, int) else 0
 
 

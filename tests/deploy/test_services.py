@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from benchmarks.postgres import binaries, free_port, running
 from hdvae_platform.cluster.doctor import Unfit, check_tracking
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PASSWORDS = {
@@ -60,7 +60,7 @@ def test_each_role_has_its_databases_and_no_other(databases):
 
 
 def test_the_dashboards_queries_answer_and_its_role_cannot_write(databases):
-    records = Records(connect(f"postgresql+psycopg://hdvae@127.0.0.1:{databases.port}/hdvae"))
+    records = Records(f"postgresql+psycopg://hdvae@127.0.0.1:{databases.port}/hdvae")
     records.define("small", {"a": 1}, {"b": 2}, {"sources": "x"})
     reader = sa.create_engine(f"postgresql+psycopg://grafana@127.0.0.1:{databases.port}/hdvae")
     panels = json.loads((DEPLOY / "monitoring/studies.json").read_text())["panels"]

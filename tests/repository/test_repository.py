@@ -15,7 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,9 +119,9 @@ def test_the_first_study_is_what_the_readme_says():
     assert yaml.safe_load((ROOT / "studies/first.yaml").read_text())["experiment"]["data"] == {"name": "mnist5k"}
 
 
-def test_the_readme_shows_the_first_study_as_it_is():
+def test_the_page_on_study_files_shows_the_first_study_as_it_is():
     file = (ROOT / "studies/first.yaml").read_text()
-    shown = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    shown = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/study_files.md").read_text(), re.S)[1]
     assert shown == file[file.index("name: ") :]
 
 

@@ -18,9 +18,9 @@ from moto.server import ThreadedMotoServer
 
 from benchmarks.nodes import Nodes, cluster
 from benchmarks.postgres import Postgres, binaries, free_port, running
-from hdvae_platform.search.search import optuna_storage
+from hdvae_platform.search.trials import optuna_storage
+from hdvae_platform.store.database import connect
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import connect
 from tests.study.helpers.commands import Command
 
 STUDY = """

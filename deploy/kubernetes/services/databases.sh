@@ -1,5 +1,5 @@
 #!/bin/bash
-# PostgreSQL's image runs this once, on an empty data folder: a role and its databases for each program.
+# PostgreSQL's image runs this once, on an empty data folder. It creates a role and its databases for each program.
 set -euo pipefail
 psql --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-postgres}" --dbname=postgres \
   --set=hdvae="$POSTGRES_HDVAE_PASSWORD" --set=mlflow="$POSTGRES_MLFLOW_PASSWORD" <<'SQL'
@@ -10,7 +10,7 @@ CREATE DATABASE mlflow OWNER mlflow;
 CREATE DATABASE mlflow_auth OWNER mlflow;
 REVOKE CONNECT ON DATABASE hdvae, mlflow, mlflow_auth FROM PUBLIC;
 SQL
-if [ -n "${POSTGRES_GRAFANA_PASSWORD:-}" ]; then # the dashboard of studies reads, and no more
+if [ -n "${POSTGRES_GRAFANA_PASSWORD:-}" ]; then # Grafana's dashboard of studies may only read
   psql --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-postgres}" --dbname=hdvae \
     --set=grafana="$POSTGRES_GRAFANA_PASSWORD" <<'SQL'
 CREATE ROLE grafana LOGIN PASSWORD :'grafana';

@@ -20,7 +20,8 @@ from typing import Any
 from hdvae.errors import InputError, nearest
 from hdvae_platform.display.text import brief
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import read_yaml, set_key
+from hdvae_platform.study.file import read_yaml
+from hdvae_platform.study.space import set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.names import OWN_TAGS, Tag
 from hdvae_platform.tracking.study_run import search_runs, study_names

@@ -12,7 +12,7 @@ from hdvae_platform.analysis.arms import Arm, is_test, label, measured_on_test
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import ARMS
 from hdvae_platform.analysis.trends import Trend
-from hdvae_platform.study.study import PRESET
+from hdvae_platform.study.space import PRESET
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Param, Tag
 from hdvae_platform.tracking.provenance import described

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from hdvae_platform.analysis.arms import labels
 from hdvae_platform.analysis.comparison_text import Shown
 from hdvae_platform.analysis.inference import interval
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 
 COLUMNS = ("what", "arm", "minus", "metric", "mean", "low", "high", "runs", "pruned", "failed", "unfinished", "seeds")
 TESTS = ("paired", "p", "p_holm", "p_by_seed", "models_low", "models_high", "images")

@@ -14,7 +14,7 @@ from hdvae_platform.analysis.differences import Difference
 from hdvae_platform.analysis.inference import interval
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.display.text import between, markdown, number, signed, table
-from hdvae_platform.study.study import set_key
+from hdvae_platform.study.space import set_key
 
 SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
 """The metrics of the printed table, under `valid/`."""

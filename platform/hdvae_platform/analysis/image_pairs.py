@@ -18,13 +18,13 @@ from pyarrow import parquet
 
 from hdvae_platform.analysis.arms import Arm, is_test, measured_on_test, parts_of
 from hdvae_platform.analysis.inference import Interval, interval, pairs
-from hdvae_platform.store.per_image import per_image_name
+from hdvae_platform.store.layout import per_image_artifact
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.names import EVALUATION, Tag
 
 CLEAR = 4.0
 """Standard errors from 0 from which on the sign of a bias is taken as known: |δ| is not a mean over images."""
-FILES = {"valid": per_image_name("valid"), "test": f"{EVALUATION}/test.parquet"}
+FILES = {"valid": per_image_artifact("valid"), "test": f"{EVALUATION}/test.parquet"}
 """Where a run's values of each image are among its artifacts."""
 NOISE = ("model.latent", "model.layers.", "model.reads", "model.wiring")
 """Beginnings of the settings on which the noise of an evaluation depends, beside seed, draws and image."""

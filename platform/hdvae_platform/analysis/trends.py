@@ -27,7 +27,7 @@ from scipy import optimize, stats
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm, setting, signed_name, value_of, varied_in
 from hdvae_platform.analysis.inference import Interval, interval
-from hdvae_platform.study.study import PRESET, fits
+from hdvae_platform.study.space import PRESET, fits
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Param, Tag
 

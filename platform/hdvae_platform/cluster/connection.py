@@ -14,15 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import: Ray reads it then, and once
-
 import ray
 from ray import ActorID, PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 import hdvae
 from hdvae.errors import InputError
-from hdvae_platform.cluster import ray_internals
+from hdvae_platform.cluster import environment, ray_internals
 
 LOCAL = "local"
 AUTO = "auto"
@@ -69,11 +67,12 @@ def connected(address: str = LOCAL, *, insecure: bool = False) -> Iterator[None]
         InputError: there is no such cluster, it does not take this machine, or it is open to everybody; or this process
             imported Ray too early.
     """
+    environment.configure()
     check_address(address)
     if os.environ["RAY_AUTH_MODE"].lower() == "token" and not ray_internals.asks_for_tokens():
         raise InputError(
-            "ray was imported before hdvae_platform.running.launch, without RAY_AUTH_MODE=token, which it reads once: "
-            "import hdvae_platform.running.launch first, or set RAY_AUTH_MODE=token before Python starts"
+            "ray was imported before hdvae_platform.cluster.environment.configure() was called, without "
+            "RAY_AUTH_MODE=token, which it reads once: call that first, or set RAY_AUTH_MODE=token before Python starts"
         )
     try:
         _start(insecure) if address == LOCAL else _join(address, insecure)

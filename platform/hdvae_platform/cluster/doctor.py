@@ -23,7 +23,7 @@ from hdvae.errors import InputError
 from hdvae_platform.cluster import probe
 from hdvae_platform.cluster.probe import LOCAL
 from hdvae_platform.display.text import duration
-from hdvae_platform.store import datasets, records
+from hdvae_platform.store import database, datasets, records
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
@@ -170,8 +170,7 @@ def check_storage(places: Places) -> str:
 
 def check_database(places: Places) -> str:
     """The study database answers and has its tables."""
-    engine = records.connect(places.database)
-    studies = len(records.Records(engine).studies())
+    studies = len(records.Records(places.database).studies())
     return f"{redacted(places.database)}: {studies} studies"
 
 
@@ -199,9 +198,9 @@ def check_data(places: Places) -> str:
 
 def check_clock(places: Places) -> str:
     """This machine's clock and those of the servers agree."""
-    engine = records.connect(places.database)
+    engine = database.connect(places.database)
     ask: dict[str, Callable[[], float | None]] = {
-        "the database": lambda: records.clock(engine),
+        "the database": lambda: database.clock(engine),
         "MLflow": lambda: found.clock if (found := server(places.tracking)) else None,
     }
     differences = {}

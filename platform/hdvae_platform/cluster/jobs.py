@@ -28,17 +28,17 @@ from hdvae.data import dataset
 from hdvae.errors import InputError
 from hdvae_platform.cluster.connection import is_loopback, packages
 from hdvae_platform.cluster.ray_internals import CHATTY_LOGGERS, NO_AGENT
+from hdvae_platform.store.layout import DATA, SUBMITTED
 from hdvae_platform.store.places import redacted
 from hdvae_platform.study.study import Study
 
 Write = Callable[[str], None]
 HOME = '"${HDVAE_HOME:-$HOME/hdvae-runs}"'
 """Of a job, in words of the shell of the cluster's head."""
-_SETTLE = (
-    f"mkdir -p {HOME}/data {HOME}/submitted/NAME && cp -r . {HOME}/submitted/NAME/ && cd {HOME}/submitted/NAME && "
-)
+_FOLDER = f"{HOME}/{SUBMITTED}/NAME"
+_SETTLE = f"mkdir -p {HOME}/{DATA} {_FOLDER} && cp -r . {_FOLDER}/ && cd {_FOLDER} && "
 """What came along gets a folder that stays: the one that a job starts in is for Ray to remove."""
-_DATA = "mv -f data/*.parquet ../../data/ && "
+_DATA = f"mv -f {DATA}/*.parquet ../../{DATA}/ && "
 """A rename, so that no other study reads half of them; `cp -n` fails on newer systems where they are there."""
 _FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
 """What Ray says before a job says something."""
@@ -118,7 +118,7 @@ class Jobs:
             self._client.delete_job(study.name)
         with tempfile.TemporaryDirectory(prefix="hdvae-job-") as folder:
             _pack(study, home, Path(folder))
-            before = _SETTLE.replace("NAME", study.name) + (_DATA if (Path(folder) / "data").exists() else "")
+            before = _SETTLE.replace("NAME", study.name) + (_DATA if (Path(folder) / DATA).exists() else "")
             words = ["study", "run", "study.yaml", "--address", "auto", *options]
             return self._start(words, study.name, {"working_dir": folder}, before)
 
@@ -191,6 +191,6 @@ def _pack(study: Study, home: Path, folder: Path) -> None:
             raise InputError(f"{config.path}: cannot be read: {fault.strerror or fault}") from None
         plain["experiment"]["data"]["path"] = "images.npz"
     elif config.name is not None and dataset.is_there(dataset.parquet_path(home, config.name)):
-        (folder / "data").mkdir()
-        shutil.copy(dataset.parquet_path(home, config.name), folder / "data")
+        (folder / DATA).mkdir()
+        shutil.copy(dataset.parquet_path(home, config.name), folder / DATA)
     (folder / "study.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hdvae.errors import InputError
 from hdvae_platform.cluster.connection import staying
 from hdvae_platform.store import shared_data
+from hdvae_platform.store.layout import preflight_file
 from hdvae_platform.store.storage import Storage
 
 PATIENCE = 120
@@ -63,7 +64,7 @@ def check(storage: Storage, study: str, checksum: str, stop: threading.Event, *,
     Raises:
         InputError: a machine cannot do the work; a line for each says what is wrong and what to do.
     """
-    marker = f"{study}/preflight/{secrets.token_hex(8)}"
+    marker = preflight_file(study, secrets.token_hex(8))
     storage.write(marker, b"from the driver")
     wanted = Wanted(storage.root, study, checksum, marker, gpus, versions())
     working = [node for node in staying() if node["Resources"].get("CPU") or node["Resources"].get("GPU")]

@@ -1,4 +1,4 @@
-"""`hdvae doctor`: can this machine, cluster, tracking server and storage do the job; what to fix."""
+"""`hdvae doctor`: checks of this machine, its cluster, tracking server and storage, with what to fix."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from hdvae_platform.store.places import Places
 
 @click.command()
 @click.option(
-    "--address", metavar="HOST:PORT|auto", help="The Ray cluster to look at; without it Ray is started here, briefly."
+    "--address",
+    metavar="HOST:PORT|auto",
+    help="The Ray cluster to check, instead of a Ray on this machine.",
 )
 @home_option
 @json_option
 def doctor(address: str | None, home: Path, as_json: bool) -> int:
-    """Check everything that a study needs, each line OK or what to do; exit code 1 if anything is to be done."""
+    """Check everything that a study needs, and print OK or what to fix; the exit code is 1 if anything needs fixing."""
     from hdvae_platform.cluster.doctor import examine, plain
 
     findings = examine(Places.under(home), address)

@@ -1,4 +1,4 @@
-"""`hdvae evaluate`: every quantity of a trained run on a whole split, at as many temperatures as wanted."""
+"""`hdvae evaluate`: all metrics of a trained run on a whole split, at any temperatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from hdvae.evaluation.metrics import tau_label
 from hdvae.experiment.experiment import LEAST_TAU
-from hdvae_platform.commands.options import home_option, json_option, prepare_folder
+from hdvae_platform.commands.options import RUN_HELP, home_option, json_option, prepare_folder, run_argument
 from hdvae_platform.display.text import table
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.trained.assessment import Assessment, assess
@@ -26,7 +26,7 @@ SHOWN = (
     ("lipschitz_bound_reads", "Lipschitz, reads"),
     ("lipschitz_bound", "Lipschitz"),
 )
-"""Metrics of the printed table, and their columns."""
+"""Metrics of the printed table, and their column headings."""
 
 
 class Temperatures(click.ParamType[tuple[float, ...]]):
@@ -35,7 +35,11 @@ class Temperatures(click.ParamType[tuple[float, ...]]):
     name = "τ,τ,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read them."""
+        """Parse temperatures.
+
+        Raises:
+            BadParameter: the text is no list of numbers, or one of them is too small.
+        """
         if isinstance(value, tuple):
             return value
         try:
@@ -47,21 +51,28 @@ class Temperatures(click.ParamType[tuple[float, ...]]):
         return tuple({tau_label(tau): tau for tau in taus}.values())
 
 
-@click.command()
-@click.argument("run")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["valid", "test"]), help="Which images.")
-@click.option("--tau", default="0.1", show_default=True, type=Temperatures(), help="Temperatures of the relaxed chain.")
-@click.option("--samples", default=1000, show_default=True, type=click.IntRange(min=1), help="S of iw_elbo.")
-@click.option("--draws", default=10, show_default=True, type=click.IntRange(min=1), help="Noise draws for each image.")
-@click.option("--images", type=click.IntRange(min=1), help="A fixed random subset of so many.  [default: all]")
+@click.command(epilog=RUN_HELP)
+@run_argument
+@click.option("--split", default="test", show_default=True, type=click.Choice(["valid", "test"]), help="The split.")
+@click.option(
+    "--tau",
+    default="0.1",
+    show_default=True,
+    type=Temperatures(),
+    metavar="τ,τ,…",
+    help="Temperatures of the relaxed chain.",
+)
+@click.option("--samples", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples S of iw_elbo.")
+@click.option("--draws", default=10, show_default=True, type=click.IntRange(min=1), help="Noise draws per image.")
+@click.option("--images", type=click.IntRange(min=1), help="Size of a fixed random subset.  [default: all images]")
 @click.option(
     "--kappa",
     default="certified",
     show_default=True,
     type=click.Choice(["certified", "local"]),
-    help="Proven Lipschitz constants, or the largest gradients found.",
+    help="Certified Lipschitz constants, or the largest gradients observed.",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Also write table, values and figure here.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Also write all results to this folder.")
 @home_option
 @json_option
 def evaluate(
@@ -76,11 +87,11 @@ def evaluate(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Evaluate a trained RUN, an MLflow run id or a checkpoint folder: ELBOs, relaxation bias and its bounds.
+    """Evaluate a trained RUN: ELBOs, relaxation bias and its bounds.
 
-    A run given by its MLflow id keeps what is found: values of each image as Parquet and the figure of the bias
-    against the temperature as artifacts; and the metrics of the test images under `test/`, at the step of its
-    checkpoint (those under `valid/` stay as training left them).
+    The results are logged to the run in MLflow, unless RUN is a folder: per-image values as Parquet, the figure of the
+    bias against the temperature, and the metrics of test images under `test/`, at the step of the checkpoint. The
+    metrics under `valid/` stay as training logged them.
     """
     settings = {"tau": tau, "samples": samples, "draws": draws, "kappa": kappa}
     if out is not None:
@@ -89,7 +100,7 @@ def evaluate(
     if out is not None:
         _write(out, done)
     if done.unlogged is not None:
-        click.echo(f"{done.unlogged}; this is not logged: the same command logs it later", err=True)
+        click.echo(f"{done.unlogged}; the results are not logged: run the same command again to log them", err=True)
     if as_json:
         click.echo(json.dumps(done.document(), indent=1))
         return
@@ -126,8 +137,8 @@ def _number(value: float | None) -> str:
 
 
 def _kappa(done: Assessment) -> str:
-    """The constants, and their factors from the dearest on."""
+    """The constants, and their factors, the largest first."""
     constants = table(["κ for any image", "certified"], [[name, _number(value)] for name, value in done.kappa.items()])
-    dearest = sorted(done.parts, key=lambda part: -part[1])
-    factors = table(["factor of κ", "at most"], [[name, _number(value)] for name, value in dearest])
+    largest = sorted(done.parts, key=lambda part: -part[1])
+    factors = table(["factor of κ", "at most"], [[name, _number(value)] for name, value in largest])
     return f"{constants}\n\n{factors}"

@@ -15,27 +15,33 @@ home_option = click.option(
     default="runs",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder of everything local: databases, checkpoints, data. [env: HDVAE_HOME]",
+    help="Folder of all local files: databases, checkpoints, data. [env: HDVAE_HOME]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+run_argument = click.argument("run", metavar="RUN")
+RUN_HELP = (
+    "RUN is STUDY/TRIAL/SEED (such as first/2/0), STUDY/best, an MLflow run id, or the folder of a run or of its "
+    "checkpoints."
+)
+"""What a command that takes a RUN says about it in its help text."""
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Change a field of the file, e.g. training.steps=100; may be repeated.",
+    help="Override a field of the file, e.g. training.steps=100; may be repeated.",
 )
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the folder of `--out` and see that it can be written, before anything is computed.
+    """Make the folder of `--out`, and check that it can be written before anything is computed.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / ".probe", b"")
         (out / ".probe").unlink()
-    except OSError as fault:
-        raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""`hdvae sample`: pictures of what a trained run has learned."""
+"""`hdvae sample`: images drawn from a trained run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hdvae.evaluation.sampling import layer_resamples, prior_samples, reconstruc
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
 from hdvae.training.loop import Snapshot, trained_model
-from hdvae_platform.commands.options import home_option
+from hdvae_platform.commands.options import RUN_HELP, home_option, run_argument
 from hdvae_platform.display.image_grid import grid_png
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
@@ -24,36 +24,36 @@ from hdvae_platform.trained.loading import load_run, places_of
 
 COLUMNS = 16
 BASES = 4
-"""Prior samples from which layers are drawn anew."""
+"""Number of prior samples whose lower layers are resampled."""
 
 
-@click.command()
-@click.argument("run")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.png", help="Where to write.")
+@click.command(epilog=RUN_HELP)
+@run_argument
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.png", help="The picture to write.")
 @click.option(
     "--mode",
     default="prior",
     show_default=True,
     type=click.Choice(["prior", "reconstruct", "layers"]),
-    help="Prior samples; validation images above their reconstructions; or lower layers drawn anew.",
+    help="Prior samples; validation images above reconstructions; or samples with lower layers resampled.",
 )
-@click.option("--count", default=64, show_default=True, type=click.IntRange(1, 4096), help="Images to draw.")
+@click.option("--count", default=64, show_default=True, type=click.IntRange(1, 4096), help="Number of images.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the noise.")
 @home_option
 def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) -> None:
-    """Draw samples of a trained RUN at τ = 0: an MLflow run id or a checkpoint folder."""
+    """Draw samples, reconstructions or resampled layers of a trained RUN, at τ = 0."""
     places = places_of(run, home)
     snapshot = load_run(run, places)
     images, legend = _draw(mode, snapshot, count, seed, places)
     try:
         write_atomically(out, grid_png(images, COLUMNS))
-    except OSError as fault:
-        raise InputError(f"--out {out}: cannot be written: {fault.strerror}") from None
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
     click.echo(f"{out}: {legend}")
 
 
 def _draw(mode: str, snapshot: Snapshot, count: int, seed: int, places: Places) -> tuple[Tensor, str]:
-    """The images, row by row, and what they show."""
+    """The images, row by row, and a description of them."""
     model = trained_model(snapshot)
     if mode == "prior":
         return prior_samples(model, count, seed), f"{count} samples of the prior"
@@ -63,7 +63,7 @@ def _draw(mode: str, snapshot: Snapshot, count: int, seed: int, places: Places) 
     depth = drawn.shape[1]
     legend = (
         f"{BASES} samples of the prior, {depth} rows each: the sample, then {COLUMNS - 1} times "
-        f"with z_1 drawn anew, down to the row with z_1 … z_{depth} drawn anew"
+        f"with z_1 resampled, down to the row with z_1 … z_{depth} resampled"
     )
     return drawn.flatten(0, 2), legend
 
@@ -73,15 +73,15 @@ def _reconstruct(model: HDVAE, snapshot: Snapshot, count: int, seed: int, places
     dataset = load_data(experiment, places.home)
     chosen = choose_images(count, dataset.size("valid"))
     images = torch.from_numpy(dataset.images("valid")[chosen]).float()
-    given_back = reconstructions(model, images, seed)
+    reconstructed = reconstructions(model, images, seed)
     rows = [
         _padded(part[first : first + COLUMNS])
         for first in range(0, len(images), COLUMNS)
-        for part in (images, given_back)
+        for part in (images, reconstructed)
     ]
     return torch.cat(rows), f"{len(images)} validation images of {dataset.name}, each row above its reconstructions"
 
 
 def _padded(row: Tensor) -> Tensor:
-    """A row of fewer images than columns, filled up with white."""
+    """A row, filled up with white to the number of columns."""
     return torch.cat([row, row.new_zeros(COLUMNS - len(row), *row.shape[1:])])

@@ -1,8 +1,9 @@
-"""`hdvae train`: one experiment."""
+"""`hdvae train`: train one experiment, without a study."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -10,18 +11,21 @@ import click
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.display.text import table
-from hdvae_platform.running.single_run import describe, train_one
+from hdvae_platform.running.dry_run import describe_network
+from hdvae_platform.running.live_display import printing
+from hdvae_platform.running.single_run import train_one
 from hdvae_platform.store.images import image_shape
 from hdvae_platform.store.places import Places
-from hdvae_platform.study.study import Study, load_study, preset_study
+from hdvae_platform.study.file import load_study, preset_study
+from hdvae_platform.study.study import Study
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml", required=False)
-@click.option("--preset", help="The network of a table of the paper, e.g. table2-L3; alone, or over FILE's.")
+@click.option("--preset", help="A network of the paper, e.g. table2-L3; replaces the network of FILE, if one is given.")
 @set_option
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of everything random.")
-@click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; train nothing.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random numbers.")
+@click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; do not train.")
 @home_option
 @json_option
 def train(
@@ -33,10 +37,10 @@ def train(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Train the base experiment of a study file, or of a preset; the same command goes on where it was cut off."""
+    """Train the base experiment of a study file, or a preset of the paper; the same command resumes it."""
     study, places = _study(file, preset, overrides), Places.under(home)
     if dry_run:
-        rows, totals = describe(study.experiment, image_shape(study.experiment, places.home))
+        rows, totals = describe_network(study.experiment, image_shape(study.experiment, places.home))
         if as_json:
             click.echo(json.dumps(totals))
             return
@@ -47,7 +51,8 @@ def train(
             f"{weights:.1f} MiB, {3 * weights:.1f} MiB in a checkpoint"
         )
         return
-    done = train_one(study.name, study.experiment, seed, places, lambda line: click.echo(line, err=as_json))
+    with printing(sys.stderr if as_json else sys.stdout, plain=as_json) as echo:
+        done = train_one(study.name, study.experiment, seed, places, echo)
     if as_json:
         document = {"run": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}
         click.echo(json.dumps({**document, "metrics": dict(done.last.metrics)}, indent=1))

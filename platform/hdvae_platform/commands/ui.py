@@ -1,4 +1,4 @@
-"""`hdvae ui`: MLflow's and Optuna's own pages on the study store, on this machine only."""
+"""`hdvae ui`: the web pages of MLflow and Optuna on the study store, served to this machine only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
 from hdvae_platform.store.places import UI_HOST, UI_PORT, Places, redacted
 
-START = 60.0
-"""Seconds that a page may take to answer."""
+START_LIMIT = 60.0
+"""Seconds within which a page must answer."""
 OPTUNA = """
 import os, sys
 from optuna_dashboard import run_server
 run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2]))
 """
-"""Optuna's page, which as a command takes the database from its command line alone."""
+"""Starts Optuna's page. Its own command takes the database on the command line only, which other users can read."""
 
 
 @click.command()
@@ -33,20 +33,20 @@ run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2])
     type=click.IntRange(1, 65535),
     default=UI_PORT,
     show_default=True,
-    help="Port of MLflow's page; another if it is taken.",
+    help="Port of MLflow's page; another one is used if it is taken.",
 )
 @click.option(
     "--optuna-port",
     type=click.IntRange(1, 65535),
     default=8080,
     show_default=True,
-    help="Port of Optuna's page; another if it is taken.",
+    help="Port of Optuna's page; another one is used if it is taken.",
 )
 @home_option
 def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
-    """Open MLflow's and Optuna's web pages on the study store; Ctrl-C, or SIGTERM, closes them."""
+    """Open the web pages of MLflow and Optuna on the study store; Ctrl-C or SIGTERM closes them."""
     places = Places.known(home, "tracking")
-    for number in (signal.SIGINT, signal.SIGTERM):  # the one may be ignored, and the other would leave the pages behind
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT may be ignored; SIGTERM would leave the pages running
         signal.signal(number, signal.default_int_handler)
     pages: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -61,7 +61,7 @@ def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
         while all(page.poll() is None for page in pages.values()):
             time.sleep(0.5)
         ended = next(name for name, page in pages.items() if page.poll() is not None)
-        raise InputError(f"{ended}'s page ended by itself")
+        raise InputError(f"{ended}'s page ended unexpectedly")
     except KeyboardInterrupt:
         click.echo("closed")
     finally:
@@ -82,16 +82,17 @@ def _optuna(port: int) -> list[str]:
 
 
 def _environment(places: Places) -> dict[str, str]:
-    """Where the databases are: every user of a machine can read its command lines. And no jobs of MLflow's own.
+    """The environment of the pages.
 
-    These are half a dozen processes, and nothing here uses them.
+    It holds the addresses of the databases, because every user of a machine can read its command lines. It turns off
+    MLflow's job execution, half a dozen processes that nothing here uses.
     """
     addresses = {"MLFLOW_BACKEND_STORE_URI": places.tracking, "HDVAE_STUDY_DB": places.database}
     return {**os.environ, **addresses, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def _free(port: int) -> int:
-    """This port, or another one if it is taken."""
+    """A free port: this one, or another if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -105,18 +106,18 @@ def _start(pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, comm
     """Start a page and wait until it answers.
 
     Raises:
-        InputError: it ended, or does not answer in time.
+        InputError: the page ended, or does not answer within `START_LIMIT` seconds.
     """
     with tempfile.TemporaryFile() as log:
         pages[name] = subprocess.Popen(command, env=_environment(places), stdout=log, stderr=subprocess.STDOUT)
-        limit = time.monotonic() + START
+        limit = time.monotonic() + START_LIMIT
         while not _answers(port):
             if pages[name].poll() is not None or time.monotonic() > limit:
                 late = pages[name].poll() is None
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
-                said = redacted(lines[-1]) if lines else "no word from it"
-                how = f"does not answer after {START:.0f} s" if late else "did not start"
+                said = redacted(lines[-1]) if lines else "it printed nothing"
+                how = f"does not answer after {START_LIMIT:.0f} s" if late else "did not start"
                 raise InputError(f"{name}'s page {how}: {said}")
             time.sleep(0.2)
     click.echo(f"{name}  http://{UI_HOST}:{port}")

@@ -13,7 +13,8 @@ from hdvae.experiment import presets
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.display.text import brief
 from hdvae_platform.paper.printed import TABLES, networks
-from hdvae_platform.study.study import PRESET, Study
+from hdvae_platform.study.space import PRESET
+from hdvae_platform.study.study import Study
 
 STUDIED = {"table1": "table1", "table4": "table4", "figure1": "table4", "figure2": "table1"}
 """Whose studies a table or figure shows: figure 1 is drawn from table 4, figure 2 from the models of table 1."""

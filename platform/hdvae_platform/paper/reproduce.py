@@ -31,9 +31,10 @@ from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store import datasets
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.study import PRESET, Study
+from hdvae_platform.study.space import PRESET
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import EVALUATION
@@ -166,7 +167,7 @@ def _get_data(wanted: Iterable[Study], places: Places) -> None:
 
 
 def _status(study: Study, places: Places) -> StudyStatus:
-    record = Records(connect(places.database)).study(study.name)
+    record = Records(places.database).study(study.name)
     assert record is not None
     return study_status(places, record)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdvae.errors import InputError, nearest
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.analysis import comparison
 from hdvae_platform.analysis.arms import labels
@@ -18,15 +17,16 @@ from hdvae_platform.analysis.differences import ARMS, over_seeds
 from hdvae_platform.analysis.inference import holm
 from hdvae_platform.analysis.verdicts import Verdict, verdicts
 from hdvae_platform.running.status import StudyStatus, study_status
-from hdvae_platform.search.search import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder, samples_file
 from hdvae_platform.store.per_image import find_per_image, read_per_image
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Study, set_key
+from hdvae_platform.study.space import set_key
+from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.study_run import confirmation_runs, study_run
 
@@ -255,12 +255,9 @@ def read_contents(places: Places, name: str) -> Contents:
     Raises:
         InputError: the study is unknown, MLflow does not answer, or no run is complete.
     """
-    records = Records(connect(places.database))
-    record = records.study(name)
-    if record is None:
-        hint = nearest(name, [one.name for one in records.studies()]) or "; there are none yet"
-        raise InputError(f"no study {name} in {places.home}{hint}")
-    study = Study.rebuilt(record.name, record.definition, record.plan)
+    records = Records(places.database)
+    record = records.known_study(name)
+    study = record.as_study()
     client = Client(places)
     found = comparison.arms(client, [name])
     told = labels([arm.arm for arm in found])

@@ -33,7 +33,7 @@ from hdvae_platform.report.drawing import (
     style_of,
     upright,
 )
-from hdvae_platform.study.study import PRESET, Dimension
+from hdvae_platform.study.space import PRESET, Dimension
 
 SCHEDULES = {
     "temperature": "temperature τ",

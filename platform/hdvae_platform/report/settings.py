@@ -8,7 +8,8 @@ from typing import Any
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.display.text import brief
 from hdvae_platform.store.places import redacted
-from hdvae_platform.study.study import Dimension, Study
+from hdvae_platform.study.space import Dimension
+from hdvae_platform.study.study import Study
 
 VARIED = "varied"
 NETWORK = ("wiring", "latent", "blocks", "width", "depth", "dropout")

@@ -11,7 +11,7 @@ from hdvae_platform.report.contents import Contents, read_contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures import all_figures
 from hdvae_platform.report.page import html
-from hdvae_platform.store.layout import REPORT_PAGE, report_folder
+from hdvae_platform.store.layout import REPORT_FIGURES, REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.study.study import Study
@@ -49,7 +49,7 @@ def write_report(places: Places, name: str, folder: Path) -> Written:
     contents = read_contents(places, name)
     figures = all_figures(contents)
     drawn = [one for one in figures if isinstance(one, Drawn)]
-    files = {f"figures/{one.name}.{kind}": getattr(one, kind) for one in drawn for kind in ("svg", "png")}
+    files = {f"{REPORT_FIGURES}/{one.name}.{kind}": getattr(one, kind) for one in drawn for kind in ("svg", "png")}
     files[REPORT_PAGE] = html(contents, figures).encode()
     _write(folder, files, [one.name for one in figures if isinstance(one, NotDrawn)])
     notes = _log(contents, files)
@@ -66,18 +66,18 @@ def is_reported(client: Client, places: Places, study: Study) -> bool:
 
 def _of(study: Study, sent: int) -> str:
     """What a report is made of: the complete runs that MLflow has, what the study says, and the code."""
-    return f"{sent} complete runs, claim {study.statement}, by sources {provenance.code()['sources'][:8]}"
+    return f"{sent} complete runs, claim {study.claim_digest}, by sources {provenance.code()['sources'][:8]}"
 
 
 def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -> None:
     """The figures, then the page; figures of an earlier report that do not apply any more go."""
     try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        (folder / REPORT_FIGURES).mkdir(parents=True, exist_ok=True)
         for file, data in files.items():
             write_atomically(folder / file, data)
         for name in not_drawn:
             for kind in ("svg", "png"):
-                (folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+                (folder / REPORT_FIGURES / f"{name}.{kind}").unlink(missing_ok=True)
     except OSError as fault:
         raise InputError(f"{folder}: the report cannot be written: {fault.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""What MLflow's page says of a study in words: names and descriptions of its runs, and which of them is the best."""
+"""The texts on MLflow's page of a study: names and descriptions of its runs; and which run is the best."""
 
 from __future__ import annotations
 
@@ -14,71 +14,83 @@ from hdvae_platform.analysis.confirmation import Confirmation, confirmations
 from hdvae_platform.analysis.verdicts import verdicts
 from hdvae_platform.display.text import between, markdown, number
 from hdvae_platform.search.search import Assignment
+from hdvae_platform.store.layout import handle
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
 
-LONGEST = 5000
-"""Characters of a description: the least that a version of MLflow takes."""
-LONGEST_NAME = 200
-MOST = 20
+MAX_DESCRIPTION = 5000
+"""Characters of a description: the smallest limit of any version of MLflow."""
+MAX_SETTINGS = 200
+"""Characters of the settings in a run's name."""
+MAX_ARMS = 20
 """Arms in the description of a study."""
 
 
-def words(text: str) -> str:
-    """A text of the user's for MLflow's page, which would take what looks like HTML for that, and load its pictures.
+def plain_text(text: str) -> str:
+    """A text of the user's for MLflow's page, which would interpret HTML in it and load its pictures.
 
-    >>> words("x < y & <img src=z>")
+    >>> plain_text("x < y & <img src=z>")
     'x &lt; y &amp; &lt;img src=z&gt;'
     """
     return html.escape(text, quote=False)
 
 
-def run_name(assignment: Assignment) -> str:
-    """The name of a run: its settings in words.
+def run_title(study: str, assignment: Assignment) -> str:
+    """The handle of a run, and whether it is a confirmation.
 
-    >>> run_name(Assignment(3, 0, {"model.latent": "normal"}, attempt=1))
-    'trial 3: latent normal, seed 0'
+    >>> run_title("first", Assignment(3, 7, {}, attempt=1, kind="confirmation"))
+    'first/3/7 (confirmation)'
     """
-    words = textwrap.shorten(label(assignment.params), LONGEST_NAME, placeholder=" …")
-    again = ", confirmation" if assignment.kind == "confirmation" else ""
-    return f"trial {assignment.trial}: {words}, seed {assignment.seed}{again}"
+    again = " (confirmation)" if assignment.kind == "confirmation" else ""
+    return f"{handle(study, assignment.trial, assignment.seed)}{again}"
+
+
+def run_name(study: str, assignment: Assignment) -> str:
+    """The name of a run in MLflow: its handle and its settings.
+
+    >>> run_name("first", Assignment(3, 0, {"model.latent": "normal"}, attempt=1))
+    'first/3/0: latent normal'
+    """
+    settings = textwrap.shorten(label(assignment.params), MAX_SETTINGS, placeholder=" …")
+    return f"{run_title(study, assignment)}: {settings}"
 
 
 def run_description(study: Study, assignment: Assignment) -> str:
-    """The description of a run: what was varied, a line each, and of which study it is."""
-    what = "A winner again, on a fresh seed" if assignment.kind == "confirmation" else "A run"
-    lines = [f"- {words(label({path: value}))}" for path, value in assignment.params.items()]
-    head = f"{what} of study {study.name}, trial {assignment.trial}, seed {assignment.seed}: {words(study.claim)}"
-    return "\n".join([head, "", *lines])[:LONGEST]
+    """The description of a run: the study and its claim, and a line for each varied setting."""
+    again = assignment.kind == "confirmation"
+    what = "Confirmation, with a fresh seed, of one of the best trials" if again else "Run"
+    lines = [f"- {plain_text(label({path: value}))}" for path, value in assignment.params.items()]
+    head = f"{what} of study {study.name}, trial {assignment.trial}, seed {assignment.seed}: {plain_text(study.claim)}"
+    return "\n".join([head, "", *lines])[:MAX_DESCRIPTION]
 
 
 def study_description(client: Client, study: Study) -> str:
-    """The description of a study: its claim and what the data say of it, its confirmed winners if any, and its arms.
+    """The description of a study: its claim, verdicts on what was expected, confirmed trials if any, and its arms.
 
-    The best arms come first; all with 95% intervals over seeds.
+    The best arms come first; all have 95% intervals over seeds.
     """
     sign = 1 if study.search.direction == "maximize" else -1
     found = [arm for arm in arms(client, [study.name]) if arm.values(study.search.metric)]
     answers = verdicts(study.expect, found)
-    said = [f"- expected: {words(one.expected)}: **{one.answer}** ({words(one.numbers)})" for one in answers]
-    claim = "\n\n".join([words(study.claim), *(["\n".join(said)] if said else [])])
+    said = [f"- expected: {plain_text(one.expected)}: **{one.answer}** ({plain_text(one.numbers)})" for one in answers]
+    claim = "\n\n".join([plain_text(study.claim), *(["\n".join(said)] if said else [])])
     found.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
     metrics = list(dict.fromkeys([*study.search.objectives, *(f"valid/{name}" for name in SHOWN)]))
     confirmed = confirmations(client, [study.name])
-    for shown in range(min(MOST, len(found)), 0, -1):
+    for shown in range(min(MAX_ARMS, len(found)), 0, -1):
         text = "\n\n".join([claim, *_tables(study, found, confirmed, shown, metrics)])
-        if len(text) <= LONGEST:
+        if len(text) <= MAX_DESCRIPTION:
             return text
-    return claim[:LONGEST]
+    return claim[:MAX_DESCRIPTION]
 
 
 def _tables(
     study: Study, found: Sequence[Arm], confirmed: Sequence[Confirmation], shown: int, metrics: Sequence[str]
 ) -> list[str]:
     rows = [
-        [words(told), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
+        [plain_text(told), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
         for told, arm in zip(labels([arm.arm for arm in found[:shown]]), found[:shown], strict=True)
     ]
     rest = f"; the best {shown} of {len(found)} arms" if shown < len(found) else ""
@@ -87,8 +99,8 @@ def _tables(
 
 
 def _confirmed(confirmed: Sequence[Confirmation]) -> list[str]:
-    """The table of winners, which stands first: the values of the search were chosen for being high."""
-    rows = [[words(name), *numbers] for name, *numbers in confirmation_rows(confirmed)]
+    """The table of confirmed trials. It stands first, because the values of the search were chosen for being high."""
+    rows = [[plain_text(name), *numbers] for name, *numbers in confirmation_rows(confirmed)]
     return [markdown(CONFIRMATION_HEADER, rows), "In the search:"] if rows else []
 
 
@@ -102,9 +114,9 @@ def _cell(arm: Arm, metric: str) -> str:
 
 
 def best_run(runs: Sequence[Run], direction: str) -> Run | None:
-    """The best run of the best trial; by its confirmations, where winners were trained again.
+    """The best run of the best trial, by the means over seeds; of confirmations, if there are any.
 
-    A trial of which a run did not complete is not among them. None if there is no other.
+    Trials of which a run did not complete are left out. None if no trial is left.
     """
     sign = 1 if direction == "maximize" else -1
 

@@ -1,4 +1,4 @@
-"""What happens to the runs of a study in the process that drives it, as Tune tells it."""
+"""What happens to the runs of a study, in the process that drives it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
-from hdvae_platform.running.progress import Progress
+from hdvae_platform.running.descriptions import run_title
+from hdvae_platform.running.progress import Echo, Progress
 from hdvae_platform.running.upload import StudyTracking
-from hdvae_platform.search.search import ATTEMPTS, Assignment, Search
+from hdvae_platform.search.run_queue import MAX_DEATHS
+from hdvae_platform.search.search import Assignment, Search
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import error_file, run_folder
@@ -21,29 +24,55 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.study import Study
-from hdvae_platform.training.run import RunSpec
-from hdvae_platform.training.worker_group import KILLED
+from hdvae_platform.training.messages import (
+    PROCESS_KILLED,
+    Ended,
+    EndKind,
+    Message,
+    Reported,
+    Resumed,
+    Started,
+    Warned,
+)
+from hdvae_platform.training.spec import RunSpec
 
-Echo = Callable[[str], None]
 SILENCE = 30.0
-"""Seconds without a word from a run that was to start, after which that is said."""
+"""Seconds without a message from a run that was to start, after which the user is told."""
 GRACE = 20.0
 """Seconds for runs to end the step under way and keep what they did, when the study stops. Clusters often give 30."""
 
 
-class Driver:
-    """Everything that happens to a study's runs, told by Tune in the driver process.
+@dataclass
+class _LiveRun:
+    """A run that Tune was given.
 
-    It joins the search (what next), the records (what is known), the tracking (what people read) and the
+    Attributes:
+        assignment: the run.
+        workers: the number of its processes.
+        silent_since: when it was given to Tune, until its first message or the warning that there is none.
+        step: the last step that it reported.
+    """
+
+    assignment: Assignment
+    workers: int
+    silent_since: float | None
+    step: int = 0
+
+
+class Driver:
+    """Everything that happens to a study's runs; called by Tune's adapters in the driver process.
+
+    It joins the search (which run is next), the records (what is known), the tracking (what goes to MLflow) and the
     progress (what is printed).
 
     Attributes:
-        stop: set, here or by the heartbeat, when no more is to be done: asked for, interrupted, or because of `fault`.
-        fault: a fault of the driver's own, raised once Tune has let go.
-        elsewhere: whether runs may be on other machines than this one.
-        slots: how many workers the machines have room for, as they are now.
-        interrupted: whether a signal came.
-        hurried: whether one came when the study was stopping already: runs are not waited for any more.
+        study: the study.
+        places: where everything lives.
+        search: which run is next, and what the study database knows.
+        tracking: what goes to MLflow.
+        storage: the study's storage.
+        stop: set, here or by the heartbeat, when no more is to be done: a stop was requested, or there is a fault.
+        interrupted: whether a signal requested the stop.
     """
 
     def __init__(
@@ -58,143 +87,41 @@ class Driver:
     ) -> None:
         self.study, self.places, self.search, self.tracking, self.stop = study, places, search, tracking, stop
         self.storage = Storage(places.storage, places.patience, echo)
-        self.fault: Exception | None = None
-        self.elsewhere = False
-        self.slots: Callable[[], int] = lambda: study.resources.concurrent * study.resources.fewest
+        self.interrupted = False
         ended = sum(run.state.is_terminal for run in search.runs())
         steps = study.experiment.training.steps
-        self.progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
-        self.interrupted = self.hurried = False
+        self._progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
         self._clock = clock
-        self._live: dict[str, Assignment] = {}
-        self._workers: dict[str, int] = {}
-        self._silent: dict[str, float] = {}
+        self._waits_for_runs = True
+        self._fault: Exception | None = None
+        self._slots: Callable[[], int] = lambda: study.resources.concurrent * study.resources.min_workers
+        self._elsewhere = False
+        self._live: dict[str, _LiveRun] = {}
         self._limit: float | None = None
 
-    def next_config(self, trial_id: str) -> dict[str, Any] | None:
-        """The spec of the next run, or None if none is to be started now."""
-        resources = self.study.resources
-        while not self.stop.is_set() and resources.has_room(self._free(), len(self._live)):
-            assignment = self.search.next()
-            if assignment is None:
-                return None
-            try:
-                experiment = self.study.experiment_at(assignment.params)
-            except InputError as fault:  # parameters that are valid one by one, but not together
-                self.search.fail(assignment.trial, assignment.seed, str(fault))
-                self.progress.ended(_name(assignment), f"FAILED: {fault}")
-                continue
-            workers = resources.workers_in(self._free(), len(self._live), experiment.training.batch_size)
-            self._attempt(assignment).begin()
-            self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
-            self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
-            self._live[trial_id], self._workers[trial_id] = assignment, workers
-            self._silent[trial_id] = self._clock()
-            self.progress.expect(self.search.total_runs())
-            self.progress.began(_name(assignment), 0)
-            return self._spec(assignment, experiment, workers).plain()
-        return None
+    # What the launch asks of it.
 
-    def _free(self) -> int:
-        """Room for so many workers is not this study's yet; whether others use it is not known."""
-        return self.slots() - sum(self._workers[trial_id] for trial_id in self._live)
+    def use_cluster(self, slots: Callable[[], int], at_a_time: int, *, elsewhere: bool) -> None:
+        """Start runs from now on.
 
-    def watch(self) -> None:
-        """Say once of a run that nothing was heard of it; why is not known: to Tune it is pending until it is up."""
-        for trial_id, since in list(self._silent.items()):
-            if trial_id not in self._live:
-                del self._silent[trial_id]
-            elif self._clock() - since > SILENCE:
-                del self._silent[trial_id]
-                name = _name(self._live[trial_id])
-                self.progress.say(f"nothing heard of {name} for {SILENCE:.0f} s: it waits for room, or starts slowly")
+        Args:
+            slots: the number of workers for which the machines have room, as they are when it is called.
+            at_a_time: the number of runs that fit now.
+            elsewhere: whether runs may be on other machines than this one.
+        """
+        self._slots, self._elsewhere = slots, elsewhere
+        self._progress.say(f"starting, {'1 run' if at_a_time == 1 else f'{at_a_time} runs'} at a time")
 
-    def is_over(self) -> bool:
-        """Whether no further run will be started; one that runs may yet have to be started again."""
-        return self.stop.is_set() or not (self._live or self.search.has_work())
+    def request_stop(self) -> None:
+        """Stop the study, as a signal asks for; at the second request its runs are not waited for any more."""
+        self._waits_for_runs = not self.interrupted
+        self.interrupted = True
+        self.stop.set()
 
-    def ends_all(self) -> bool:
-        """Whether Tune is to end what still runs. When the study stops, runs have some time to do so themselves."""
-        if not self.stop.is_set():
-            return False
-        if self._limit is None:
-            self._limit = time.monotonic() + GRACE
-            self._ask_to_end()
-        return self.hurried or not self._live or time.monotonic() > self._limit
-
-    def _ask_to_end(self) -> None:
-        requests = Storage(self.places.storage)
-        for assignment in self._live.values():
-            with contextlib.suppress(StorageAway, Fenced):  # nothing can be kept then, or it is another driver's
-                Attempt(requests, self._folder(assignment), assignment.attempt).ask_to_end()
-
-    def prunes(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a run that has reported is stopped for it; asked before `reported`, which is called all the same."""
-        assignment = self._live.get(trial_id)
-        if assignment is None or "metrics" not in result:
-            return False
-        value = result["metrics"].get(self.study.search.metric)
-        return self.search.report(assignment.trial, assignment.seed, result["step"], value)
-
-    def reported(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A run sent word."""
-        assignment = self._live[trial_id]
-        self._silent.pop(trial_id, None)
-        if "warning" in result:
-            if result.get("lasting"):
-                self.search.note(assignment.trial, assignment.seed, result["warning"])
-            self.progress.say(f"{_name(assignment)}: {result['warning']}")
-        if result.get("resumed"):
-            self.progress.began(_name(assignment), result["step"])
-        if "metrics" in result:
-            self.search.progressed(assignment.trial, assignment.seed)
-            self.tracking.forward(assignment)
-            self.progress.moved(_name(assignment), result["step"], result["metrics"].get(self.study.search.metric))
-
-    def died(self, trial_id: str) -> None:
-        """A run's process was killed: by the system for want of memory, say."""
-        assignment = self._live.get(trial_id)
-        if assignment is not None:
-            self._died(assignment, KILLED)
-            del self._live[trial_id]
-
-    def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
-        """A run was killed or crashed: it goes on from its last checkpoint, unless that happens all the time."""
-        if self.stop.is_set():
-            self._interrupted(assignment)
-            return
-        self.search.note(assignment.trial, assignment.seed, how)
-        if self.search.retry(assignment.trial, assignment.seed):
-            self.tracking.end(assignment, RunState.WAITING)
-            self.progress.interrupted(_name(assignment))
-            self.progress.say(f"{_name(assignment)}: {how}; it is started again")
-        else:
-            self._failed(assignment, f"{how}, {ATTEMPTS} times without a report in between", details)
-
-    def ended(self, trial_id: str, result: dict[str, Any] | None) -> None:
-        """A run's process is done with it: by its end, a fault, because it is pruned or the study stops."""
-        assignment = self._live.get(trial_id)
-        if assignment is None:
-            return
-        if away := (result or {}).get("away"):  # nothing of this run can be kept; nor, most likely, of the others
-            self.fault = self.fault or StorageAway(away)
-            self.stop.set()
-        fault = (result or {}).get("fault")
-        if self.search.run(assignment.trial, assignment.seed).state == RunState.PRUNED:
-            self._pruned(assignment, (result or {}).get("step", 0))
-        elif lost := (result or {}).get("lost"):
-            self._died(assignment, lost)
-        elif crash := (result or {}).get("crashed"):
-            self._died(assignment, _last_line(crash), crash)
-        elif fault:
-            self._failed(assignment, str(fault))
-        elif (result or {}).get("completed"):
-            self._completed(assignment)
-        elif (result or {}).get("interrupted") and not self.stop.is_set():
-            self._moved(assignment, (result or {})["step"])
-        else:
-            self._interrupted(assignment)
-        del self._live[trial_id]
+    def raise_fault(self) -> None:
+        """Raise the fault that ended the study, if there is one."""
+        if self._fault is not None:
+            raise self._fault
 
     def catch_up(self) -> None:
         """Send MLflow what an earlier launch could not: runs that ended but that it does not hold in full."""
@@ -203,35 +130,162 @@ class Driver:
                 assignment = self.search.assignment(run)
                 try:
                     experiment = self.study.experiment_at(assignment.params)
-                except InputError:  # it failed for that, and never was a run
+                except InputError:  # the reason why it failed before it was begun
                     continue
                 self.tracking.begin(assignment, experiment)
                 self.tracking.end(assignment, run.state)
 
     def end_study(self) -> None:
-        """Nothing more is done here: what people read of the study says so, unless another driver goes on with it."""
+        """Record in MLflow that nothing more is done here, unless another driver goes on with the study."""
         with contextlib.suppress(Fenced):
             self.search.check()
             self.tracking.end_study(self.search.runs(), done=self.search.is_done())
 
     def interrupt_all(self) -> None:
-        """The study is cut off: what is running waits to be continued, here or by the driver that took it over."""
+        """Record that the runs under way wait to be continued, here or by the driver that took the study over."""
         with contextlib.suppress(Fenced):
-            self._interrupt_all()
+            for trial_id, live in list(self._live.items()):
+                self._interrupted(live.assignment)
+                del self._live[trial_id]
 
-    def _interrupt_all(self) -> None:
-        for trial_id, assignment in list(self._live.items()):
-            self._interrupted(assignment)
+    # What Tune's adapters call.
+
+    def next_spec(self, trial_id: str) -> dict[str, Any] | None:
+        """The spec of the next run as JSON-like values; None if none is to be started now."""
+        resources = self.study.resources
+        while not self.stop.is_set() and resources.has_room(self._free_slots(), len(self._live)):
+            assignment = self.search.next()
+            if assignment is None:
+                return None
+            try:
+                experiment = self.study.experiment_at(assignment.params)
+            except InputError as fault:  # parameters that are valid one by one, but not together
+                self.search.fail(assignment.trial, assignment.seed, str(fault))
+                self._progress.ended(self._name(assignment), f"failed: {fault}")
+                continue
+            workers = resources.workers_in(self._free_slots(), len(self._live), experiment.training.batch_size)
+            self._attempt(assignment).begin()
+            self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
+            self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
+            self._live[trial_id] = _LiveRun(assignment, workers, silent_since=self._clock())
+            self._progress.expect(self.search.total_runs())
+            self._progress.began(self._name(assignment), 0)
+            return self._spec(assignment, experiment, workers).plain()
+        return None
+
+    def _free_slots(self) -> int:
+        """Slots that this study's runs do not use; whether other studies use them is not known."""
+        return self._slots() - sum(live.workers for live in self._live.values())
+
+    def warn_of_silence(self) -> None:
+        """Say once of a run that it has sent no message; why is not known: to Tune it is pending until it is up."""
+        for live in self._live.values():
+            if live.silent_since is not None and self._clock() - live.silent_since > SILENCE:
+                live.silent_since = None
+                name = self._name(live.assignment)
+                self._progress.say(f"no message from {name} for {SILENCE:.0f} s: it waits for room, or starts slowly")
+
+    def is_over(self) -> bool:
+        """Whether no further run will be started; one that runs may yet have to be started again."""
+        return self.stop.is_set() or not (self._live or self.search.has_work())
+
+    def should_end_runs(self) -> bool:
+        """Whether Tune is to end what still runs. When the study stops, runs have some time to end by themselves."""
+        if not self.stop.is_set():
+            return False
+        if self._limit is None:
+            self._limit = time.monotonic() + GRACE
+            self._ask_to_end()
+        return not self._waits_for_runs or not self._live or time.monotonic() > self._limit
+
+    def _ask_to_end(self) -> None:
+        requests = Storage(self.places.storage)
+        for live in self._live.values():
+            with contextlib.suppress(StorageAway, Fenced):  # nothing can be kept then, or it is another driver's
+                Attempt(requests, self._folder(live.assignment), live.assignment.attempt).ask_to_end()
+
+    def should_prune(self, trial_id: str, message: Message | None) -> bool:
+        """Whether a run is stopped for what it reported; asked before `received`, which is called in any case."""
+        live = self._live.get(trial_id)
+        if live is None or not isinstance(message, Reported):
+            return False
+        value = message.metrics.get(self.study.search.metric)
+        return self.search.report(live.assignment.trial, live.assignment.seed, message.step, value)
+
+    def received(self, trial_id: str, message: Message | None) -> None:
+        """A message of a run arrived. Its end is acted on in `ended`, when Tune has let go of its process."""
+        live = self._live[trial_id]
+        assignment, name = live.assignment, self._name(live.assignment)
+        live.silent_since = None
+        match message:
+            case Warned(text, lasting):
+                if lasting:
+                    self.search.note(assignment.trial, assignment.seed, text)
+                self._progress.say(f"{name}: {text}")
+            case Resumed(step):
+                live.step = step
+                self._progress.began(name, step)
+            case Reported(step, metrics):
+                live.step = step
+                self.search.progressed(assignment.trial, assignment.seed)
+                self.tracking.forward(assignment)
+                self._progress.moved(name, step, metrics.get(self.study.search.metric))
+            case Started() | Ended() | None:
+                pass
+
+    def ended(self, trial_id: str, message: Message | None) -> None:
+        """A run's process is done with it: by its own end, or because it is pruned or the study stops.
+
+        Args:
+            trial_id: Tune's name for the run.
+            message: the run's last.
+        """
+        live = self._live.get(trial_id)
+        if live is None:
+            return
+        assignment = live.assignment
+        if isinstance(message, Ended) and message.how is EndKind.STORAGE_AWAY:
+            # Nothing of this run can be kept; nor, most likely, of the others.
+            self._end_by(StorageAway(message.text))
+        pruned = self.search.run(assignment.trial, assignment.seed).state == RunState.PRUNED
+        match message:
+            case _ if pruned:
+                self._pruned(assignment, live.step)
+            case Ended(EndKind.COMPLETED):
+                self._completed(assignment)
+            case Ended(EndKind.FAILED, text=text):
+                self._failed(assignment, text)
+            case Ended(EndKind.CRASHED, text=text):
+                self._died(assignment, _last_line(text), text)
+            case Ended(EndKind.WORKERS_LOST, text=text):
+                self._died(assignment, text)
+            case Ended(EndKind.INTERRUPTED, step=int(step)) if not self.stop.is_set():
+                self._left_its_process(assignment, step)
+            case _:
+                self._interrupted(assignment)
+        del self._live[trial_id]  # last: what fails above is interrupted in `interrupt_all`
+
+    def died(self, trial_id: str) -> None:
+        """A run's process was killed: by the system for want of memory, say."""
+        live = self._live.get(trial_id)
+        if live is not None:
+            self._died(live.assignment, PROCESS_KILLED)
             del self._live[trial_id]
 
     def guard(self, act: Callable[[], Any]) -> Any:
-        """Do something that Tune asked for; a fault ends the study, and is raised when Tune has let go."""
+        """Do something that Tune asked for. An exception ends the study, and is raised when Tune has let go."""
         try:
             return act()
-        except Exception as fault:  # noqa: BLE001 - raised again by `_tune`; Tune would bury it under its own
-            self.fault = self.fault or fault
-            self.stop.set()
+        except Exception as fault:  # noqa: BLE001 - raised by `raise_fault`; Tune would bury it under its own
+            self._end_by(fault)
             return None
+
+    def _end_by(self, fault: Exception) -> None:
+        self._fault = self._fault or fault
+        self.stop.set()
+
+    def _name(self, assignment: Assignment) -> str:
+        return run_title(self.study.name, assignment)
 
     def _folder(self, assignment: Assignment) -> str:
         return run_folder(self.study.name, assignment.trial, assignment.seed)
@@ -252,35 +306,49 @@ class Driver:
             gpus=self.study.resources.gpus_per_worker,
             data_checksum=self.tracking.data_checksum,
             workers=workers,
-            together=self.study.resources.together,
-            elsewhere=self.elsewhere,
+            grouped=self.study.resources.uses_worker_group,
+            elsewhere=self._elsewhere,
             goal=Goal(self.study.search.metric, self.study.search.direction),
         )
+
+    def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
+        """A run was killed or crashed: it goes on from its last checkpoint, unless that happens all the time."""
+        if self.stop.is_set():
+            self._interrupted(assignment)
+            return
+        self.search.note(assignment.trial, assignment.seed, how)
+        if self.search.retry(assignment.trial, assignment.seed):
+            self.tracking.end(assignment, RunState.WAITING)
+            self._progress.interrupted(self._name(assignment))
+            self._progress.say(f"{self._name(assignment)}: {how}; it is started again")
+        else:
+            self._failed(assignment, f"{how}, {MAX_DEATHS} times without a report in between", details)
 
     def _failed(self, assignment: Assignment, fault: str, details: str | None = None) -> None:
         self.search.fail(assignment.trial, assignment.seed, _last_line(fault))
         self.storage.write(self._error_file(assignment), (details or fault).encode())
         self.tracking.end(assignment, RunState.FAIL)
-        self.progress.expect(self.search.total_runs())
-        self.progress.ended(_name(assignment), f"FAILED: {_last_line(fault)}")
+        self._progress.expect(self.search.total_runs())
+        self._progress.ended(self._name(assignment), f"failed: {_last_line(fault)}")
 
     def _pruned(self, assignment: Assignment, step: int) -> None:
         value = self.search.run(assignment.trial, assignment.seed).value
         self.tracking.end(assignment, RunState.PRUNED)
-        self.progress.expect(self.search.total_runs())
-        self.progress.ended(_name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
+        self._progress.expect(self.search.total_runs())
+        self._progress.ended(self._name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
 
-    def _moved(self, assignment: Assignment, step: int) -> None:
+    def _left_its_process(self, assignment: Assignment, step: int) -> None:
         """A run's process is leaving: it goes on in another, on a machine that stays."""
         self.search.reissue(assignment.trial, assignment.seed)
         self.tracking.end(assignment, RunState.WAITING)
-        self.progress.interrupted(_name(assignment))
-        self.progress.say(f"{_name(assignment)}: its process was told to end, at step {step}; it is started again")
+        name = self._name(assignment)
+        self._progress.interrupted(name)
+        self._progress.say(f"{name}: its process was told to end, at step {step}; it is started again")
 
     def _interrupted(self, assignment: Assignment) -> None:
         run = self.search.interrupt(assignment.trial, assignment.seed)
         self.tracking.end(assignment, run.state)
-        self.progress.interrupted(_name(assignment))
+        self._progress.interrupted(self._name(assignment))
 
     def _completed(self, assignment: Assignment) -> None:
         journal = Journal(self.storage, self._folder(assignment))
@@ -289,14 +357,10 @@ class Driver:
         value, *also = (metrics.get(metric, math.nan) for metric in self.study.search.objectives)
         run = self.search.finish(assignment.trial, assignment.seed, value, *also)
         self.tracking.end(assignment, run.state)
-        self.progress.moved(_name(assignment), step, value)
+        name = self._name(assignment)
+        self._progress.moved(name, step, value)
         done = f"done, {self.study.search.metric} {value:.2f}"
-        self.progress.ended(_name(assignment), done if run.state == RunState.COMPLETE else f"FAILED: {run.error}")
-
-
-def _name(assignment: Assignment) -> str:
-    what = "confirmation of " if assignment.kind == "confirmation" else ""
-    return f"{what}trial {assignment.trial} seed {assignment.seed}"
+        self._progress.ended(name, done if run.state == RunState.COMPLETE else f"failed: {run.error}")
 
 
 def _last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a study will cost, measured on a few steps here and now."""
+"""The expected cost of a study, from the time of a few steps on this machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.study.study import Study
 
-STEPS = 3
+TIMED_STEPS = 3
 """Steps that are timed, after one that is not."""
-SETS = 4
-"""Parameter sets that are timed; the others are taken to cost as much on average."""
+TIMED_TRIALS = 4
+"""Trials that are timed; the others are assumed to cost as much on average."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Estimate:
     """The cost of a study.
 
     Attributes:
-        trials: parameter sets.
-        runs: parameter sets × seeds, and those that confirm the best.
-        arms: for some parameter sets: settings, number of parameters, seconds a step.
-        seconds: of training, in all, at the study's concurrency.
+        trials: the number of trials.
+        runs: trials × seeds, and the confirmations.
+        arms: for some trials: settings, number of parameters, seconds per step.
+        seconds: training time of the whole study, with its number of concurrent runs.
     """
 
     trials: int
@@ -40,28 +40,28 @@ class Estimate:
     seconds: float
 
     def rows(self) -> list[list[str]]:
-        """The measured sets, for a table."""
+        """The timed trials, for a table."""
         return [[label(params), f"{count:,}", f"{seconds:.3f}"] for params, count, seconds in self.arms]
 
     def plain(self) -> dict[str, Any]:
-        """JSON-like values."""
+        """The estimate as JSON-like values."""
         arms = [{"params": p, "parameters": n, "seconds_per_step": s} for p, n, s in self.arms]
         return {"trials": self.trials, "runs": self.runs, "seconds": self.seconds, "arms": arms}
 
 
 def estimate(study: Study, places: Places) -> Estimate:
-    """Time a few steps of some parameter sets with one run's threads.
+    """Time a few steps of some trials, with the threads of one worker.
 
     Raises:
-        InputError: the data are not there.
+        InputError: the data set is missing.
     """
     dataset = load_data(study.experiment, places.home)
-    check_batch(study.experiment, dataset, Workers(0, study.resources.fewest))
-    sets = study.grid()[:SETS] if study.search.method == "grid" else [{}]
+    check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
+    sets = study.grid()[:TIMED_TRIALS] if study.search.method == "grid" else [{}]
     threads = torch.get_num_threads()
     torch.set_num_threads(study.resources.cpus_per_worker)
     shape = (dataset.height, dataset.width)
-    arms = [(params, *_time_steps(study.experiment_at(params), shape, study.resources.fewest)) for params in sets]
+    arms = [(params, *_time_steps(study.experiment_at(params), shape, study.resources.min_workers)) for params in sets]
     torch.set_num_threads(threads)
     trials = study.parameter_sets() or 0
     runs = trials * len(study.seeds) + study.confirmations(trials)
@@ -71,12 +71,12 @@ def estimate(study: Study, places: Places) -> Estimate:
 
 
 def _time_steps(experiment: Experiment, image: tuple[int, int], workers: int) -> tuple[int, float]:
-    """Number of parameters, and the median time of a step on one worker's share, in seconds."""
+    """The number of parameters, and the median seconds of a step on one worker's share of the batch."""
     device = torch.device("cpu")
     state = TrainState.fresh(experiment, image, seed=0, device=device)
     batch = torch.zeros(experiment.training.batch_size // workers, *image)
     times = []
-    for _ in range(STEPS + 1):
+    for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
         train_step(state, batch)
         times.append(time.perf_counter() - start)

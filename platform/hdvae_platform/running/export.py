@@ -1,4 +1,4 @@
-"""The records of a study as files that need none of this to be read: Parquet, JSON and the study file."""
+"""The records of a study as files that can be read without this package: Parquet, JSON and the study file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, StudyRecord, connect
+from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage, StorageAway
-from hdvae_platform.study.study import Study
 
 RUNS = pa.schema(
     [
@@ -50,26 +49,26 @@ METRICS = pa.schema(
         ("value", pa.float64()),
     ]
 )
-"""A row for each point of each run, with the time at which it was first known."""
+"""A row for each point of each run, with the time at which it was measured."""
 
 
 def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
-    """Write everything that is known of a study into a new folder, all of it or nothing.
+    """Write all records of a study into a new folder; after an error nothing is there.
 
     Args:
-        places: where the study is.
+        places: where the study lives.
         record: the study.
-        out: the folder; it may exist, if it is empty.
+        out: the folder; it may exist if it is empty.
 
     Returns:
-        The files.
+        The files, sorted.
 
     Raises:
-        InputError: the folder holds something, or cannot be made.
+        InputError: the folder is not empty, or cannot be made.
         StorageAway: the storage does not answer.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: there is something already; give a new folder")
+        raise InputError(f"--out {out}: is not empty; give a new folder")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
@@ -85,7 +84,7 @@ def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
 
 
 def _write(places: Places, record: StudyRecord, out: Path) -> None:
-    study = Study.rebuilt(record.name, record.definition, record.plan)
+    study = record.as_study()
     storage = Storage(places.storage)
     (out / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     (out / "history.json").write_text(json.dumps(_history(places, record), indent=1))
@@ -102,8 +101,8 @@ def _write(places: Places, record: StudyRecord, out: Path) -> None:
 
 
 def _history(places: Places, record: StudyRecord) -> dict[str, Any]:
-    """Where the study comes from, and how its plan and code changed between launches."""
-    changes = Records(connect(places.database)).changes(record.name)
+    """When the study began and with which data and code, and how plan and code changed between launches."""
+    changes = Records(places.database).changes(record.name)
     return {
         "created": datetime.fromtimestamp(record.created, UTC).isoformat(),
         "data_checksum": record.definition["data_checksum"],
@@ -123,7 +122,7 @@ def _points(storage: Storage, study: str, trial: int, seed: int) -> Iterator[dic
 
 
 def _images(storage: Storage, study: str, runs: Sequence[tuple[int, int]]) -> Iterator[pa.Table]:
-    """What was measured of each valid image last, run by run."""
+    """The last values per image of the `valid` split, a table for each run."""
     for trial, seed in runs:
         name = find_per_image(storage, run_folder(study, trial, seed), "valid")
         if name is not None:

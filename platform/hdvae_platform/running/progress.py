@@ -1,26 +1,43 @@
-"""What a person sees while a study runs: one line at a time, as good in a log file as in a terminal."""
+"""What a person sees while a study runs: how far it is, line by line, and in a terminal as bars too."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from hdvae_platform.display.text import duration
 
-EVERY = 10.0
-"""Seconds between lines while nothing ends."""
+Echo = Callable[[str], None]
+"""Prints a line."""
+LINE_EVERY = 10.0
+"""Seconds between lines while no run ends."""
+
+
+@runtime_checkable
+class Bars(Protocol):
+    """What an `Echo` may have beside its lines: a bar for the study and one for each run (`running.live_display`)."""
+
+    def show_study(self, done: int, total: int, note: str) -> None:
+        """Show how many runs have ended."""
+
+    def show_run(self, name: str, step: int, steps: int, note: str) -> None:
+        """Show how far a run is."""
+
+    def hide_run(self, name: str) -> None:
+        """Remove the bar of a run."""
 
 
 class Progress:
-    """Counts steps and runs, and says how far the study is and how long it will take.
+    """Counts steps and runs, and prints how far the study is and how long it will take.
 
     Args:
         metric: the metric to show.
-        steps: of one run.
-        total: runs of the study.
-        done: runs that had ended before.
-        echo: prints a line.
-        clock: seconds; replaced in tests.
+        steps: the steps of one run.
+        total: the number of runs of the study.
+        done: the number of runs that had ended before.
+        echo: prints a line; if it has `Bars`, the runs under way are shown there and not in lines.
+        clock: the time in seconds; replaced in tests.
     """
 
     def __init__(
@@ -29,49 +46,52 @@ class Progress:
         steps: int,
         total: int,
         done: int,
-        echo: Callable[[str], None],
+        echo: Echo,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metric, self._steps, self._total, self._done = metric, steps, total, done
         self._echo, self._clock = echo, clock
+        self._bars = echo if isinstance(echo, Bars) else None
         self._start = self._last = clock()
         self._at: dict[str, int] = {}
         self._first: float | None = None
         self._trained = 0
 
     def began(self, name: str, step: int) -> None:
-        """A run starts, or goes on from a step."""
+        """A run starts, or resumes from a step."""
         self._at[name] = step
+        self._show_run(name, "")
         if step:
             self._line(f"{name} goes on from step {step}")
 
     def moved(self, name: str, step: int, value: float | None) -> None:
-        """A run reported."""
+        """A run reported the value of the metric at a step."""
         if self._first is None:
             self._first = self._clock()  # what came before was start-up, not training
         else:
             self._trained += step - self._at.get(name, 0)
         self._at[name] = step
-        if step < self._steps and self._clock() - self._last >= EVERY:
-            shown = "" if value is None else f" {self._metric} {value:.2f}"
-            self._line(f"{name} step {step}/{self._steps}{shown}")
+        shown = "" if value is None else f"{self._metric} {value:.2f}"
+        self._show_run(name, shown)
+        if self._bars is None and step < self._steps and self._clock() - self._last >= LINE_EVERY:
+            self._line(f"{name} step {step}/{self._steps} {shown}".rstrip())
 
     def expect(self, total: int) -> None:
-        """The study will have more or fewer runs than was thought."""
+        """The study will have this many runs, as far as is known now."""
         self._total = total
 
     def ended(self, name: str, outcome: str) -> None:
         """A run ended."""
-        self._at.pop(name, None)
         self._done += 1
+        self._remove(name)
         self._line(f"{name} {outcome}")
 
     def interrupted(self, name: str) -> None:
         """A run was cut off."""
-        self._at.pop(name, None)
+        self._remove(name)
 
     def say(self, text: str) -> None:
-        """Anything else."""
+        """Print anything else."""
         self._line(text)
 
     def time_left(self) -> float | None:
@@ -82,9 +102,28 @@ class Progress:
         left = (self._total - self._done) * self._steps - sum(self._at.values())
         return left * elapsed / self._trained
 
+    def _remove(self, name: str) -> None:
+        self._at.pop(name, None)
+        if self._bars is not None:
+            self._bars.hide_run(name)
+
+    def _show_run(self, name: str, note: str) -> None:
+        if self._bars is not None:
+            self._bars.show_run(name, self._at[name], self._steps, note)
+            self._show_study()
+
+    def _show_study(self) -> None:
+        if self._bars is not None:
+            self._bars.show_study(self._done, self._total, self._left())
+
+    def _left(self) -> str:
+        left = self.time_left()
+        return f"about {duration(left)} left" if left is not None and self._done < self._total else ""
+
     def _line(self, text: str) -> None:
         self._last = self._clock()
         elapsed = int(self._clock() - self._start)
-        left = self.time_left()
-        rest = f" · about {duration(left)} left" if left is not None and self._done < self._total else ""
+        left = self._left()
+        rest = f" · {left}" if left else ""
         self._echo(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] runs {self._done}/{self._total} · {text}{rest}")
+        self._show_study()

@@ -1,4 +1,4 @@
-"""`hdvae train`: one experiment with one seed in this process, one MLflow run; the same command goes on with it."""
+"""`hdvae train`: one experiment with one seed, trained in this process as one MLflow run; the same call resumes it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import torch
 
 from hdvae.errors import Interrupted
 from hdvae.experiment.experiment import Experiment
-from hdvae.network.blocks import trunk
-from hdvae.network.model import HDVAE
 from hdvae.training.run_files import newest_attempt
 from hdvae_platform.running.progress import Progress
 from hdvae_platform.running.upload import RunUpload, settings
@@ -30,7 +27,9 @@ from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.names import RunKind, Tag
 from hdvae_platform.tracking.tracker import SERVER_WAIT, Tracker
-from hdvae_platform.training.run import RunSpec, run
+from hdvae_platform.training.messages import Message, Reported, Resumed, Warned
+from hdvae_platform.training.run import run
+from hdvae_platform.training.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Trained:
     """A finished run.
 
     Attributes:
-        run_id: of MLflow; None if MLflow was away.
-        checkpoint: where its last checkpoint is.
-        last: its last report.
+        run_id: the id of the MLflow run; None if MLflow was away.
+        checkpoint: the address of the last checkpoint.
+        last: the last entry of the journal.
     """
 
     run_id: str | None
@@ -53,9 +52,9 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
 
     Raises:
         InputError: the data are not there or do not fit.
-        NonFinite: the loss stopped being finite; the MLflow run is FAILED.
+        NonFinite: the loss is not finite any more; the MLflow run is FAILED.
         Fenced: the same experiment was started in another process, which goes on with it.
-        KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call goes on.
+        KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call resumes the run.
     """
     dataset = load_data(experiment, places.home)
     storage = Storage(places.storage, places.patience, echo)
@@ -75,26 +74,27 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
     threads, gpus = torch.get_num_threads(), int(torch.cuda.is_available())
     spec = RunSpec.of(experiment, seed, attempt, places, threads=threads, gpus=gpus, data_checksum=dataset.checksum)
     _train_tracked(spec, upload, Tracker(places, echo), Progress("valid/elbo", experiment.training.steps, 1, 0, echo))
-    last = Journal(storage, folder)
-    step = last.steps()[-1]
-    return Trained(upload.run_id, Checkpoints(storage, folder).address(step), last.entry(step))
+    journal = Journal(storage, folder)
+    step = journal.steps()[-1]
+    return Trained(upload.run_id, Checkpoints(storage, folder).address(step), journal.entry(step))
 
 
 def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress: Progress) -> None:
-    def notify(message: dict[str, Any]) -> None:
-        if "warning" in message:
-            progress.say(message["warning"])
-        if message.get("resumed"):
-            progress.began(upload.name, message["step"])
-        if "metrics" in message:
-            tracker.send(upload.send)
-            progress.moved(upload.name, message["step"], message["metrics"]["valid/elbo"])
+    def notify(message: Message) -> None:
+        match message:
+            case Warned(text):
+                progress.say(text)
+            case Resumed(step):
+                progress.began(upload.name, step)
+            case Reported(step, metrics):
+                tracker.send(upload.send)
+                progress.moved(upload.name, step, metrics["valid/elbo"])
 
     state = RunState.FAIL
     tracker.send(upload.open)
     try:
-        with _told_to_end() as told:
-            run(spec, notify, leaving=told)
+        with _signals_noted() as signalled:
+            run(spec, notify, leaving=signalled)
         state = RunState.COMPLETE
         progress.ended(upload.name, "done")
     except Interrupted:
@@ -110,35 +110,18 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came, inside; a second one is raised as KeyboardInterrupt at once."""
-    told = threading.Event()
+def _signals_noted() -> Iterator[Callable[[], bool]]:
+    """Yields whether SIGINT or SIGTERM came, inside; a second signal raises KeyboardInterrupt at once."""
+    signalled = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+        if signalled.is_set():
             raise KeyboardInterrupt
-        told.set()
+        signalled.set()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told.is_set
+        yield signalled.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def describe(experiment: Experiment, image: tuple[int, int]) -> tuple[list[list[str]], dict[str, int]]:
-    """What `--dry-run` shows: a row for each level (from the top), and the totals."""
-    config = experiment.model
-    model, build = HDVAE(config, image), trunk(config, image)
-    rows = []
-    for i in range(len(config.layers), 0, -1):
-        layer = config.layers[i - 1]
-        latent = f"{layer.variables}"
-        if config.latent == "categorical":
-            latent += f" of {layer.classes}, {'race' if config.races else 'dense'}"
-        count = sum(parameter.numel() for parameter in model.level(i).parameters())
-        rows.append([f"z_{i}", latent, "×".join(map(str, build.feature_shape(i))), f"{count:,}"])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    values = sum(parameter.numel() for parameter in model.memory_values())
-    return rows, {"parameters": parameters, "memory_values": values, "bytes": 4 * parameters}

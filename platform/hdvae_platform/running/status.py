@@ -1,4 +1,4 @@
-"""How far a study is, from the study database and the storage; works while it runs and after."""
+"""The status of a study, from the study database and the storage, while it runs and after."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hdvae.training.run_files import addresses
-from hdvae_platform.search.search import Trial, confirmations, known_trials
+from hdvae_platform.search.policy import confirmations
+from hdvae_platform.search.trials import Trial, known_trials
 from hdvae_platform.store.journal import Goal, Journal
-from hdvae_platform.store.layout import run_folder
+from hdvae_platform.store.layout import handle, run_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, Run, StudyRecord, connect
+from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
@@ -25,9 +26,9 @@ class StudyStatus:
     Attributes:
         study: its name.
         claim: what it claims.
-        state: running: a driver is at work; interrupted: `hdvae study run` would go on; finished: nothing to do.
-        total: runs in all, as far as they are known.
-        trials: JSON-like rows.
+        state: running: a driver is at work; interrupted: `hdvae study run` would resume it; finished: nothing to do.
+        total: the number of all runs, as far as it is known.
+        trials: a row for each run, of JSON-like values.
     """
 
     study: str
@@ -37,22 +38,22 @@ class StudyStatus:
     trials: list[dict[str, Any]]
 
     def count(self, state: str) -> int:
-        """Runs in a state."""
+        """How many runs are in a state."""
         return sum(row["state"] == state for row in self.trials)
 
     @property
     def complete(self) -> int:
-        """Complete runs."""
+        """How many runs are complete."""
         return self.count(RunState.COMPLETE)
 
     @property
     def failed(self) -> int:
-        """Failed runs."""
+        """How many runs failed."""
         return self.count(RunState.FAIL)
 
     @property
     def pruned(self) -> int:
-        """Runs that were stopped early for a poor value."""
+        """How many runs were pruned."""
         return self.count(RunState.PRUNED)
 
     def plain(self) -> dict[str, Any]:
@@ -67,10 +68,10 @@ class StudyStatus:
 
 def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     """The status of a recorded study."""
-    study = Study.rebuilt(record.name, record.definition, record.plan)
-    runs = {(run.trial, run.seed): run for run in Records(connect(places.database)).runs(record.name)}
+    study = record.as_study()
+    runs = {(run.trial, run.seed): run for run in Records(places.database).runs(record.name)}
     storage = Storage(places.storage)
-    spent = study.is_spent(record.created)
+    spent = study.hours_are_over(record.created, time.time())
     trials = [trial for trial in known_trials(study, places.database) if trial.state != RunState.WAITING or not spent]
     rows = []
     for trial in trials:
@@ -89,7 +90,7 @@ def study_status(places: Places, record: StudyRecord) -> StudyStatus:
 
 
 def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int], Run], spent: bool) -> int:
-    """How many runs there will be of which nothing is known yet: of further trials, and to confirm the best ones."""
+    """How many runs are not recorded yet: those of further trials, and confirmations."""
     target = study.parameter_sets()
     further = 0 if spent else 1 if target is None else max(target - len(trials), 0)
     if further or any(not trial.state.is_terminal for trial in trials):
@@ -98,7 +99,7 @@ def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int
 
 
 def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
-    """A run without a driver cannot be running: it waits to be continued."""
+    """The row of a run. Without a driver no run is running: it waits to be resumed."""
     folder = run_folder(study.name, run.trial, run.seed)
     journal = Journal(storage, folder)
     kept, reported = (addresses(storage, folder), journal.steps()) if run.attempts else ({}, [])
@@ -106,6 +107,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
     newest = max(kept, default=None)
     running = run.state == RunState.RUNNING and driven
     return {
+        "handle": handle(study.name, run.trial, run.seed),
         "number": run.trial,
         "state": RunState.WAITING if run.state == RunState.RUNNING and not driven else run.state,
         "params": params,
@@ -122,7 +124,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
 
 
 def _seconds_left(journal: Journal, run: Run, steps: int) -> float | None:
-    """Until the last step, at the pace of this attempt's reports; None before it has made two of its own."""
+    """Seconds until the last step, at the pace of this attempt's reports; None before it has made two."""
     own = journal.steps_by(run.attempts)
     if len(own) < 2:
         return None

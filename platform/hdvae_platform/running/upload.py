@@ -1,4 +1,4 @@
-"""What goes to MLflow: one run for each training; for a study also a parent run above them.
+"""What goes to MLflow: one run for each training, and for a study a parent run of them.
 
 Every job that is queued here can be repeated without harm.
 """
@@ -14,16 +14,16 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae_platform.running.descriptions import (
     best_run,
+    plain_text,
     run_description,
     run_name,
     study_description,
-    words,
 )
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.journal import ELBO, Goal, Journal
-from hdvae_platform.store.layout import SAMPLES, SLOTS, run_folder
-from hdvae_platform.store.per_image import find_per_image, per_image_name
+from hdvae_platform.store.layout import SAMPLES, SLOTS, handle, per_image_artifact, run_folder
+from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
@@ -40,17 +40,17 @@ class RunUpload:
     """One training on its way to MLflow.
 
     Attributes:
-        name: for people.
-        identity: tags by which the run is found again, now and after a crash.
-        tags: other tags.
-        params: settings.
+        name: the run's name in MLflow.
+        identity: the tags by which the run is found again, now and after a crash.
+        tags: the other tags.
+        params: the settings.
         storage: the study's storage.
-        folder: of the run on it.
-        goal: by which its best checkpoint is told.
-        parent: finds the id of the run above it.
-        new: whether MLflow cannot have it, as long as nothing was sent.
-        run_id: MLflow's, once it is known.
-        sent: steps whose report MLflow has.
+        folder: the run's folder on the storage.
+        goal: what the best checkpoint is chosen by.
+        parent: finds the id of the parent run.
+        new: whether MLflow cannot have the run yet; false once something was sent.
+        run_id: MLflow's id, once it is known.
+        sent: the steps whose report MLflow has.
     """
 
     name: str
@@ -66,7 +66,7 @@ class RunUpload:
     sent: set[int] = field(default_factory=set)
 
     def open(self, client: Client) -> str:
-        """Make the run, or find it; it is RUNNING, and has what its journal holds."""
+        """Make the run, or find it; then it is RUNNING and holds all entries of its journal. Returns its id."""
         above = {Tag.PARENT: self.parent(client)} if self.parent else {}
         new, self.new = self.new, False  # if the answer is lost, it may be there all the same
         self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity, new=new)
@@ -75,7 +75,7 @@ class RunUpload:
         return self.run_id
 
     def send(self, client: Client) -> None:
-        """Send the reports of the journal that were not sent yet."""
+        """Send the entries of the journal that were not sent yet."""
         run_id = self.run_id or self.open(client)
         journal = Journal(self.storage, self.folder)
         for step in journal.steps():
@@ -84,7 +84,7 @@ class RunUpload:
                 self.sent.add(step)
 
     def close(self, client: Client, state: RunState) -> None:
-        """End the run, with all its reports, its state, the addresses of its checkpoints and its pictures."""
+        """End the run: send its reports, state, addresses of checkpoints, pictures and values per image."""
         self.send(client)
         assert self.run_id is not None
         checkpoints = Checkpoints(self.storage, self.folder)
@@ -101,12 +101,12 @@ class RunUpload:
                 client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
         values = find_per_image(self.storage, self.folder, "valid")
         if values is not None:
-            client.log_file(self.run_id, per_image_name("valid"), self.storage.read(values))
+            client.log_file(self.run_id, per_image_artifact("valid"), self.storage.read(values))
         client.close_run(self.run_id, STATUS_OF[state])
 
 
 def settings(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """The parameters of a run: flattened dotted paths, and the seed."""
+    """The parameters of a run in MLflow: dotted path → value, and the seed."""
     return {**flattened(experiment.plain()), Param.SEED: seed}
 
 
@@ -115,10 +115,10 @@ class StudyTracking:
 
     Args:
         study: the study.
-        tracker: sends in order.
+        tracker: sends jobs to MLflow, in order.
         records: keeps the run ids, and which runs MLflow holds in full.
-        storage: with the journals.
-        data_checksum: of the data set.
+        storage: holds the journals.
+        data_checksum: the checksum of the data set.
     """
 
     def __init__(self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_checksum: str) -> None:
@@ -129,17 +129,17 @@ class StudyTracking:
         self._uploads: dict[tuple[int, int], RunUpload] = {}
 
     def begin(self, assignment: Assignment, experiment: Experiment, *, new: bool = False) -> None:
-        """A run starts, or goes on.
+        """A run starts or is resumed.
 
         Args:
             assignment: the run.
-            experiment: with its parameters.
-            new: whether it is begun for the first time.
+            experiment: the experiment with the parameters of its trial.
+            new: whether it is started for the first time.
         """
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
         kind = KIND_OF[assignment.kind]
         upload = RunUpload(
-            name=run_name(assignment),
+            name=run_name(name, assignment),
             identity=run_identity(name, kind, trial, seed),
             tags={
                 **self._tags,
@@ -157,17 +157,17 @@ class StudyTracking:
         self._uploads[trial, seed] = upload
 
         def job(client: Client) -> None:
-            self._records.check(name)  # a driver that was replaced makes no run: the newer one may have made it
+            self._records.check(name)  # a driver that was replaced makes no run: its successor may have made it
             self._records.set_run(name, trial, seed, run_id=upload.open(client))
 
         self._tracker.send(job)
 
     def forward(self, assignment: Assignment) -> None:
-        """A report is in the journal."""
+        """A new report is in the journal."""
         self._tracker.send(self._uploads[assignment.trial, assignment.seed].send)
 
     def end(self, assignment: Assignment, state: RunState) -> None:
-        """A run ended, or was cut off and waits."""
+        """A run ended, or was interrupted and waits."""
         upload = self._uploads.pop((assignment.trial, assignment.seed))
 
         def job(client: Client) -> None:
@@ -180,11 +180,11 @@ class StudyTracking:
         self._tracker.send(job)
 
     def end_study(self, runs: Sequence[Run], *, done: bool) -> None:
-        """The driver stops: the parent run gets the status that its runs call for.
+        """The driver stops: give the parent run the status that follows from its runs.
 
         Args:
-            runs: of the study, as far as it got.
-            done: whether that is all of it: of runs that are yet to be made nothing can be seen in `runs`.
+            runs: the runs that are known.
+            done: whether no further run is to come, which `runs` cannot say.
         """
         failed = any(run.state == RunState.FAIL for run in runs)
         status = Status.KILLED if not done else Status.FAILED if failed else Status.FINISHED
@@ -199,13 +199,13 @@ class StudyTracking:
             assert parent is not None  # `close` made it
             best = best_run(self._records.runs(self._study.name), self._study.search.direction)
             complete = sum(run.state == RunState.COMPLETE for run in runs)
-            of = f"{complete} complete runs, claim {self._study.statement}"
+            of = f"{complete} complete runs, claim {self._study.claim_digest}"
             if best is not None and parent.summarised != of:
                 client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study)})
                 self._register(client, best)
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 
-        self._tracker.send(close)  # by itself: what follows may be refused, by a server without a registry say
+        self._tracker.send(close)  # a job of its own: what follows may be refused, by a server without a registry say
         if done:
             self._tracker.send(summarise)
 
@@ -222,13 +222,14 @@ class StudyTracking:
             best.run_id,
             {Tag.RUN_ID: best.run_id, Tag.STEP: str(step)},
             lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
-            f"The best of study {self._study.name} by {self._study.search.metric}: trial {best.trial}, "
-            f"seed {best.seed}, {best.value:.2f} in {kind}. {words(self._study.claim)}",
+            f"The best run of study {self._study.name} by {self._study.search.metric}: "
+            f"{handle(self._study.name, best.trial, best.seed)}, {best.value:.2f} in {kind}. "
+            f"{plain_text(self._study.claim)}",
         )
 
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
-            tags = {**self._tags, Tag.DESCRIPTION: words(self._study.claim)}
+            tags = {**self._tags, Tag.DESCRIPTION: plain_text(self._study.claim)}
             self._parent = client.open_run(self._study.name, tags, study_identity(self._study.name))
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent

@@ -1,6 +1,6 @@
 """The runs of a study in memory, with counts that need no look at all of them.
 
-A study may have ten thousand runs: what happens for each run must not look at every other one.
+A study may have ten thousand runs: the work for one run must not grow with the number of the others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class RunTable:
     """Runs by trial and seed.
 
     Args:
-        seeds: of the search, in order.
-        pruned: whether the first seed decides if the other seeds of its trial are run.
-        runs: those that are known.
+        seeds: the seeds of the search, in order.
+        pruned: whether the run of the first seed decides if the other seeds of its trial are run.
+        runs: the known runs.
     """
 
     def __init__(self, seeds: Sequence[int], pruned: bool, runs: Sequence[Run] = ()) -> None:
@@ -41,12 +41,16 @@ class RunTable:
     def __getitem__(self, key: tuple[int, int]) -> Run:
         return self._runs[key[0]][key[1]]
 
+    def find(self, trial: int, seed: int) -> Run | None:
+        """A run; None if it is not known."""
+        return self._runs.get(trial, {}).get(seed)
+
     def all(self) -> list[Run]:
-        """All runs by trial and seed; as slow as they are many."""
+        """All runs, by trial and seed; takes time in proportion to their number."""
         return [trial[seed] for _, trial in sorted(self._runs.items()) for seed in sorted(trial)]
 
     def of(self, trial: int) -> list[Run]:
-        """The runs by which a trial is judged."""
+        """The runs of a trial in the search, without confirmations."""
         return [run for run in self._runs.get(trial, {}).values() if run.kind == "search"]
 
     def count(self, kind: Kind) -> int:
@@ -60,11 +64,11 @@ class RunTable:
 
     @property
     def spared(self) -> int:
-        """How many runs are not started, for what became of the first seed of their trial."""
+        """How many runs are not started because the first run of their trial was pruned or failed."""
         return self._counts["spared"]
 
     def _share(self, trial: dict[int, Run]) -> Counter[str]:
-        """What the runs of a trial add to the counts."""
+        """The counts of one trial's runs."""
         share = Counter[str](run.kind for run in trial.values())
         share["unfinished"] = sum(run.kind == "search" and run.unfinished for run in trial.values())
         first = trial.get(self._seeds[0])

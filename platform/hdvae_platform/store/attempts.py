@@ -18,10 +18,11 @@ import json
 
 from hdvae.errors import InputError
 from hdvae.training.run_files import newest_attempt, standing
+from hdvae_platform.store.layout import CHECKPOINTS, JOURNAL, PER_IMAGE, attempt_file, end_request, file_of_attempt
 from hdvae_platform.store.storage import Storage
 
-FENCED_FOLDERS = ("journal", "checkpoints", "per_image")
-"""Folders of a run in which names hold the number of an attempt."""
+FENCED_FOLDERS = (JOURNAL, CHECKPOINTS, PER_IMAGE)
+"""Folders of a run whose files have the number of their attempt in their names."""
 
 
 class Fenced(InputError):
@@ -49,7 +50,7 @@ class Attempt:
         if self._newest() == self.number:
             return
         stands = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
-        self.storage.write(f"{self.run}/attempts/{self.number:04d}.json", json.dumps(stands).encode())
+        self.storage.write(attempt_file(self.run, self.number), json.dumps(stands).encode())
 
     def check(self) -> None:
         """See that this attempt has begun, and no newer one.
@@ -74,15 +75,11 @@ class Attempt:
             Fenced: a newer attempt has begun.
         """
         self.check()
-        self.storage.write(self._request, b"")
+        self.storage.write(end_request(self.run, self.number), b"")
 
     def asked_to_end(self) -> bool:
         """Whether it is."""
-        return self.storage.exists(self._request)
-
-    @property
-    def _request(self) -> str:
-        return f"{self.run}/requests/{self.number:04d}-end"
+        return self.storage.exists(end_request(self.run, self.number))
 
     def write(self, folder: str, stem: str, suffix: str, data: bytes) -> None:
         """Write a file under a name of this attempt's own.
@@ -91,4 +88,4 @@ class Attempt:
             Fenced: a newer attempt has begun.
         """
         self.check()
-        self.storage.write(f"{self.run}/{folder}/{stem}-{self.number:04d}{suffix}", data)
+        self.storage.write(file_of_attempt(self.run, folder, stem, self.number, suffix), data)

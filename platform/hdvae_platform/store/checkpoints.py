@@ -10,6 +10,7 @@ from hdvae.training.checkpoints import Damaged, encode, newest, read_checkpoint
 from hdvae.training.loop import Snapshot
 from hdvae.training.run_files import addresses, stems, step_of, written_by
 from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.layout import CHECKPOINTS
 from hdvae_platform.store.storage import Storage
 
 KEEP = 2
@@ -35,8 +36,8 @@ class Checkpoints:
             Fenced: a newer attempt has begun.
         """
         data, manifest = encode(snapshot, step)
-        attempt.write("checkpoints", f"{step:09d}", ".safetensors", data)
-        attempt.write("checkpoints", f"{step:09d}", ".json", manifest)
+        attempt.write(CHECKPOINTS, f"{step:09d}", ".safetensors", data)
+        attempt.write(CHECKPOINTS, f"{step:09d}", ".json", manifest)
         attempt.check()
         self._drop_older(step, attempt, best)
 
@@ -44,10 +45,10 @@ class Checkpoints:
         """Drop all up to a step but the newest ones and the best, and what an attempt that was shut out still wrote."""
         there = stems(self._storage, self._run)
         kept = {there[at] for at in there if at == best or at in list(there)[-KEEP:]}
-        for name in self._storage.list(f"{self._run}/checkpoints"):
+        for name in self._storage.list(f"{self._run}/{CHECKPOINTS}"):
             older = step_of(name) <= step and written_by(name) <= attempt.number
             if older and name.partition(".")[0] not in kept:
-                self._storage.delete_file(f"{self._run}/checkpoints/{name}")
+                self._storage.delete_file(f"{self._run}/{CHECKPOINTS}/{name}")
 
     def steps(self) -> list[int]:
         """The steps with a checkpoint, increasing."""
@@ -66,7 +67,7 @@ class Checkpoints:
         stem = stems(self._storage, self._run).get(step)
         if stem is None:
             raise Damaged(f"{self._storage.address(self._run)}: no checkpoint of step {step}")
-        return read_checkpoint(self._storage, f"{self._run}/checkpoints/{stem}")
+        return read_checkpoint(self._storage, f"{self._run}/{CHECKPOINTS}/{stem}")
 
     def latest(self) -> tuple[Snapshot | None, list[str]]:
         """The newest checkpoint that can be read, and what was wrong with newer ones."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hdvae.data.dataset import Dataset, load, parquet_path
 from hdvae.experiment.experiment import Experiment
-from hdvae_platform.store.datasets import check_name
+from hdvae_platform.store.catalogue import check_name
 
 KNOWN_SHAPE = (28, 28)
 """Height and width of every data set that `hdvae data` knows."""

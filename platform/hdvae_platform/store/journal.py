@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from hdvae.training.run_files import standing, step_of, written_by
 from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.layout import JOURNAL
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Direction
 
@@ -63,11 +64,11 @@ class Journal:
         """
         if step not in self.steps():
             entry = {"step": step, "time": int(1000 * self._clock()), "metrics": dict(metrics)}
-            attempt.write("journal", f"{step:09d}", ".json", json.dumps(entry).encode())
+            attempt.write(JOURNAL, f"{step:09d}", ".json", json.dumps(entry).encode())
 
     def steps(self) -> list[int]:
         """The steps recorded, increasing."""
-        self._names = {step_of(name): name for name in standing(self._storage, self._run, "journal")}
+        self._names = {step_of(name): name for name in standing(self._storage, self._run, JOURNAL)}
         return list(self._names)
 
     def steps_by(self, attempt: int) -> list[int]:
@@ -78,7 +79,7 @@ class Journal:
         """The report of a recorded step."""
         if step not in self._names:
             self.steps()
-        return Entry(**json.loads(self._storage.read(f"{self._run}/journal/{self._names[step]}")))
+        return Entry(**json.loads(self._storage.read(f"{self._run}/{JOURNAL}/{self._names[step]}")))
 
     def best(self, goal: Goal, among: Iterable[int]) -> int | None:
         """Which of some steps has the best value, the earliest of equals; None if no report of them has one."""

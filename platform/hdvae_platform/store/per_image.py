@@ -12,20 +12,14 @@ from pyarrow import parquet
 
 from hdvae.training.run_files import standing, written_by
 from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.layout import PER_IMAGE
 from hdvae_platform.store.storage import Storage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER = "per_image"
-"""Below the folder of a run."""
 NOTES = b"hdvae"
 """Key of the table's metadata under which its notes are."""
-
-
-def per_image_name(split: str) -> str:
-    """The name of a split's values among the artifacts of a run."""
-    return f"{FOLDER}/{split}.parquet"
 
 
 def write_per_image(
@@ -44,21 +38,21 @@ def write_per_image(
         Fenced: a newer attempt has begun.
     """
     before = _files(attempt.storage, attempt.run, split)
-    attempt.write(FOLDER, f"{split}-{step:09d}", ".parquet", as_parquet(columns, notes))
+    attempt.write(PER_IMAGE, f"{split}-{step:09d}", ".parquet", as_parquet(columns, notes))
     attempt.check()
     for name in before[:-1]:  # the last may be what a newer attempt has just taken over
-        attempt.storage.delete_file(f"{attempt.run}/{FOLDER}/{name}")
+        attempt.storage.delete_file(f"{attempt.run}/{PER_IMAGE}/{name}")
 
 
 def find_per_image(storage: Storage, run: str, split: str) -> str | None:
     """The file with the latest values of a split; None if there is none."""
     names = _files(storage, run, split)
-    return f"{run}/{FOLDER}/{names[-1]}" if names else None
+    return f"{run}/{PER_IMAGE}/{names[-1]}" if names else None
 
 
 def _files(storage: Storage, run: str, split: str) -> list[str]:
     """The files that count, the newest attempt's last."""
-    names = [name for name in standing(storage, run, FOLDER) if name.startswith(f"{split}-")]
+    names = [name for name in standing(storage, run, PER_IMAGE) if name.startswith(f"{split}-")]
     return sorted(names, key=lambda name: (written_by(name), name))
 
 

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Literal
 
 from hdvae.errors import InputError, nearest
+from hdvae_platform.store.layout import (
+    STUDY_DATABASE,
+    TRACKING_DATABASE,
+    artifacts_beside,
+    artifacts_folder,
+    studies_folder,
+)
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 """Where `hdvae ui` opens MLflow's pages, if the port is free."""
 PATIENCE = 300.0
 Store = Literal["database", "tracking"]
 OWN: dict[Store, tuple[str, str]] = {
-    "database": ("HDVAE_STUDY_DB", "optuna.db"),
-    "tracking": ("MLFLOW_TRACKING_URI", "mlflow.db"),
+    "database": ("HDVAE_STUDY_DB", STUDY_DATABASE),
+    "tracking": ("MLFLOW_TRACKING_URI", TRACKING_DATABASE),
 }
 """The variable that puts a store elsewhere, and its file in the home folder where none does."""
 
@@ -70,11 +77,11 @@ class Places:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise InputError(f"--home {home}: cannot be made: {fault.strerror}") from None
-        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db"
-        storage = _storage(os.environ.get("HDVAE_STORAGE") or str(home / "studies"))
+        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/{TRACKING_DATABASE}"
+        storage = _storage(os.environ.get("HDVAE_STORAGE") or str(studies_folder(home)))
         return Places(
             home=home,
-            database=os.environ.get("HDVAE_STUDY_DB") or f"sqlite:///{home}/optuna.db",
+            database=os.environ.get("HDVAE_STUDY_DB") or f"sqlite:///{home}/{STUDY_DATABASE}",
             tracking=tracking,
             artifacts=None if tracking.startswith("http") else _artifacts(home, storage),
             storage=storage,
@@ -85,10 +92,10 @@ class Places:
 def _artifacts(home: Path, storage: str) -> str:
     """Beside the checkpoints if those are on S3, else in the home folder."""
     if not storage.startswith("s3://"):
-        return (home / "artifacts").as_uri()
+        return artifacts_folder(home).as_uri()
     if importlib.util.find_spec("boto3") is None:
         raise InputError("HDVAE_STORAGE is on S3, where MLflow wants boto3: pip install 'hdvae[s3]'")
-    return f"{storage.rstrip('/')}/_artifacts"  # no study can have that name
+    return artifacts_beside(storage)
 
 
 def _seconds(variable: str, usual: float) -> float:

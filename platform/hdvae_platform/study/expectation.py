@@ -1,4 +1,4 @@
-"""What a study file expects of its own arms, so that a program can say whether the data support the claim.
+"""The expectations of a study file: what its claim says of its arms, in a form that a program can test.
 
 expect:
 - {metric: valid/elbo, higher: {model.latent: normal}, than: {model.latent: categorical}}
@@ -19,27 +19,29 @@ from hdvae.config import Config
 Settings = Mapping[str, Any]
 """Dotted path → value."""
 Group = Annotated[dict[str, JsonValue], Field(min_length=1)]
-"""The arms that have these settings."""
+"""Settings that select a group of arms."""
 Path = Annotated[str, Field(min_length=1)]
-"""A setting; with stars, the sum over all that fit."""
+"""The dotted path of a setting; with stars, the sum over all settings that match."""
 
 
 class Expectation(Config):
-    """One expectation: of two groups of arms in a metric, or of a trend of it."""
+    """One expectation: two groups of arms compared in a metric, or a trend of a metric with a setting."""
 
     metric: str
     higher: Group | None = None
-    """The arms that are to have more of the metric, nats per image, than the arms of `than`."""
+    """The arms whose metric is expected to be higher than that of the arms of `than`."""
     lower: Group | None = None
-    """The arms that are to have less of it."""
+    """The arms whose metric is expected to be lower than that of the arms of `than`."""
     than: Group | None = None
     equal: Group | None = None
-    """The arms that are to differ from the arms of `to` by less than `within`, either way."""
+    """The arms whose metric is expected to differ from that of the arms of `to` by less than `within`, either way."""
     to: Group | None = None
     within: Annotated[float, Field(gt=0)] | None = None
+    """The margin of `equal`, in units of the metric (nats per image for an ELBO)."""
     grows_with: Path | None = None
-    """The setting with which the metric is to grow."""
+    """The setting with which the metric is expected to grow."""
     falls_with: Path | None = None
+    """The setting with which the metric is expected to fall."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Expectation:
@@ -70,16 +72,16 @@ class Expectation(Config):
 
 
 def fitting(arms: Sequence[Settings], group: Settings) -> list[int]:
-    """The places of the arms that have the settings of a group."""
+    """The indices of the arms that have the settings of a group."""
     return [place for place, arm in enumerate(arms) if all(path in arm and arm[path] == group[path] for path in group)]
 
 
 def sides(first: Settings, second: Settings, arms: Sequence[Settings]) -> list[tuple[list[int], list[int]]]:
-    """What is compared with what: the places of the arms of two groups, for each choice of other settings.
+    """The comparisons between two groups of arms: for each choice of the other settings, the indices of both sides.
 
-    Other settings are those that neither group names and that arms of both have; a choice is one that arms of both
-    groups made. What only one group has at all, as the temperature of discrete models beside Gaussian ones, tells its
-    arms apart no further: they stand together.
+    The other settings are those that neither group names and that arms of both groups have. Only choices that occur
+    in both groups are compared. A setting that only one group has, such as the temperature of discrete models beside
+    Gaussian ones, does not divide its arms: they stand on the same side.
 
     >>> arms = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 2}, {"a": 2, "b": 3}]
     >>> sides({"a": 1}, {"a": 2}, arms), sides({"a": 1}, {"a": 2, "b": 2}, arms)

@@ -54,6 +54,11 @@ class Tracker:
                 left, since = self._jobs.qsize(), time.monotonic()
         self._give_up.set()
         self._thread.join(RETRY_INTERVAL + 1)
+        return self.is_complete
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether MLflow took every job; known once the tracker is closed."""
         return self._complete and not self._thread.is_alive()
 
     def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""How a process of Ray hears that it is to end soon: by SIGTERM, or because its machine is to be taken away.
+"""How a process of Ray learns that it is to end soon: by SIGTERM, or because its machine is to be taken away.
 
 Ray calls the second draining a node. Its autoscalers announce it, as does `ray drain-node`.
 """
@@ -15,13 +15,13 @@ import ray
 
 from hdvae_platform.cluster import ray_internals
 
-_PENDING: list[object] = []
-"""What the main thread was asked to do; kept, for Python does not."""
+_PENDING_CALLS: list[object] = []
+"""Calls that the main thread was asked to make; Python does not keep them alive itself."""
 
 
 @contextmanager
 def leaving() -> Iterator[Callable[[], bool]]:
-    """Says whether this process is to end soon. Inside, SIGTERM does no more than that; Ray would exit at once."""
+    """Yields whether this process is to end soon. Inside, SIGTERM only sets that; Ray's own handler exits at once."""
     terminated = threading.Event()
     before: list[signal.Handlers | Callable[..., object] | int | None] = []
 
@@ -40,9 +40,9 @@ def leaving() -> Iterator[Callable[[], bool]]:
 
 
 def _on_main_thread(act: Callable[[], None]) -> None:
-    """Let the main thread do something, when it next executes Python.
+    """Have the main thread call a function when it next executes Python.
 
-    Handlers of signals can only be set there, and Ray trains in another thread.
+    Signal handlers can only be set there, and Ray trains in another thread.
     """
 
     def called(_: int | None) -> int:
@@ -50,5 +50,5 @@ def _on_main_thread(act: Callable[[], None]) -> None:
         return 0
 
     call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(called)
-    _PENDING.append(call)
+    _PENDING_CALLS.append(call)
     ctypes.pythonapi.Py_AddPendingCall(call, None)

@@ -10,10 +10,10 @@ from hdvae_platform.display.plotting import rendered
 
 
 def slot_use(history: Mapping[int, Mapping[str, float]]) -> bytes:
-    """How the use of each memory's slots went over training, a PNG.
+    """A PNG: slots ever used, dead slots and perplexity of each memory over training.
 
     Args:
-        history: the metrics of each report, by step, with the prefixes of their splits.
+        history: step → the metrics reported there, named with their splits (`valid/perplexity/layer_1`).
     """
     steps = sorted(history)
     figure = Figure(figsize=(7, 6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Notice that a run is to end: looked for in the background, so that asking before every step costs nothing."""
+"""Watches for requests to stop a run in the background, so that asking before every step costs nothing."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-EVERY = 1.0
-"""Seconds between two looks."""
+POLL_SECONDS = 1.0
+"""Seconds between two looks at the sources."""
 
 
-class Notice:
-    """Looks at its sources now and again, from its beginning to its end as a context, until one of them says yes.
+class StopWatcher:
+    """Polls its sources, as long as its context lasts, until one of them says that the run is to stop.
 
     Args:
-        sources: each says whether the run is to end.
+        sources: each says whether the run is to stop.
     """
 
     def __init__(self, *sources: Callable[[], bool]) -> None:
         self._sources = sources
-        self._given, self._done = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="notices", daemon=True)
+        self._requested, self._closed = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stop-watcher", daemon=True)
 
-    def __enter__(self) -> Notice:
+    def __enter__(self) -> StopWatcher:
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
+        self._closed.set()
         self._thread.join()
 
-    def given(self) -> bool:
-        """Whether notice was given, at the last look."""
-        return self._given.is_set()
+    def stop_requested(self) -> bool:
+        """Whether a source said so, at the last look."""
+        return self._requested.is_set()
 
     def _watch(self) -> None:
         while not any(source() for source in self._sources):
-            if self._done.wait(EVERY):
+            if self._closed.wait(POLL_SECONDS):
                 return
-        self._given.set()
+        self._requested.set()

@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
 
-from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite
-from hdvae_platform.store.attempts import Fenced
-from hdvae_platform.store.storage import StorageAway
-from hdvae_platform.training import run
+from hdvae.errors import Interrupted
+from hdvae_platform.training.messages import Ended, EndKind, Message, Notify, from_wire, to_wire
 from hdvae_platform.training.preemption import leaving
-from hdvae_platform.training.worker_group import WorkerCrashed, WorkerFailed, WorkersLost, run_together
+from hdvae_platform.training.run import run
+from hdvae_platform.training.spec import RunSpec
+from hdvae_platform.training.worker_group import run_group
+
+_KEY = "message"
+"""In Tune's results, beside what Tune itself puts there."""
 
 
 def trainable(config: dict[str, Any]) -> None:
-    """Do the run of a `RunSpec`. Failures are reported; those that no user could understand are raised as well.
+    """Train the run of a `RunSpec`. How it ends is reported; an unexpected error is raised as well.
 
-    So Tune gives up the process, in which nothing can be relied upon, and what is not reported is the end of a process.
-    A run that a newer attempt shut out is none: it ends without a word of its own. A process that is leaving is given
-    up too, lest another run be given to it.
+    Tune then gives up the process, in which nothing can be relied upon. A process that is leaving is given up too, so
+    that Tune gives it no other run. An end that was not reported is the end of a process.
     """
     with leaving() as is_leaving:
-        _do(config, is_leaving)
+        _train(RunSpec(**config), _report, is_leaving)
 
 
-def _do(config: dict[str, Any], is_leaving: Callable[[], bool]) -> None:
-    spec = run.RunSpec(**config)
-    last: dict[str, Any] = {"step": 0}
+def message_in(result: Mapping[str, Any] | None) -> Message | None:
+    """The message in a result of Tune; None if the run has not reported yet."""
+    wire = (result or {}).get(_KEY)
+    return None if wire is None else from_wire(wire)
 
-    def notify(message: dict[str, Any]) -> None:
-        last.update(step=message.get("step", last["step"]))
-        tune.report({**last, **message})
 
+def result_of(message: Message) -> dict[str, Any]:
+    """The result of Tune that carries a message."""
+    return {_KEY: to_wire(message)}
+
+
+def _report(message: Message) -> None:
+    tune.report(result_of(message))
+
+
+def _train(spec: RunSpec, notify: Notify, is_leaving: Callable[[], bool]) -> None:
     try:
-        if spec.together:
-            run_together(spec, tune.get_context().get_trial_dir(), notify, is_leaving)
+        if spec.grouped:
+            end = run_group(spec, tune.get_context().get_trial_dir(), notify, is_leaving)
         else:
-            run.run(spec, notify, leaving=is_leaving)
-    except Fenced as fence:
-        notify({"fenced": str(fence)})
-    except (NonFinite, BoundViolated, InputError, WorkerFailed) as fault:
-        notify({"fault": str(fault)})
-    except StorageAway as away:
-        notify({"away": str(away)})
-    except Interrupted as interruption:
-        notify({"interrupted": True, "step": interruption.step})
-        if is_leaving():
+            run(spec, notify, leaving=is_leaving)
+            end = Ended(EndKind.COMPLETED)
+    except Exception as error:
+        end = Ended.by(error)
+        if end.how is EndKind.CRASHED:
+            notify(end)
             raise
-    except WorkersLost as loss:
-        notify({"lost": str(loss)})
-    except WorkerCrashed as crash:
-        notify({"crashed": str(crash)})
-    except Exception:
-        notify({"crashed": traceback.format_exc()})
-        raise
-    else:
-        notify({"completed": True})
+    notify(end)
+    if end.how is EndKind.INTERRUPTED and is_leaving():
+        assert end.step is not None
+        raise Interrupted(end.step)

@@ -1,14 +1,13 @@
-"""A run of several workers: one Ray Train job, started from the run's Tune process, which waits for it.
+"""A run with several workers: one Ray Train job, started from the run's Tune process, which waits for it.
 
-The workers are placed together or not at all. What the first of them has to say travels through a queue, since Train's
-own reports are collected every other second, and by all workers at once.
+The workers are placed together or not at all. The messages of the first worker travel through a queue, since Ray Train
+collects its own reports every other second only, and from all workers at once.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,54 +21,42 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
+from hdvae.errors import Interrupted, PeerLost
 from hdvae.workers import Workers
+from hdvae_platform.cluster import environment
 from hdvae_platform.cluster.ray_internals import WithoutExtraProcesses, torch_backend
-from hdvae_platform.store.attempts import Attempt, Fenced
+from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.storage import StorageAway
-from hdvae_platform.training import run
+from hdvae_platform.training.messages import PROCESS_KILLED, Ended, EndKind, Message, Notify, from_wire, to_wire
 from hdvae_platform.training.preemption import leaving
-from hdvae_platform.training.stop_watcher import Notice
+from hdvae_platform.training.run import run
+from hdvae_platform.training.spec import RunSpec
+from hdvae_platform.training.stop_watcher import StopWatcher
 
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each run; the workers look themselves
-# Where the cluster is full, a run waits for its workers, however long; and Train says nothing that anybody would read.
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(7 * 24 * 3600))
-
-KILLED = "its process was killed"
-"""What is said of a run whose process, or one of whose workers, ended without a word."""
-PATIENCE = 0.5
-"""Seconds to wait for word before seeing whether the workers are still there."""
-
-
-class WorkerFailed(Exception):
-    """Training failed in a worker; the text is what it said."""
-
-
-class WorkerCrashed(Exception):
-    """A worker raised what no user could understand; the text is its traceback. The run may go on."""
-
-
-class WorkersLost(Exception):
-    """Workers were killed, did not start, or do not answer: the run may go on from its last checkpoint."""
+MESSAGE_WAIT = 0.5
+"""Seconds to wait for a message before looking whether the workers are still there."""
 
 
 _TorchBackend: Any = torch_backend()
 
 
-class TogetherTorch(TorchConfig):
-    """Ray Train's, for workers that find each other by the addresses by which Ray found them."""
+class RayAddressTorchConfig(TorchConfig):
+    """Ray Train's configuration of torch, for workers that reach each other at the addresses that Ray knows."""
 
     @property
-    def backend_cls(self) -> type[_Meeting]:
-        """What sets the workers up."""
-        return _Meeting
+    def backend_cls(self) -> type[_RayAddressBackend]:
+        """The class that sets the workers up."""
+        return _RayAddressBackend
 
 
-class _Meeting(_TorchBackend):
-    """Gloo listens where the machine's own name leads to: that is often the loopback, where no other machine calls."""
+class _RayAddressBackend(_TorchBackend):
+    """Makes Gloo listen at Ray's address.
+
+    By default it takes the address of the machine's own host name: often the loopback, where no other machine connects.
+    """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Told before the workers meet."""
+        """Called before the workers connect to each other."""
         worker_group.execute(_listen_where_ray_does)
         super().on_start(worker_group, backend_config)
 
@@ -81,102 +68,86 @@ def _listen_where_ray_does() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-class TogetherTrainer(WithoutExtraProcesses, TorchTrainer):
-    """Ray Train's, without two processes for each run that are of no use here."""
+class LeanTorchTrainer(WithoutExtraProcesses, TorchTrainer):
+    """Ray Train's trainer, without two processes for each run that are of no use here."""
 
 
-ENDS: dict[str, type[Exception]] = {
-    "fenced": Fenced,
-    "away": StorageAway,
-    "fault": WorkerFailed,
-    "crashed": WorkerCrashed,
-    "interrupted": Interrupted,
-}
-"""What a worker may tell of its end, and how it is raised here."""
-
-
-def run_together(spec: run.RunSpec, scratch: str, notify: run.Notify, is_leaving: Callable[[], bool]) -> None:
-    """Train one run with `spec.workers` processes to its end.
+def run_group(spec: RunSpec, scratch: str, notify: Notify, is_leaving: Callable[[], bool]) -> Ended:
+    """Train one run to its end with `spec.workers` processes.
 
     Args:
-        spec: of the run.
-        scratch: a folder for Train's own records, of which nothing is read back.
-        notify: is called here with what the first worker notifies.
+        spec: the run.
+        scratch: a folder for Ray Train's own records, which are never read.
+        notify: is called in this process with the messages of the first worker, except for the last.
         is_leaving: whether this process, which waits for the workers, is to end soon.
 
-    Raises:
-        WorkerFailed: training failed in a worker.
-        WorkerCrashed: a worker crashed.
-        WorkersLost: a worker was killed, or the workers did not start.
-        Fenced: a newer attempt has begun.
-        StorageAway: the storage has been full or away for too long.
-        Interrupted: the run was asked to end, or one of its processes is leaving.
+    Returns:
+        How the run ended.
     """
-    # Ray puts what needs nothing anywhere: on another machine, whose end would then be this run's.
+    environment.configure_training()
+    # Ray puts an actor without resources anywhere: on another machine, whose end would then end this run.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = TogetherTrainer(
+    trainer = LeanTorchTrainer(
         _train,
         train_loop_config={"spec": spec.plain(), "queue": queue},
-        # NCCL wants a GPU for each worker; of parts of one, Gloo copies
-        torch_config=TogetherTorch(backend="nccl" if spec.gpus >= 1 else "gloo"),
+        # NCCL needs a GPU for each worker; where workers share one, Gloo copies.
+        torch_config=RayAddressTorchConfig(backend="nccl" if spec.gpus >= 1 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.gpus > 0,
             resources_per_worker={"CPU": spec.threads} | ({"GPU": spec.gpus} if spec.gpus else {}),
         ),
-        # A study retries lost runs itself, and counts its attempts: of its machine's end, too
+        # The study itself starts lost runs again and counts their attempts, also after the end of a machine.
         run_config=RunConfig(
             name=spec.folder.replace("/", "-"),
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )
-    training = _background(trainer.fit)
-    with Notice(is_leaving) as notice:
-        _forward(training, queue, notify, notice, spec.request())
+    training = _in_background(trainer.fit)
+    with StopWatcher(is_leaving) as watcher:
+        return _forward(training, queue, notify, watcher, spec.request())
 
 
-def _forward(training: Future[Any], queue: Queue, notify: run.Notify, notice: Notice, attempt: Attempt) -> None:
-    """Pass on what the workers say until training is over, and to them that it is to end."""
-    told: dict[str, Any] = {}
+def _forward(training: Future[Any], queue: Queue, notify: Notify, watcher: StopWatcher, attempt: Attempt) -> Ended:
+    """Pass on the workers' messages until training is over, and the request to stop to the workers."""
+    end: Ended | None = None
     asked = False
     while True:
-        if notice.given() and not asked:
+        if watcher.stop_requested() and not asked:
             with suppress(StorageAway):  # then it is tried again
                 attempt.ask_to_end()
                 asked = True
-        over = training.done()  # seen before the queue is: what was said before the end is in it
+        over = training.done()  # looked at before the queue, so that no message sent before the end is missed
         try:
-            message = queue.get(timeout=PATIENCE)
+            message = from_wire(queue.get(timeout=MESSAGE_WAIT))
         except Empty:
             if over:
                 break
             continue
         except RayActorError:  # the queue's process was killed
-            raise WorkersLost(KILLED) from None
-        told = {end: message[end] for end in ENDS if end in message} | told  # what is told first stands
-        if not told:
+            return Ended(EndKind.WORKERS_LOST, text=PROCESS_KILLED)
+        if isinstance(message, Ended):
+            end = end or message  # the first is the cause of the others
+        elif end is None:
             notify(message)
     try:
         training.result()
-    except (WorkerGroupError, RayActorError):  # of the workers, or of Train's process that looks after them
-        if not told:
-            raise WorkersLost(KILLED) from None
-    except TrainingFailedError as fault:  # of Train itself: the workers did not start, say
-        if not told:
-            raise WorkersLost(f"Ray Train could not go on: {_line(fault)}") from None
-    for end, text in told.items():
-        raise ENDS[end](text)
+    except (WorkerGroupError, RayActorError):  # of the workers, or of Ray Train's process that looks after them
+        return end or Ended(EndKind.WORKERS_LOST, text=PROCESS_KILLED)
+    except TrainingFailedError as fault:  # of Ray Train itself: the workers did not start, say
+        return end or Ended(EndKind.WORKERS_LOST, text=f"Ray Train could not go on: {_last_line(fault)}")
+    return end or Ended(EndKind.COMPLETED)
 
 
-def _line(fault: Exception) -> str:
+def _last_line(fault: Exception) -> str:
     lines = str(fault).strip().splitlines()
     return lines[-1] if lines else type(fault).__name__
 
 
-def _background(act: Callable[[], Any]) -> Future[Any]:
-    """Do something in a thread that does not keep its process from ending."""
+def _in_background(act: Callable[[], Any]) -> Future[Any]:
+    """Call a function in a thread that does not keep its process from ending."""
     future: Future[Any] = Future()
 
     def work() -> None:
@@ -190,26 +161,21 @@ def _background(act: Callable[[], Any]) -> Future[Any]:
 
 
 def _train(config: dict[str, Any]) -> None:
-    """One worker's part. A failure of its own is told in its own words; a lost peer's is that one's to tell."""
+    """One worker's part. It tells of its own failure; of a lost peer's failure that peer tells."""
     queue: Queue = config["queue"]
     workers = Workers.here()
+
+    def notify(message: Message) -> None:
+        queue.put(to_wire(message))
+
     try:
         with leaving() as is_leaving:
-            run.run(run.RunSpec(**config["spec"]), queue.put, workers, is_leaving)
+            run(RunSpec(**config["spec"]), notify, workers, is_leaving)
     except Interrupted as interruption:
         if workers.is_first:
-            queue.put({"interrupted": interruption.step})
+            notify(Ended.by(interruption))
     except PeerLost:
         raise
-    except Fenced as fence:
-        queue.put({"fenced": str(fence)})
-        raise
-    except StorageAway as away:
-        queue.put({"away": str(away)})
-        raise
-    except (NonFinite, BoundViolated, InputError) as fault:
-        queue.put({"fault": str(fault)})
-        raise
-    except Exception:
-        queue.put({"crashed": traceback.format_exc()})
+    except Exception as error:
+        notify(Ended.by(error))
         raise

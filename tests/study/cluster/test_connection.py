@@ -36,7 +36,7 @@ def test_a_pruned_run_of_two_workers_makes_room_for_the_next(places, edit, on_no
     done = on_nodes("study", "run", file)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting, 1 run at a time" in done.stdout
-    assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
+    assert "small/1/0 pruned at step 10, valid/elbo -" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     rows = json.loads(on_nodes("study", "status", "small", "--json").stdout)["trials"]
     assert [(row["number"], row["state"], row["attempts"]) for row in rows] == [
@@ -103,7 +103,7 @@ def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on
             out, errors = driver.communicate(timeout=PATIENCE / 2)
         finally:
             os.killpg(node.pid, signal.SIGCONT)
-    assert (driver.returncode, errors) == (130, "hdvae: interrupted; the same command goes on from here\n"), out
+    assert (driver.returncode, errors) == (130, "hdvae: interrupted; run the same command again to continue\n"), out
     assert states(on_nodes) == {"WAITING"}
 
 
@@ -171,7 +171,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, pl
 
     done = hdvae("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "runs 1/1 · trial 0 seed 0 done" in done.stdout
+    assert "runs 1/1 · small/0/0 done" in done.stdout
     assert "Small things run fast." in done.stdout
     assert "INFO" not in done.stdout + done.stderr
 

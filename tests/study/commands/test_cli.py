@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hdvae_platform.cli import COMMANDS, run
+from hdvae_platform.commands.study import COMMANDS as STUDY_COMMANDS
 
 FILE = "small.yaml"
 
@@ -24,12 +25,14 @@ def test_version_and_help(capsys):
     assert all(name in shown for name in COMMANDS)
     for name in COMMANDS:
         assert run([name, "--help"]) == 0
-    for name in ("check", "run", "list", "status", "stop"):
+    for name in STUDY_COMMANDS:
         assert run(["study", name, "--help"]) == 0
 
 
 def test_unknown_commands_and_options(capsys):
-    assert "stuy" in fails(capsys, "stuy")
+    assert fails(capsys, "stduy") == "hdvae: unknown command 'stduy'; did you mean 'study'?\n"
+    assert fails(capsys, "study", "chekc", "x.yaml") == "hdvae: unknown command 'chekc'; did you mean 'check'?\n"
+    assert fails(capsys, "data", "fecth") == "hdvae: unknown command 'fecth'; did you mean 'fetch'?\n"
     assert "--hme" in fails(capsys, "study", "list", "--hme", "x")
     assert "FILE.yaml" in fails(capsys, "study", "run")
 
@@ -59,7 +62,7 @@ def test_check_starts_nothing(capsys, places, study_file):
     before = {file.name: file.read_bytes() for file in places.home.iterdir()}
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
     shown = capsys.readouterr().out
-    assert "6 runs (3 parameter sets × 2 seeds) of 20 steps, 2 at a time" in shown
+    assert "6 runs (3 trials × 2 seeds) of 20 steps, 2 at a time" in shown
     assert {file.name: file.read_bytes() for file in places.home.iterdir()} == before
     assert run(["study", "check", str(study_file), "--home", str(places.home), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -70,7 +73,7 @@ def test_check_counts_confirmations_and_hours(capsys, places, study_file, edit):
     edit({"confirm": {"top": 2, "seeds": 4}, "search": {"hours": 1.5}})
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
     shown = capsys.readouterr().out
-    assert "14 runs (3 parameter sets × 2 seeds, and 8 to confirm the best) of 20 steps" in shown
+    assert "14 runs (3 trials × 2 seeds, and 8 to confirm the best) of 20 steps" in shown
     assert "later than 1.5 hours after the first launch" in shown
     edit({"search": {"method": "random", "hours": 1}, "space/training.freebits": {"low": 0.5, "high": 2.0}})
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
@@ -82,23 +85,23 @@ def test_check_says_how_few_sets_there_are(capsys, places, edit):
     edit({"search": {"method": "random", "trials": 6}, "confirm": {"top": 4, "seeds": 1}})
     assert run(check) == 0
     shown = capsys.readouterr().out
-    assert "6 trials of only 3 different parameter sets: each is trained once" in shown
-    assert "9 runs (3 parameter sets × 2 seeds, and 3 to confirm the best)" in shown
-    assert "taken to cost as much" not in shown
+    assert "6 trials were asked for, but the space has only 3 distinct trials: each is trained once" in shown
+    assert "9 runs (3 trials × 2 seeds, and 3 to confirm the best)" in shown
+    assert "are timed" not in shown
 
 
 def test_check_says_which_sets_it_timed(capsys, places, edit):
     edit({"space": {"training.freebits": {"choices": [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]}}})
     assert run(["study", "check", "small.yaml", "--home", str(places.home)]) == 0
     shown = capsys.readouterr().out
-    assert "the first 4 of 6 parameter sets; the others are taken to cost as much" in shown
-    assert "different parameter sets" not in shown
+    assert "only the first 4 of 6 trials are timed" in shown
+    assert "distinct trials" not in shown
 
 
 def test_lists_of_an_empty_home(capsys, places):
     assert run(["study", "list", "--home", str(places.home)]) == 0
     assert "no studies" in capsys.readouterr().out
-    assert "there are none yet" in fails(capsys, "study", "status", "x", "--home", places.home)
+    assert "it has no studies yet" in fails(capsys, "study", "status", "x", "--home", places.home)
 
 
 READS = [

@@ -22,7 +22,8 @@ from hdvae.errors import InputError
 from hdvae_platform.analysis.image_pairs import CLEAR, _sign, derived
 from hdvae_platform.cli import run as hdvae
 from hdvae_platform.store.journal import Entry
-from hdvae_platform.store.per_image import as_parquet, per_image_name
+from hdvae_platform.store.layout import per_image_artifact
+from hdvae_platform.store.per_image import as_parquet
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import flattened
@@ -71,7 +72,7 @@ def add(client, trial, seed, arm, columns, state="COMPLETE", study="known", sett
         metrics["valid/relaxation_bias"] = abs(metrics["valid/surrogate_elbo"] - metrics["valid/elbo"])
         client.log_entry(run_id, Entry(10, int(1000 * time.time()), metrics))
         tensors = {"image": torch.arange(len(elbo)), **{name: torch.tensor(value) for name, value in columns.items()}}
-        client.log_file(run_id, per_image_name("valid"), as_parquet(tensors, {"step": 10}))
+        client.log_file(run_id, per_image_artifact("valid"), as_parquet(tensors, {"step": 10}))
     client.close_run(run_id, "FINISHED")
     return run_id
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from hdvae.data.dataset import load, parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.commands.data import data
-from hdvae_platform.store.datasets import names
+from hdvae_platform.store.catalogue import names
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_unknown_name_stops_before_anything_is_done(home):
 
 def test_folder_that_does_not_exist(tmp_path):
     _, error = refused("fetch", "omniglot", "--from", tmp_path / "none", "--home", tmp_path)
-    assert error == f"{tmp_path}/none is no folder: --from takes the folder with the files of 'omniglot'"
+    assert error == f"{tmp_path}/none is not a folder: --from takes the folder with the files of 'omniglot'"
 
 
 def test_damaged_file_is_listed_and_fetched_again(home, tmp_path):

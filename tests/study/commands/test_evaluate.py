@@ -142,7 +142,7 @@ def test_what_was_found_is_not_lost_with_the_server(capsys, places, trained, tmp
     assert "factor of κ" in captured.out
     assert sorted(file.name for file in (tmp_path / "found").iterdir()) == FILES
     away = "MLflow at http://127.0.0.1:9 does not answer: connection refused; "
-    assert captured.err == f"{away}this is not logged: the same command logs it later\n"
+    assert captured.err == f"{away}the results are not logged: run the same command again to log them\n"
 
 
 def test_what_was_found_is_not_lost_with_the_store_of_artifacts(capsys, places, trained, tmp_path):
@@ -153,7 +153,8 @@ def test_what_was_found_is_not_lost_with_the_store_of_artifacts(capsys, places, 
     assert done.returncode == 0, done.stderr
     assert "factor of κ" in done.stdout
     assert sorted(file.name for file in (tmp_path / "found").iterdir()) == FILES
-    assert re.fullmatch("MLflow at .*; this is not logged: the same command logs it later\n", done.stderr), done.stderr
+    advice = "the results are not logged: run the same command again to log them"
+    assert re.fullmatch(f"MLflow at .*; {advice}\n", done.stderr), done.stderr
 
 
 def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):

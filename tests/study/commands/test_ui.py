@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hdvae_platform.search.search import Search
-from hdvae_platform.store.records import Records, connect
-from hdvae_platform.study.study import load_study
+from hdvae_platform.store.records import Records
+from hdvae_platform.study.file import load_study
 from tests.study.helpers.commands import Command
 
 
@@ -39,7 +39,7 @@ LOOPBACK = "0100007F"
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux says in a file who listens where")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
-    study, records = load_study(study_file), Records(connect(places.database))
+    study, records = load_study(study_file), Records(places.database)
     records.define(study.name, study.definition(), study.plan(), {})
     Search(study, places.database, records)
     page = Command("ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732")

@@ -13,9 +13,11 @@ from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
-from hdvae_platform.training.run import RunSpec, run
+from hdvae_platform.training.messages import Reported, Resumed
+from hdvae_platform.training.run import run
+from hdvae_platform.training.spec import RunSpec
 from tests.study.helpers.commands import Command, Forked
 
 
@@ -85,8 +87,13 @@ def train(spec):
     return Forked(_train, spec.plain())
 
 
+def _print_step(message):
+    if isinstance(message, Reported | Resumed):
+        print("step", message.step, flush=True)
+
+
 def _train(plain):
     try:
-        run(RunSpec(**plain), lambda word: "step" in word and print("step", word["step"], flush=True))
+        run(RunSpec(**plain), _print_step)
     except Fenced as fence:
         print(fence, flush=True)

@@ -24,7 +24,7 @@ from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures import all_figures
 from hdvae_platform.report.writing import is_reported
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.study.expectation import Expectation
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
@@ -237,7 +237,7 @@ def test_an_arm_of_which_mlflow_lacks_every_run_is_said(home):
 def test_a_report_is_made_again_when_something_else_is_expected(home):
     """Or when MLflow has runs that it lacked; but not for the same."""
     places = Places.under(home)
-    client, record = Client(places), Records(connect(places.database)).study("small")
+    client, record = Client(places), Records(places.database).study("small")
     study = Study.rebuilt("small", record.definition, record.plan)
     assert is_reported(client, places, study)
     expected = {"metric": "valid/elbo", "higher": {"model.latent": "normal"}, "than": {"model.latent": "categorical"}}

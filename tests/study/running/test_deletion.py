@@ -7,12 +7,13 @@ import pytest
 from benchmarks.trials import simulation
 from hdvae.errors import InputError
 from hdvae_platform.running.deletion import delete_study
-from hdvae_platform.search.search import Search, known_trials
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
@@ -29,7 +30,7 @@ def done(tmp_path, database):
 
 def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     places, name = done.places, done.study.name
-    records = Records(connect(places.database))
+    records = Records(places.database)
     records.define("other", done.study.definition(), done.study.plan(), {})
     Storage(places.storage).write("other/file", b"stays")
     known = records.study(name)
@@ -101,7 +102,7 @@ def test_the_command_asks_first(done, hdvae, monkeypatch):
     monkeypatch.setenv("HDVAE_STORAGE", done.places.storage)
     asked = hdvae("study", "delete", "many")
     assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)
-    assert "delete many (finished, 4 of 4 runs done)? give --yes where nobody can be asked" in asked.stderr
+    assert "delete many (finished, 4 of 4 runs done)? give --yes to confirm it without a terminal" in asked.stderr
     sure = hdvae("study", "delete", "many", "--yes")
     assert (sure.returncode, sure.stderr) == (0, "")
     assert sure.stdout.startswith(f"deleted many: {done.places.storage}/many, its records and 5 MLflow runs")

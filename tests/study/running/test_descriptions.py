@@ -6,10 +6,17 @@ import json
 
 import pytest
 
-from hdvae_platform.running.descriptions import LONGEST, MOST, best_run, run_description, run_name, study_description
+from hdvae_platform.running.descriptions import (
+    MAX_ARMS,
+    MAX_DESCRIPTION,
+    best_run,
+    run_description,
+    run_name,
+    study_description,
+)
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.records import Run
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
 
@@ -41,18 +48,18 @@ def test_names_and_descriptions_are_the_settings_in_words(study_file):
     study = load_study(study_file)
     params = {"model.latent": "categorical", "training.temperature": [[0, 0.8], [20, 0.1]]}
     assignment = Assignment(2, 1, params, attempt=1)
-    assert run_name(assignment) == "trial 2: latent categorical, temperature 0.8→0.1 at 20, seed 1"
+    assert run_name("small", assignment) == "small/2/1: latent categorical, temperature 0.8→0.1 at 20"
     said = run_description(study, assignment)
     assert "study small" in said
     assert "- temperature 0.8→0.1 at 20" in said
     again = Assignment(2, 5, params, attempt=1, kind="confirmation")
-    assert run_name(again).endswith("seed 5, confirmation")
+    assert run_name("small", again).startswith("small/2/5 (confirmation): latent")
     assert "fresh seed" in run_description(study, again)
 
 
 def test_names_stay_short():
     params = {"model.layers": [{"variables": 16, "classes": 256}] * 100}
-    assert len(run_name(Assignment(0, 0, params, attempt=1))) < 250
+    assert len(run_name("small", Assignment(0, 0, params, attempt=1))) < 250
 
 
 def test_the_description_of_a_study_counts_copies_of_a_seed_once(places, study_file):
@@ -91,7 +98,7 @@ def test_arms_that_are_close_have_labels_of_their_own(places, study_file):
 
 def test_the_description_of_a_study_has_its_best_arms_first_and_fits(places, study_file):
     study, client = load_study(study_file), Client(places)
-    for trial in range(MOST + 5):
+    for trial in range(MAX_ARMS + 5):
         tags = {
             "hdvae.study": "small",
             "hdvae.kind": "run",
@@ -104,11 +111,11 @@ def test_the_description_of_a_study_has_its_best_arms_first_and_fits(places, stu
         client._client.log_metric(run_id, "valid/elbo", -100.0 + trial)
     said = study_description(client, study)
     rows = [line for line in said.splitlines() if line.startswith("| freebits")]
-    assert len(rows) <= MOST
+    assert len(rows) <= MAX_ARMS
     assert [row.split()[2] for row in rows[:3]] == ["24,", "23,", "22,"]
-    assert f"the best {len(rows)} of {MOST + 5} arms" in said
+    assert f"the best {len(rows)} of {MAX_ARMS + 5} arms" in said
     assert said.startswith(study.claim)
-    assert len(said) <= LONGEST
+    assert len(said) <= MAX_DESCRIPTION
 
 
 def test_the_description_of_a_study_has_its_confirmed_winners(places, study_file):

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from hdvae.experiment.experiment import fingerprint
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
 
@@ -76,7 +76,7 @@ def test_nothing_is_written_over(finished, tmp_path, there):
         out.mkdir()
         (out / "mine").write_text("mine")
     done = finished[-1]("study", "export", "small", "--out", out)
-    assert (done.returncode, done.stderr) == (2, f"hdvae: --out {out}: there is something already; give a new folder\n")
+    assert (done.returncode, done.stderr) == (2, f"hdvae: --out {out}: is not empty; give a new folder\n")
     assert (out if there == "file" else out / "mine").read_text() == "mine"
 
 

@@ -8,7 +8,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.tracking import provenance
 from tests.study.helpers.commands import made_anew
 from tests.study.helpers.outcome import tensors, tracked
@@ -58,7 +58,7 @@ def test_a_failed_run_is_retried_from_its_checkpoint(finished, places, edit, hdv
     assert hdvae("study", "run", file).returncode == 1, "without the flag a failure stands"
     retried = hdvae("study", "run", file, "--retry-failed")
     assert retried.returncode == 0, retried.stderr
-    assert "trial 1 seed 0 goes on from step 10" in retried.stdout
+    assert "small/1/0 goes on from step 10" in retried.stdout
     parents, children = tracked(places)
     assert {run.status for run in [*parents, *children.values()]} == {"FINISHED"}
     assert len(children) == 3
@@ -88,14 +88,14 @@ def test_other_code_goes_on_with_a_study_only_if_that_is_accepted(places, edit, 
     refused = anew("study", "run", file)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    before = Records(connect(places.database)).study("small").code["sources"]
+    before = Records(places.database).study("small").code["sources"]
     assert f"was run with hdvae {provenance.code()['version']} (sources {before[:8]}" in refused.stderr
     assert "--accept-code-change" in refused.stderr
-    assert Records(connect(places.database)).changes("small") == []
+    assert Records(places.database).changes("small") == []
 
     accepted = anew("study", "run", file, "--accept-code-change", "--set", "seeds=[0, 1]")
     assert accepted.returncode == 0, accepted.stderr
-    (code,) = (change for change in Records(connect(places.database)).changes("small") if change.what == "code")
+    (code,) = (change for change in Records(places.database).changes("small") if change.what == "code")
     assert code.before["sources"] == before != code.after["sources"]
     assert code.after["sources"][:8] in refused.stderr
     _, children = tracked(places)

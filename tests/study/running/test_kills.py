@@ -101,7 +101,9 @@ def test_a_driver_that_was_taken_for_dead_ends_and_changes_nothing(places, edit,
     finally:
         asleep.kill()
     assert asleep.returncode == 2, errors
-    assert errors.splitlines()[-1].endswith("study small is run by another driver, which took it from this one")
+    assert errors.splitlines()[-1].endswith(
+        "study small is now run by another driver, which has taken it over from this one"
+    )
     assert "Traceback" not in errors
     assert {path: path.stat().st_mtime_ns for path in places.home.glob("studies/**/*")} == before
     parents, children = tracked(places)

@@ -18,7 +18,7 @@ import hdvae
 import hdvae_platform
 from hdvae_platform.cli import run as run_here
 from hdvae_platform.running import launch
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.tracking.tracker import SERVER_WAIT
 from tests.study.helpers.commands import Command
 from tests.study.helpers.outcome import series, tracked
@@ -61,7 +61,7 @@ def test_mlflow_shows_the_arms_and_names_runs_by_their_settings(finished):
     assert said.startswith("Small things run fast.")
     for arm in ("latent normal", "temperature 0.1", "temperature 0.8→0.1 at 20"):
         assert any(line.startswith("| latent") and arm in line for line in said.splitlines())
-    assert children[0, 1].tags["mlflow.runName"] == "trial 0: latent normal, seed 1"
+    assert children[0, 1].tags["mlflow.runName"] == "small/0/1: latent normal"
     assert "- temperature 0.8→0.1 at 20" in children[2, 0].tags["mlflow.note.content"]
 
 
@@ -134,12 +134,12 @@ def test_a_report_that_cannot_be_written_takes_nothing_from_the_study(finished):
 def test_a_study_that_ended_between_two_runs_is_no_finished_one(finished, monkeypatch, capsys):
     """Every run that there is is complete, and others are to come."""
     places, file, _, _ = finished
-    records = Records(connect(places.database))
+    records = Records(places.database)
     stopped = launch.Ended(records.runs("small"), finished=False)
     monkeypatch.setattr(launch, "run_study", lambda *asked: stopped)
     assert run_here(["study", "run", str(file), "--home", str(places.home)]) == 130
     printed = capsys.readouterr()
-    assert "stopped before its end; the same command goes on" in printed.err
+    assert "stopped before its end; run the same command again to continue" in printed.err
     assert "Report" not in printed.out
 
 
@@ -151,7 +151,7 @@ def test_a_finished_study_does_not_wait_for_a_server_that_is_away(finished):
     assert time.monotonic() - start < SERVER_WAIT
     assert done.returncode == 0, done.stderr
     away = "MLflow at http://127.0.0.1:9 does not answer: connection refused; "
-    assert done.stdout == f"{away}nothing is left to train, and what MLflow lacks of it the same command sends later\n"
+    assert done.stdout == f"{away}all runs have ended, and the same command sends MLflow later what it lacks\n"
     assert done.stderr == f"{away}the study is safe: `hdvae compare small` shows it later\n"
 
 
@@ -195,6 +195,7 @@ def test_status_and_list(finished):
     assert len(status["trials"]) == 6
     row = status["trials"][-1]
     assert (row["number"], row["seed"], row["state"], row["step"], row["attempts"]) == (2, 1, "COMPLETE", 20, 1)
+    assert row["handle"] == "small/2/1"
     assert row["error"] is None
     assert os.path.exists(row["checkpoint"])  # noqa: PTH110 - as a user would look
     assert row["params"] == {"model.latent": "categorical", "training.temperature": [[0, 0.8], [20, 0.1]]}
@@ -237,7 +238,7 @@ def test_a_folder_of_another_databases_study_is_left_alone(places, edit, hdvae):
     (folder / "study.json").write_text(json.dumps({"created": 1.0}))
     done = hdvae("study", "run", file)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert f"{folder} is of a study small that another study database knows: give this one another name" in done.stderr
+    assert f"{folder} belongs to a study small of another study database: give this one another name" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["study.json"]
 
 

@@ -106,7 +106,7 @@ def test_a_database_that_goes_away_ends_the_study_in_one_line(postgres, edit, pl
         postgres.start()
     assert (driver.returncode, errors.count("\n")) == (1, 1), errors
     assert errors.startswith("hdvae: study database postgresql+psycopg://")
-    assert "once it is mended the same command goes on from here" in errors
+    assert "run the same command again to continue once this is fixed" in errors
     out, errors = start().communicate(timeout=240)
     assert "goes on from step" in out, errors
     assert "runs 1/1" in out

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hdvae_platform.running.progress import EVERY, Progress
+from hdvae_platform.running.progress import LINE_EVERY, Progress
 
 
 class Clock:
@@ -15,15 +15,15 @@ class Clock:
 def test_lines_tell_runs_steps_metric_and_time_left():
     clock, lines = Clock(), []
     progress = Progress("valid/elbo", steps=100, total=4, done=1, echo=lines.append, clock=clock)
-    progress.began("trial 1 seed 0", 0)
+    progress.began("first/1/0", 0)
     assert lines == []
-    clock.now = EVERY
-    progress.moved("trial 1 seed 0", 50, -123.456)
-    assert lines == ["[00:10] runs 1/4 · trial 1 seed 0 step 50/100 valid/elbo -123.46"]
+    clock.now = LINE_EVERY
+    progress.moved("first/1/0", 50, -123.456)
+    assert lines == ["[00:10] runs 1/4 · first/1/0 step 50/100 valid/elbo -123.46"]
     clock.now = 20
-    progress.moved("trial 1 seed 0", 100, -120.0)
-    progress.ended("trial 1 seed 0", "done")
-    assert lines[1] == "[00:20] runs 2/4 · trial 1 seed 0 done · about 40 s left"
+    progress.moved("first/1/0", 100, -120.0)
+    progress.ended("first/1/0", "done")
+    assert lines[1] == "[00:20] runs 2/4 · first/1/0 done · about 40 s left"
 
 
 def test_lines_are_not_more_than_one_in_ten_seconds_while_nothing_ends():

@@ -27,7 +27,7 @@ def test_a_poor_arm_is_pruned(places, edit, hdvae):
     )
     done = hdvae("study", "run", file)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "trial 1 seed 0 pruned at step 10, valid/elbo -" in done.stdout
+    assert "small/1/0 pruned at step 10, valid/elbo -" in done.stdout
     assert "runs 6/6" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -23,7 +23,7 @@ def test_a_signal_loses_no_step(places, edit, hdvae, start, number):
     time.sleep(0.3)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "hdvae: interrupted; the same command goes on from here\n")
+    assert (process.returncode, errors) == (130, "hdvae: interrupted; run the same command again to continue\n")
     (folder,) = places.home.glob("studies/*/*/seed-0")
     checkpoints = Checkpoints(Storage(str(folder)), ".")
     first, last = checkpoints.steps()

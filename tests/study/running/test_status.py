@@ -13,10 +13,10 @@ from hdvae_platform.search.search import Search
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
-from hdvae_platform.training.run import RunSession
+from hdvae_platform.study.file import load_study
+from hdvae_platform.training.session import RunSession
 
 ARMS = {"space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}}}
 
@@ -28,7 +28,7 @@ def begin(tmp_path, edit, monkeypatch):
 
     def new(changes):
         study = load_study(edit({**ARMS, **changes}))
-        records = Records(connect(places.database))
+        records = Records(places.database)
         records.define(study.name, study.definition(), study.plan(), {})
 
         def status():
@@ -103,7 +103,7 @@ def test_a_run_under_way(tmp_path, edit):
     places = Places.under(tmp_path / "home")
     changes = {"seeds": [0], "experiment/training/steps": 100, "experiment/evaluation/every": 10}
     study = load_study(edit({**ARMS, **changes}))
-    records = Records(connect(places.database))
+    records = Records(places.database)
     records.define(study.name, study.definition(), study.plan(), {})
     records.take(study.name, "this test")
     search = Search(study, places.database, records)
@@ -153,7 +153,7 @@ def test_a_run_under_way(tmp_path, edit):
 def test_nothing_runs_without_a_driver(tmp_path, edit):
     places = Places.under(tmp_path / "home")
     study = load_study(edit(ARMS))
-    records = Records(connect(places.database))
+    records = Records(places.database)
     records.define(study.name, study.definition(), study.plan(), {})
     Search(study, places.database, records).next()
     row = study_status(places, records.study(study.name)).trials[0]

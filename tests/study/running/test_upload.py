@@ -5,9 +5,9 @@ import pytest
 from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import Search
 from hdvae_platform.store import records as records_module
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import load_study
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.tracker import Tracker
 
@@ -16,7 +16,7 @@ from hdvae_platform.tracking.tracker import Tracker
 def begin(study_file, places):
     """Begins the first run of the small study with a driver of this name; what its tracker said."""
     study = load_study(study_file)
-    records = Records(connect(places.database))
+    records = Records(places.database)
     records.define(study.name, study.definition(), study.plan(), {})
     records.take(study.name, "first")
     assignment = Search(study, places.database, records).next()
@@ -39,6 +39,6 @@ def test_a_first_attempt_makes_a_run(begin, places):
 
 def test_a_driver_that_was_replaced_makes_no_run(begin, places, monkeypatch):
     monkeypatch.setattr(records_module, "EXPIRY", -1.0)
-    Records(connect(places.database)).take("small", "second")
+    Records(places.database).take("small", "second")
     assert ["taken" in line or "took" in line for line in begin()] == [True]
     assert list(Client(places).find({"hdvae.kind": "run"})) == []

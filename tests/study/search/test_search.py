@@ -7,12 +7,15 @@ import time
 import optuna
 import pytest
 
-from hdvae_platform.search import search as search_module
-from hdvae_platform.search.search import DRAWS, MIN_IMPORTANCE_TRIALS, Search, importances, known_trials
+from hdvae_platform.search import optuna_study
+from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
+from hdvae_platform.search.optuna_study import DRAWS
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Fenced
-from hdvae_platform.store.records import Records, connect
-from hdvae_platform.study.study import load_study
+from hdvae_platform.store.records import Records
+from hdvae_platform.study.file import load_study
 
 SPACE = {
     "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
@@ -31,7 +34,7 @@ def begin(url):
     """A search on the same database, as a new launch would make it."""
 
     def new(study, **options):
-        records = Records(connect(url))
+        records = Records(url)
         records.define(study.name, study.definition(), study.plan(), {})
         return Search(study, url, records, **options)
 
@@ -214,7 +217,7 @@ def test_a_trial_is_told_even_if_the_driver_died_before_it_could(study_file, beg
 def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url, monkeypatch):
     study = load_study(study_file)
     monkeypatch.setattr(records_module, "EXPIRY", -1.0)
-    old, new = Records(connect(url)), Records(connect(url))
+    old, new = Records(url), Records(url)
     old.define(study.name, study.definition(), study.plan(), {})
     old.take("small", "first")
     search = Search(study, url, old)
@@ -469,7 +472,7 @@ def test_every_sampler_takes_several_metrics(edit, begin, url, method):
     study = load_study(edit({"space": SPACE, "search": search, "seeds": [0]}))
     begun = begin(study)
     named = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler", "nsga2": "NSGAIISampler"}
-    assert type(begun._optuna.sampler).__name__ == named[method]
+    assert type(begun._optuna._optuna.sampler).__name__ == named[method]
     while (assignment := begun.next()) is not None:
         width = assignment.params["model.width"]
         begun.finish(assignment.trial, 0, float(width), float(-width))
@@ -524,7 +527,7 @@ def test_a_trial_whose_suggestion_was_cut_off_is_not_run(edit, begin, url):
 
 
 def test_a_study_that_optuna_does_not_know_yet_has_no_trials(study_file, url):
-    Records(connect(url))
+    Records(url)
     assert known_trials(load_study(study_file), url) == []
 
 
@@ -556,8 +559,9 @@ def test_a_sampler_that_repeats_itself_is_asked_no_more_than_some_times(edit, be
         "training.freebits": {"low": 0.1, "high": 4.0, "log": True, "when": {"model.latent": "categorical"}},
     }
     study = load_study(edit({"space": space, "search": {"method": "random", "trials": 3}, "seeds": [0]}))
-    insist = optuna.samplers.PartialFixedSampler({"model.latent": "normal"}, optuna.samplers.RandomSampler(seed=0))
-    monkeypatch.setattr(search_module, "_sampler", lambda study, trials: insist)
+    with optuna_study.experimental_parts():
+        insist = optuna.samplers.PartialFixedSampler({"model.latent": "normal"}, optuna.samplers.RandomSampler(seed=0))
+    monkeypatch.setattr(optuna_study, "_sampler", lambda study, trials: insist)
     search = begin(study)
     first = search.next()
     search.fail(first.trial, 0, "non-finite")

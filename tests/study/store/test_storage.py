@@ -105,7 +105,7 @@ def test_a_study_on_a_full_disk_stops_resumably(small_disk, places: Places, edit
     assert driver.returncode == 1, shown + errors
     assert errors.count("\n") == 1
     assert "No space left on device" in errors
-    assert "the same command goes on from here" in errors
+    assert "run the same command again to continue once this is fixed" in errors
     assert "trying again for 2 s" in shown
 
     def run(*arguments):

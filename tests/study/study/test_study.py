@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from hdvae.errors import InputError
-from hdvae_platform.study.study import Study, load_study, preset_study, read_yaml, set_at
+from hdvae_platform.study.file import load_study, preset_study, read_yaml
+from hdvae_platform.study.space import count_sets, set_at
+from hdvae_platform.study.study import Study
 
 
 def refused(file: Path, *overrides: str) -> str:
@@ -60,7 +62,7 @@ BAD = [
     ({"expect": [expected(metric="valid/kl/layer_9")]}, ["expect.0.metric: valid/kl/layer_9 is not measured"]),
     ({"expect": [expected(metric="test/elbo")]}, ["expect.0.metric", "never on test: use valid/elbo"]),
     ({"expect": [expected(higher={"model.latnt": "normal"})]}, ["model.latnt is not varied", "'model.latent'"]),
-    ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent never is "norml"', "'normal'"]),
+    ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent is never "norml"', "'normal'"]),
     ({"expect": [expected(than={"model.latent": "normal"})]}, ["expect.0", "both sides are"]),
     ({"expect": [expected(higher={})]}, ["expect.0.higher", "at least 1"]),
     ({"expect": [{"metric": "valid/elbo", "equal": {}, "to": {}, "within": 1.0}]}, ["expect.0.equal", "at least 1"]),
@@ -92,10 +94,13 @@ BAD = [
         ["no two parameter sets of these groups share their other settings"],
     ),
     ({"expect": [{"metric": "valid/elbo", "grows_with": "model.width"}]}, ["model.width is not varied: it is 8"]),
-    ({"expect": [{"metric": "valid/elbo", "falls_with": "model.latent"}]}, ['model.latent is no number, but "normal"']),
+    (
+        {"expect": [{"metric": "valid/elbo", "falls_with": "model.latent"}]},
+        ['model.latent is not a number but "normal"'],
+    ),
     (
         {"expect": [{"metric": "valid/elbo", "grows_with": "model.layers.*.variable"}]},
-        ["expect.0: no setting model.layers.*.variable", "did you mean 'model.layers.1.variables'"],
+        ["expect.0: there is no setting model.layers.*.variable", "did you mean 'model.layers.1.variables'"],
     ),
     ({"confirm": {"top": 0}}, ["confirm.top", "greater than or equal to 1"]),
     ({"confirm": {"sed": 1}}, ["confirm.sed", "did you mean 'seeds'"]),
@@ -114,7 +119,7 @@ BAD = [
     ({"space/training.freebits": {}}, ["either choices or low and high"]),
     ({"space/training.freebits": {"low": 1.0, "high": 2.0}}, ["a grid needs choices"]),
     ({"space/training.temperature/when": {"model.latnt": "categorical"}}, ["when", "did you mean 'model.latent'"]),
-    ({"space/training.temperature/when": {"model.latent": "binary"}}, ["model.latent never takes"]),
+    ({"space/training.temperature/when": {"model.latent": "binary"}}, ["model.latent is never"]),
     ({"search/metric": "valid/elbo@tau=0.3"}, ["valid/elbo@tau=0.3 is not measured"]),
     ({"search/metric": "valid/kl/layer_9"}, ["valid/kl/layer_9 is not measured", "did you mean 'valid/kl/layer_2'"]),
     (
@@ -130,8 +135,8 @@ BAD = [
     ({"seeds": []}, ["seeds", "at least 1"]),
     ({"seeds": [1, 1]}, ["seeds", "twice"]),
     ({"resources": {"workers": 0}}, ["resources.workers", "greater than or equal to 1"]),
-    ({"resources": {"workers": [1, 4]}}, ["resources.workers", "is no number", "elastic: {least: 1, most: 4}"]),
-    ({"resources": {"workers": "auto"}}, ["resources.workers", "is no number"]),
+    ({"resources": {"workers": [1, 4]}}, ["resources.workers", "is not a number", "elastic: {least: 1, most: 4}"]),
+    ({"resources": {"workers": "auto"}}, ["resources.workers", "is not a number"]),
     ({"resources": {"workers": 2, "elastic": {"most": 4}}}, ["resources", "either workers or elastic"]),
     ({"resources": {"elastic": {"least": 4, "most": 2}}}, ["resources.elastic", "most is 2, but least is 4"]),
     ({"resources": {"elastic": {"least": 3, "most": 4}}}, ["batch_size is 16", "3 workers share multiples of 48"]),
@@ -222,7 +227,7 @@ def test_a_search_tries_no_more_sets_than_the_space_has(edit):
     assert load_study(edit({"search/trials": 4})).parameter_sets() == 4
     assert load_study(edit({"search": {"method": "tpe", "hours": 1}})).parameter_sets() == 9
     wide = {"low": 1, "high": 10**9}
-    assert load_study(edit({"space/training.steps": wide})).different_sets() == 9e9
+    assert count_sets(load_study(edit({"space/training.steps": wide})).space) == 9e9
     real = {"low": 0.5, "high": 1.0, "when": {"model.latent": "normal"}}
     assert load_study(edit({"space/training.freebits": real})).parameter_sets() is None
     one = {"space": {"training.freebits": {"low": 0.5, "high": 0.5}}}

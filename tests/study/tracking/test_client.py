@@ -18,7 +18,7 @@ import pytest
 from benchmarks.postgres import free_port
 from hdvae_platform.running.upload import RunUpload
 from hdvae_platform.store.journal import Entry
-from hdvae_platform.store.records import Records, connect
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
@@ -145,7 +145,7 @@ def test_a_fault_in_a_job_is_said_and_does_not_end_the_others(places):
 
 def test_a_locked_database_is_waited_for(places, tmp_path):
     """Another connection holds the lock of the study database for a while."""
-    tables = Records(connect(f"sqlite:///{tmp_path}/db?timeout=0.1"))
+    tables = Records(f"sqlite:///{tmp_path}/db?timeout=0.1")
     tables.add_run("s", 0, 0)
     holder = sqlite3.connect(tmp_path / "db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")

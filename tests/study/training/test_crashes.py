@@ -37,5 +37,5 @@ def test_a_run_that_is_killed_again_and_again_fails_and_the_study_goes_on(nodes,
     assert (first["state"], first["attempts"]) == ("FAIL", 3)
     assert first["error"].startswith("its process was killed, 3 times without a report")
     assert (second["state"], second["step"], second["error"]) == ("COMPLETE", 20, None)
-    assert f"trial 0 seed 0: {first['error']}" in on_nodes("study", "status", "small").stdout
+    assert f"small/0/0: {first['error']}" in on_nodes("study", "status", "small").stdout
     assert {key: run.status for key, run in tracked(places)[1].items()} == {(0, 0): "FAILED", (1, 0): "FINISHED"}

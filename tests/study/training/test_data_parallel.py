@@ -14,7 +14,7 @@ from hdvae.errors import InputError
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import ElasticConfig, ResourcesConfig
+from hdvae_platform.study.resources import ElasticConfig, ResourcesConfig
 from tests.study.helpers.outcome import series, spec_of, started, tracked, train, workers_of
 
 TWO = {"workers": 2, "concurrent": 1}
@@ -125,7 +125,7 @@ def test_a_batch_size_of_the_space_is_checked_as_well(edit, hdvae):
     ],
 )
 def test_how_many_runs_fit(resources, machines, runs):
-    assert ResourcesConfig(**resources).fitting(machines) == runs
+    assert ResourcesConfig(**resources).concurrent_runs(machines) == runs
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_a_run_that_fits_nowhere():
     with pytest.raises(
         InputError, match=r"needs 2 × 3 CPU and 2 × 1 GPU, but the cluster has 8 CPU and 2 GPU on 4 mach"
     ):
-        ResourcesConfig(workers=2, cpus_per_worker=3, gpus_per_worker=1).fitting(
+        ResourcesConfig(workers=2, cpus_per_worker=3, gpus_per_worker=1).concurrent_runs(
             [{"CPU": 2}] * 3 + [{"CPU": 2, "GPU": 2}]
         )

@@ -67,7 +67,7 @@ class Study:
         self.driver.terminate()
         out, errors = self.driver.communicate(timeout=60)
         assert self.driver.returncode == 130, out + errors
-        assert errors == "hdvae: interrupted; the same command goes on from here\n"
+        assert errors == "hdvae: interrupted; run the same command again to continue\n"
         return out
 
     def drain(self, pid):
@@ -118,8 +118,8 @@ def test_a_run_loses_no_step_to_notices(nodes, places, edit, tmp_path):
     study.replace(gone)
     said = study.end()
     for step in steps:
-        assert f"trial 0 seed 0: its process was told to end, at step {step}; it is started again" in said
-        assert f"trial 0 seed 0 goes on from step {step}" in said
+        assert f"small/0/0: its process was told to end, at step {step}; it is started again" in said
+        assert f"small/0/0 goes on from step {step}" in said
     study.start()
     out, errors = study.driver.communicate(timeout=120)
     assert study.driver.returncode == 0, errors

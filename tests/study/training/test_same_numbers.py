@@ -26,7 +26,8 @@ from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
-from hdvae_platform.training.run import RunSpec, run
+from hdvae_platform.training.run import run
+from hdvae_platform.training.spec import RunSpec
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/small_study.json"
 SMALL = {

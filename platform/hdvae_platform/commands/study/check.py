@@ -1,0 +1,81 @@
+"""`hdvae study check`: validate a study file, and estimate its cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hdvae_platform.commands.options import home_option, json_option, set_option
+from hdvae_platform.commands.study.options import file_argument
+from hdvae_platform.display.text import duration, table
+from hdvae_platform.store.images import load_data
+from hdvae_platform.store.places import Places
+from hdvae_platform.study.file import load_study
+from hdvae_platform.study.study import Study
+
+if TYPE_CHECKING:
+    from hdvae_platform.running.estimate import Estimate
+
+
+@click.command()
+@file_argument
+@set_option
+@home_option
+@json_option
+def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> None:
+    """Validate a study file; print its runs, the resources of each and their estimated time. Starts nothing."""
+    study = load_study(file, overrides)
+    places = Places.under(home)
+    load_data(study.experiment, places.home)  # before the import of torch: a faulty file is reported at once
+    from hdvae_platform.running.estimate import estimate
+
+    cost = estimate(study, places)
+    if as_json:
+        click.echo(json.dumps(cost.plain(), indent=1))
+    else:
+        click.echo("\n".join(_lines(study, cost)))
+
+
+def _lines(study: Study, cost: Estimate) -> list[str]:
+    """The estimate as lines of text."""
+    from hdvae_platform.analysis.verdicts import in_words
+
+    lines = [f"{study.name}: {study.claim}", *(f"expected: {in_words(one)}" for one in study.expect)]
+    if cost.arms:
+        lines.append(table(["settings", "parameters", "s / step"], cost.rows()))
+    if study.search.method == "grid" and len(cost.arms) < cost.trials:
+        lines.append(f"only the first {len(cost.arms)} of {cost.trials} trials are timed")
+    lines.append(
+        f"{_runs(study, cost)} of {study.experiment.training.steps} steps, {study.resources.concurrent} at a time, "
+        f"each with {_resources(study)}"
+    )
+    if (asked := study.search.trials or 0) > cost.trials:
+        only = "1 distinct trial" if cost.trials == 1 else f"{cost.trials} distinct trials"
+        lines.append(f"{asked} trials were asked for, but the space has only {only}: each is trained once")
+    if cost.runs:
+        lines.append(f"about {duration(cost.seconds)} on this machine, without evaluations")
+    if study.search.hours is not None:
+        lines.append(f"no trial starts later than {study.search.hours:g} hours after the first launch")
+    return lines
+
+
+def _runs(study: Study, cost: Estimate) -> str:
+    if study.parameter_sets() is None:
+        return "as many runs as the hours allow"
+    confirming = study.confirmations(cost.trials)
+    also = f", and {confirming} to confirm the best" if confirming else ""
+    return f"{cost.runs} runs ({cost.trials} trials × {len(study.seeds)} seeds{also})"
+
+
+def _resources(study: Study) -> str:
+    """What each run takes."""
+    resources = study.resources
+    each = f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU"
+    if not resources.uses_worker_group:
+        return each
+    elastic = resources.elastic
+    several = f"{resources.workers}" if elastic is None else f"{elastic.least} to {elastic.most}"
+    return f"{several} workers, each of them with {each}"

@@ -1,0 +1,78 @@
+"""The end of `hdvae study run`: the arms of the study, what they say of its expectations, and its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hdvae_platform.running.finished import Result
+from hdvae_platform.store.layout import REPORT_PAGE, report_folder
+from hdvae_platform.store.places import Places
+from hdvae_platform.study.study import Study
+
+if TYPE_CHECKING:
+    from hdvae_platform.tracking.client import Client
+
+
+def result_of(study: Study, client: Client) -> Result:
+    """The result of a study, from MLflow.
+
+    Raises:
+        Unreachable: MLflow does not answer.
+    """
+    from hdvae_platform.analysis import comparison
+    from hdvae_platform.analysis.verdicts import verdicts
+
+    compared = comparison.compare(client, comparison.Question([study.name], whole=True))
+    answers = verdicts(study.expect, compared.arms)
+    parts = [f"{study.name}: {study.claim}", comparison.as_table(compared.arms)]
+    if compared.confirmations:
+        parts.append(comparison.confirmation_table(compared.confirmations))
+    parts += [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answers]
+    document = {**compared.plain(), "verdicts": [one.plain() for one in answers]}
+    return Result("\n\n".join(parts), document)
+
+
+def print_result(result: Result, study: Study, places: Places, *, as_json: bool) -> None:
+    """Print the result, and where to look next."""
+    if as_json:
+        click.echo(json.dumps(result.document, indent=1))
+        return
+    storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
+    click.echo(f"\n{result.text}\n")
+    click.echo(f"Every run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
+    click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
+    click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
+
+
+def write_missing_report(study: Study, places: Places, client: Client) -> bool:
+    """Write the report of a finished study and log it to MLflow, unless both were done.
+
+    Returns:
+        Whether MLflow has the report.
+
+    Raises:
+        InputError: the report cannot be written.
+        Unreachable: MLflow does not answer.
+    """
+    from hdvae_platform.report.writing import is_reported, write_report
+
+    if is_reported(client, places, study):
+        return True
+    written = write_report(places, study.name, report_folder(places.home, study.name))
+    for note in written.notes:
+        click.echo(note, err=True)
+    return written.logged
+
+
+def print_report(study: Study, places: Places) -> None:
+    """Print where the report is."""
+    page = report_folder(places.home, study.name) / REPORT_PAGE
+    click.echo(f"Report, with figures:             {_shown(page)}")
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

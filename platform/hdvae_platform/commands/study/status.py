@@ -1,0 +1,50 @@
+"""`hdvae study status`: how far a study is, run by run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hdvae_platform.analysis.labels import label
+from hdvae_platform.commands.options import home_option, json_option
+from hdvae_platform.commands.study.options import insecure_option, remote_option
+from hdvae_platform.commands.study.remote import run_remotely
+from hdvae_platform.display.text import duration, table
+from hdvae_platform.running.status import StudyStatus, study_status
+from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records
+
+
+@click.command()
+@click.argument("name")
+@remote_option
+@insecure_option
+@home_option
+@json_option
+def status(name: str, address: str | None, insecure: bool, home: Path, as_json: bool) -> int:
+    """Show each run's state, step, attempts, time left and error; --json adds where its checkpoints are."""
+    if address is not None:
+        return run_remotely(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
+    places = Places.known(home, "database")
+    study = study_status(places, Records(places.database).known_study(name))
+    click.echo(json.dumps(study.plain(), indent=1) if as_json else "\n".join(_lines(study)))
+    return 0
+
+
+def _lines(study: StudyStatus) -> list[str]:
+    """The status as lines of text."""
+    counts = f"{study.complete} of {study.total} runs done, {study.pruned} pruned, {study.failed} failed"
+    header = ["run", "kind", "state", "step", "attempts", "left", "settings"]
+    errors = [f"{row['handle']}: {row['error']}" for row in study.trials if row["error"]]
+    rows = [_row(row) for row in study.trials]
+    return [f"{study.study}: {study.state}, {counts}", table(header, rows), *errors]
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
+    cells = [row["handle"], row["kind"], row["state"], row["step"], row["attempts"], left]
+    return [*map(str, cells), label(row["params"])]

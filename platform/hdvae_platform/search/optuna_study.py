@@ -1,0 +1,212 @@
+"""A study in Optuna: trials are asked for, told their values and pruned here.
+
+No parameter set is tried twice: all randomness comes from seeds, so the same numbers would come again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hdvae.randomness.seeds import derive
+from hdvae_platform.search.optuna_internals import find_trial, queued_params, running_trial
+from hdvae_platform.search.trials import Attribute, Trial, decoded, encoded, encoded_value, optuna_storage, own_trials
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.space import Dimension, Params, set_key
+from hdvae_platform.study.study import Study
+
+POPULATION = 20
+"""Trials in a generation of NSGA-II; Optuna's 50 are as many as whole studies have here."""
+DRAWS = 10
+"""How often the sampler is asked for a parameter set that was not tried; then the first untried set is taken."""
+
+
+def configure() -> None:
+    """Keep Optuna from printing a line for each trial; the driver prints its own."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@contextmanager
+def experimental_parts() -> Iterator[None]:
+    """Use parts of Optuna that it calls experimental, without its warnings; they are tested here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+class OptunaStudy:
+    """The trials of a study in Optuna.
+
+    Args:
+        study: a checked study.
+        url: SQLAlchemy URL of the study database.
+        begun: numbers of the trials of which runs are recorded.
+    """
+
+    def __init__(self, study: Study, url: str, begun: Collection[int]) -> None:
+        configure()
+        self._study, self._storage = study, optuna_storage(url)
+        with experimental_parts():
+            self._optuna = optuna.create_study(
+                study_name=study.name,
+                storage=self._storage,
+                directions=list(study.search.objectives.values()),
+                pruner=_pruner(study),
+                load_if_exists=True,
+            )
+            if self._optuna.metric_names is None:  # Optuna's page would call them objective 0, 1, …
+                self._optuna.set_metric_names(list(study.search.objectives))
+            self._drop_cut_off(begun)
+            trials = self._optuna.get_trials(deepcopy=False)
+            self._optuna.sampler = _sampler(study, len(trials))
+        self._id = self._storage.get_study_id_from_name(study.name)
+        if study.search.method == "grid":
+            self._enqueue_grid(trials)
+        found = self.trials()
+        self._params = {trial.number: trial.params for trial in found}
+        started = [trial for trial in found if trial.optuna_state != RunState.WAITING]
+        self._tried = {set_key(trial.params): trial.number for trial in started}
+        self.started = len(started)
+        """The number of trials that were asked for."""
+
+    def trials(self) -> list[Trial]:
+        """The study's trials."""
+        return own_trials(self._study, self._optuna.get_trials(deepcopy=False))
+
+    def params(self, number: int) -> dict[str, Any]:
+        """The parameter set of a trial."""
+        return self._params[number]
+
+    def ask(self) -> int:
+        """Begin a trial with a parameter set that was not tried, which there must be; its number."""
+        trial, params = self._ask_for_untried()
+        self.started += 1
+        self._params[trial.number] = params
+        self._tried[set_key(params)] = trial.number
+        return trial.number
+
+    def _ask_for_untried(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        for _ in range(DRAWS):
+            trial = self._optuna.ask()
+            params = decoded(self._study, self._suggest(trial))
+            earlier = self._tried.get(set_key(params))
+            if earlier is None:
+                return trial, params
+            self._drop(trial, Attribute.REPEATS, earlier)
+        random = np.random.default_rng(derive(self._study.seeds[0], "untried", self.started))
+        untried = (params for params in self._study.sets(random) if set_key(params) not in self._tried)
+        self._enqueue(next(untried))
+        return self._ask_for_untried()
+
+    def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The sampler's values, dimension by dimension: conditions depend on earlier ones."""
+        written: dict[str, Any] = {}
+        for path, dimension in self._study.space.items():
+            if dimension.applies(decoded(self._study, written)):
+                written[path] = _suggest_one(trial, path, dimension)
+        return written
+
+    def should_prune(self, number: int, step: int, value: float) -> bool:
+        """Give the pruner a trial's value at a step; whether the trial is to be stopped.
+
+        It is asked once for each step, and not for a trial that has ended for Optuna and is run again. After the last
+        step there is nothing to stop.
+        """
+        frozen = self._find(number)
+        if frozen.state != TrialState.RUNNING or step in frozen.intermediate_values:
+            return False
+        trial = running_trial(self._optuna, frozen)
+        trial.report(value, step)
+        return step < self._study.experiment_at(self._params[number]).training.steps and trial.should_prune()
+
+    def tell(self, number: int, state: RunState, values: Sequence[float] | None) -> None:
+        """Tell Optuna how a trial ended.
+
+        Args:
+            number: the trial's.
+            state: COMPLETE, PRUNED or FAIL.
+            values: of the metrics of the search, in order; of a complete trial only.
+        """
+        known = self._find(number)
+        if known.state != TrialState.FAIL:
+            self._optuna.tell(number, values=values, state=TrialState[state], skip_if_finished=True)
+        elif values is not None and not self._has_stand_in(number):
+            self._optuna.add_trial(_stand_in(known, values))
+
+    def _find(self, number: int) -> FrozenTrial:
+        return find_trial(self._storage, self._id, number)
+
+    def _has_stand_in(self, number: int) -> bool:
+        trials = self._optuna.get_trials(deepcopy=False)
+        return any(trial.user_attrs.get(Attribute.INSTEAD_OF) == number for trial in trials)
+
+    def _drop_cut_off(self, begun: Collection[int]) -> None:
+        """Drop the trial that a launch left with some of its parameters, because it was cut off while asking.
+
+        Runs are recorded once a trial has all its parameters, and a queued trial has them from the start.
+        """
+        for trial in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in begun and queued_params(trial) is None:
+                self._drop(running_trial(self._optuna, trial), Attribute.CUT_OFF, True)
+
+    def _drop(self, trial: optuna.Trial, attribute: str, value: Any) -> None:
+        """End a trial that is not to be one of the study's."""
+        trial.set_user_attr(attribute, value)
+        self._optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def _enqueue_grid(self, trials: Sequence[FrozenTrial]) -> None:
+        known = {set_key(trial.params) for trial in own_trials(self._study, trials)}
+        for params in self._study.grid()[: self._study.parameter_sets()]:
+            if set_key(params) not in known:
+                self._enqueue(params)
+
+    def _enqueue(self, params: Params) -> None:
+        """Have Optuna hand out these parameters, after those queued before."""
+        self._optuna.enqueue_trial(encoded(params))
+
+
+def _stand_in(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
+    """A trial from which Optuna learns the value of one that it keeps as failed."""
+    return optuna.trial.create_trial(
+        state=TrialState.COMPLETE,
+        values=values,
+        params=failed.params,
+        distributions=failed.distributions,
+        intermediate_values=failed.intermediate_values,
+        user_attrs={Attribute.INSTEAD_OF: failed.number},
+    )
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    """Optuna's own, in steps: rungs of successive halving at the first evaluation and at 4, 16, … times its step."""
+    if study.search.pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=study.experiment.evaluation.every)
+    return optuna.pruners.MedianPruner() if study.search.pruner == "median" else optuna.pruners.NopPruner()
+
+
+def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
+    """The sampler, seeded with the number of trials too: made anew, it must not repeat its suggestions."""
+    seed = derive(study.seeds[0], "search", trials) % 2**32
+    if study.search.method == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    if study.search.method == "gp":
+        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+    if study.search.method == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
+    if dimension.choices is not None:
+        return trial.suggest_categorical(path, [encoded_value(choice) for choice in dimension.choices])
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if dimension.is_integer:
+        return trial.suggest_int(path, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(path, float(dimension.low), float(dimension.high), log=dimension.log)

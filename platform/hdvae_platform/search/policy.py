@@ -1,0 +1,102 @@
+"""The rules of a search, as pure functions: which seeds of a trial are run, what it is told, what is confirmed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdvae_platform.search.trials import Trial
+from hdvae_platform.store.records import Run
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.study import Study
+
+
+def seeds_to_run(study: Study, first: Run | None) -> Sequence[int]:
+    """The seeds with which a trial is to be run as far as is known.
+
+    Without a pruner all; with one the other seeds wait until the run of the first seed is complete.
+
+    Args:
+        study: the study.
+        first: the trial's run of the first seed; None if there is none yet.
+    """
+    if study.search.pruner is None or (first is not None and first.state == RunState.COMPLETE):
+        return study.seeds
+    return study.seeds[:1]
+
+
+def is_prunable(study: Study, run: Run, value: float | None) -> bool:
+    """Whether the pruner judges a run by a value that it reported: only a running one of the first seed."""
+    return (
+        study.search.pruner is not None
+        and run.seed == study.seeds[0]
+        and run.state == RunState.RUNNING
+        and value is not None
+        and math.isfinite(value)
+    )
+
+
+def not_finite(values: Mapping[str, float]) -> str:
+    """Which metrics are not finite, in words; empty if all are.
+
+    >>> not_finite({"valid/elbo": float("nan"), "valid/kl": 3.0})
+    'valid/elbo is nan'
+    """
+    return ", ".join(f"{metric} is {value}" for metric, value in values.items() if not math.isfinite(value))
+
+
+def trial_outcome(study: Study, runs: Sequence[Run]) -> tuple[RunState, list[float] | None]:
+    """The state of a trial all of whose runs have ended, and its values.
+
+    Args:
+        study: the study.
+        runs: the trial's runs in the search, at least one.
+
+    Returns:
+        FAIL if a run failed, else PRUNED if one was, else COMPLETE; for a complete trial the mean over its runs of each
+        metric of the search, else None.
+    """
+    states = {run.state for run in runs}
+    for state in (RunState.FAIL, RunState.PRUNED):
+        if state in states:
+            return state, None
+    first = statistics.fmean(run.value for run in runs if run.value is not None)
+    return RunState.COMPLETE, [
+        first,
+        *(statistics.fmean(run.also[metric] for run in runs) for metric in study.search.also),
+    ]
+
+
+def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
+    """The trials and seeds that confirm a search: its best trials by their means over seeds, the best first.
+
+    With several metrics the trials on the Pareto front come first; within each group the study's first metric decides.
+    """
+    if study.confirm is None:
+        return []
+    complete = [trial for trial in trials if trial.values is not None]
+    signs = [1 if direction == "maximize" else -1 for direction in study.search.objectives.values()]
+    scores_TM = np.array([trial.values for trial in complete], dtype=np.float64).reshape(-1, len(signs)) * signs
+    ranked = sorted(
+        (is_dominated(score_M, scores_TM), -score_M[0], trial.number)
+        for score_M, trial in zip(scores_TM, complete, strict=True)
+    )
+    return [(number, seed) for *_, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
+
+
+def is_dominated(score_M: NDArray[np.float64], scores_TM: NDArray[np.float64]) -> bool:
+    """Whether some trial is better in one metric and at least as good in all others (Pareto dominance).
+
+    >>> scores_TM = np.array([[0.0, 2.0], [1.0, 1.0], [0.0, 1.0]])
+    >>> [is_dominated(score_M, scores_TM) for score_M in scores_TM]
+    [False, False, True]
+
+    Args:
+        score_M: the scores of one trial in M metrics; larger is better.
+        scores_TM: the scores of T trials.
+    """
+    return bool(((scores_TM >= score_M).all(1) & (scores_TM > score_M).any(1)).any())

@@ -1,0 +1,119 @@
+"""The runs of a study as they stand, and the queue of those that wait to be started."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hdvae_platform.search.run_table import RunTable
+from hdvae_platform.store.records import Kind, Records, Run
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.study import Study
+
+MAX_DEATHS = 3
+"""How often a run's process may die between two of its reports until that counts as the run's failure."""
+
+
+class RunQueue:
+    """The runs of a study: each change of their states goes to the study database first.
+
+    Unfinished runs of an earlier launch wait; what is recorded as running was left so by it.
+
+    Args:
+        study: a checked study, recorded by `Records.define`.
+        records: the tables of runs.
+    """
+
+    def __init__(self, study: Study, records: Records) -> None:
+        self._study, self._records = study, records
+        left = [_waiting(run) for run in records.runs(study.name)]
+        self._runs = RunTable(study.seeds, study.search.pruner is not None, left)
+        self._pending: deque[tuple[int, int]] = deque()
+        self._deaths: Counter[tuple[int, int]] = Counter()
+
+    def runs(self) -> list[Run]:
+        """The runs as they stand."""
+        return self._runs.all()
+
+    def run(self, trial: int, seed: int) -> Run:
+        """A run as it stands."""
+        return self._runs[trial, seed]
+
+    def check(self) -> None:
+        """Check that this driver still holds the study.
+
+        Raises:
+            Fenced: another has taken it.
+        """
+        self._records.check(self._study.name)
+
+    def interrupt(self, trial: int, seed: int) -> Run:
+        """A run was cut off: if it had not ended, it waits to be continued. Returns it as it stands."""
+        if self._runs[trial, seed].state == RunState.RUNNING:
+            self._set(self._runs[trial, seed], state=RunState.WAITING)
+        return self._runs[trial, seed]
+
+    def reissue(self, trial: int, seed: int) -> None:
+        """A run was cut off for reasons that are not its own: issue it again."""
+        self.interrupt(trial, seed)
+        self._pending.append((trial, seed))
+
+    def retry(self, trial: int, seed: int) -> bool:
+        """A run's process died: issue it again, unless that happened too often. Whether it will be."""
+        self._deaths[trial, seed] += 1
+        if self._deaths[trial, seed] >= MAX_DEATHS:
+            return False
+        self.reissue(trial, seed)
+        return True
+
+    def progressed(self, trial: int, seed: int) -> None:
+        """A run got further than ever: earlier deaths of its process do not count any more."""
+        del self._deaths[trial, seed]
+
+    def note(self, trial: int, seed: int, error: str) -> None:
+        """Record what went wrong with a run that goes on; it stays until the run is complete."""
+        self._set(self._runs[trial, seed], error=error)
+
+    def _take(self) -> Run | None:
+        """The next run that waits, marked as running; None if none waits."""
+        if not self._pending:
+            return None
+        run = self._runs[self._pending.popleft()]
+        self._set(run, state=RunState.RUNNING, attempts=run.attempts + 1)
+        return self._runs[run.trial, run.seed]
+
+    def _enqueue(self, trial: int, seeds: Sequence[int], kind: Kind = "search") -> None:
+        """Queue the runs of a trial with these seeds, as far as they wait; record those that are new."""
+        for seed in seeds:
+            if (trial, seed) not in self._runs:
+                self._runs.put(self._records.add_run(self._study.name, trial, seed, kind))
+            if self._runs[trial, seed].state == RunState.WAITING and (trial, seed) not in self._pending:
+                self._pending.append((trial, seed))
+
+    def _enqueue_left_confirmations(self) -> None:
+        """Queue the confirmations that an earlier launch left, those that were begun first."""
+        left = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
+        for run in sorted(left, key=lambda run: run.attempts == 0):
+            self._enqueue(run.trial, [run.seed])
+
+    def _forget_failures(self) -> None:
+        """Have the runs that failed wait again."""
+        for run in self.runs():
+            if run.state == RunState.FAIL:
+                self._set(run, state=RunState.WAITING, error=None, tracked=False)
+
+    def _unfinished(self, trial: int) -> bool:
+        return any(run.unfinished for run in self._runs.of(trial))
+
+    def _unknown(self, runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [key for key in runs if key not in self._runs]
+
+    def _set(self, run: Run, **values: Any) -> None:
+        self._records.set_run(self._study.name, run.trial, run.seed, **values)
+        self._runs.put(replace(run, **values))
+
+
+def _waiting(run: Run) -> Run:
+    return replace(run, state=RunState.WAITING) if run.state == RunState.RUNNING else run

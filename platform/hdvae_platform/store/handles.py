@@ -1,0 +1,189 @@
+"""Handles of runs: what a user writes where a command asks for a run, and which run it means.
+
+    first/2/0     study `first`, trial 2, seed 0
+    first/best    the best run of study `first`
+
+A handle is resolved with the study database alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hdvae.errors import InputError
+from hdvae_platform.store import layout
+from hdvae_platform.store.records import Kind, Records, Run, StudyRecord
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.study import Study
+
+BEST = "best"
+"""The last part of a handle that asks for a study's best run."""
+FORMS = "STUDY/TRIAL/SEED, such as first/2/0, or STUDY/best"
+"""The forms of a handle, for help texts and messages."""
+_NUMBERED = re.compile(r"([^/:]+)/(\d+)/(\d+)")
+_BEST = re.compile(rf"([^/:]+)/{BEST}")
+
+Values = Mapping[int, Sequence[float]]
+"""Trial → the mean over its runs of each metric that the study searches for; larger is better."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A parsed handle.
+
+    Attributes:
+        study: the name of the study.
+        run: trial and seed; None for the study's best run.
+    """
+
+    study: str
+    run: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """A run of a study that was started at least once.
+
+    Attributes:
+        study: the name of the study.
+        trial: Optuna's number of the trial.
+        seed: the seed.
+        run_id: of the run in MLflow; None if MLflow has not been reached since the run started.
+        folder: of the run, below the storage root.
+    """
+
+    study: str
+    trial: int
+    seed: int
+    run_id: str | None
+    folder: str
+
+    @property
+    def handle(self) -> str:
+        """The handle of the run, with trial and seed."""
+        return layout.handle(self.study, self.trial, self.seed)
+
+
+def parse(text: str) -> Handle | None:
+    """Parse a handle; None if the text does not have the form of one (an MLflow id, a folder, an address).
+
+    >>> parse("first/2/0"), parse("first/best")
+    (Handle(study='first', run=(2, 0)), Handle(study='first', run=None))
+    >>> parse("runs/studies/first/trial-0002/seed-0"), parse("s3://bucket/2/0"), parse("0123abc")
+    (None, None, None)
+    """
+    if found := _NUMBERED.fullmatch(text):
+        return Handle(found[1], (int(found[2]), int(found[3])))
+    found = _BEST.fullmatch(text)
+    return None if found is None else Handle(found[1], None)
+
+
+def resolve(handle: str, records: Records) -> RunIdentity:
+    """Find the run that a handle means.
+
+    `STUDY/best` is the lowest seed of the best trial by the study's metric: of the trials with complete confirmation
+    runs if there are any (by the mean over those runs), else of all trials (by the mean over the complete runs of the
+    search). A trial with a failed or pruned run of the search is never the best.
+
+    Args:
+        handle: `STUDY/TRIAL/SEED` or `STUDY/best`.
+        records: of the study database.
+
+    Raises:
+        InputError: the text is no handle; there is no such study, trial or seed; the run was never started; the study
+            has no complete run yet; or it searches for several metrics, and more than one trial may be called best.
+    """
+    parsed = parse(handle)
+    if parsed is None:
+        raise InputError(f"{handle} is no handle of a run: write {FORMS}")
+    try:
+        record = records.known_study(parsed.study)
+    except InputError as fault:
+        raise InputError(f"no run {handle}: {fault}") from None
+    runs = records.runs(parsed.study)
+    run = _best(record, runs) if parsed.run is None else _numbered(parsed.study, parsed.run, runs)
+    if run.attempts <= records.last_attempt_of_deleted(parsed.study):
+        raise InputError(f"run {handle} has not started yet: `hdvae study status {parsed.study}` shows which runs have")
+    folder = layout.run_folder(parsed.study, run.trial, run.seed)
+    return RunIdentity(parsed.study, run.trial, run.seed, run.run_id, folder)
+
+
+def _numbered(study: str, wanted: tuple[int, int], runs: Sequence[Run]) -> Run:
+    """The run of a trial and seed.
+
+    Raises:
+        InputError: the study has no such trial, or the trial no such seed.
+    """
+    trial, seed = wanted
+    at = {(run.trial, run.seed): run for run in runs}
+    if wanted in at:
+        return at[wanted]
+    problem = f"no run {layout.handle(study, trial, seed)}:"
+    if not runs:
+        raise InputError(f"{problem} study {study} has no trials yet")
+    seeds = sorted(one for number, one in at if number == trial)
+    if not seeds:
+        raise InputError(f"{problem} study {study} has {_listed('trial', {number for number, _ in at})}")
+    raise InputError(f"{problem} trial {trial} of study {study} has {_listed('seed', seeds)}")
+
+
+def _best(record: StudyRecord, runs: Sequence[Run]) -> Run:
+    """The run that `STUDY/best` means.
+
+    Raises:
+        InputError: no run is complete, or several trials are on the Pareto front of several metrics.
+    """
+    study = record.as_study()
+    problem = f"no run {study.name}/{BEST}: study {study.name}"
+    values = _values(study, runs, "confirmation") or _values(study, runs, "search")
+    if not values:
+        raise InputError(f"{problem} has no complete trial yet")
+    if study.search.also:
+        front = [layout.handle(study.name, trial, _lowest(trial, runs).seed) for trial in _front(values)]
+        metrics = ", ".join(study.search.objectives)
+        raise InputError(f"{problem} searches for {metrics}; choose a run of its Pareto front: {', '.join(front)}")
+    return _lowest(max(values, key=lambda trial: values[trial][0]), runs)
+
+
+def _values(study: Study, runs: Sequence[Run], kind: Kind) -> Values:
+    """The values of the trials by their complete runs of a kind."""
+    signs = {metric: 1 if way == "maximize" else -1 for metric, way in study.search.objectives.items()}
+    out = {run.trial for run in runs if run.kind == "search" and run.state in (RunState.FAIL, RunState.PRUNED)}
+    complete: dict[int, list[list[float]]] = {}
+    for run in runs:
+        if run.kind == kind and run.state == RunState.COMPLETE and run.value is not None and run.trial not in out:
+            measured = {**run.also, study.search.metric: run.value}
+            complete.setdefault(run.trial, []).append([sign * measured[name] for name, sign in signs.items()])
+    return {trial: [statistics.fmean(column) for column in zip(*rows, strict=True)] for trial, rows in complete.items()}
+
+
+def _front(values: Values) -> list[int]:
+    """The trials that no other trial equals in all metrics and exceeds in one."""
+    return [trial for trial, own in values.items() if not any(_dominates(other, own) for other in values.values())]
+
+
+def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def _lowest(trial: int, runs: Sequence[Run]) -> Run:
+    """The complete run of a trial with the lowest seed."""
+    complete = (run for run in runs if run.trial == trial and run.state == RunState.COMPLETE)
+    return min(complete, key=lambda run: run.seed)
+
+
+def _listed(noun: str, numbers: Iterable[int]) -> str:
+    """Numbers in words, those in a row as a range.
+
+    >>> _listed("trial", [0, 1, 2, 7]), _listed("seed", [3])
+    ('trials 0 to 2, 7', 'seed 3')
+    """
+    ordered = sorted(numbers)
+    rows = [[number for _, number in row] for _, row in itertools.groupby(enumerate(ordered), lambda at: at[1] - at[0])]
+    ranges = [str(row[0]) if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows]
+    return f"{noun}{'s' if len(ordered) > 1 else ''} {', '.join(ranges)}"

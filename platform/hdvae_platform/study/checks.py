@@ -1,0 +1,190 @@
+"""The checks of a study that its fields alone cannot make: every parameter set is valid, every metric is measured."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hdvae.errors import InputError, nearest
+from hdvae.evaluation.metrics import check_tunable, metric_names
+from hdvae.experiment.experiment import Experiment
+from hdvae.randomness.shares import check_shares
+from hdvae_platform.study.expectation import Expectation, Settings, fitting, sides
+from hdvae_platform.study.space import Dimension, fits
+from hdvae_platform.study.study import SearchConfig, Study
+
+
+def check(study: Study, where: str) -> None:
+    """Check a study as a whole.
+
+    Args:
+        study: whose fields are valid each on their own.
+        where: named in errors, e.g. the study file.
+
+    Raises:
+        InputError: one line with the field, what is wrong and the nearest right thing.
+    """
+    _check_batch_size(study, study.experiment, where)
+    if study.search.method != "grid" and study.search.trials is None and study.search.hours is None:
+        raise InputError(
+            f"{where}: search.trials is missing: {study.search.method} search needs a number of trials, or of hours"
+        )
+    if len(set(study.seeds)) != len(study.seeds):
+        raise InputError(f"{where}: seeds: {list(study.seeds)} has a seed twice")
+    _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)])
+    experiments = [study.experiment, *_check_space(study, where)]
+    if study.search.method == "grid":
+        experiments = [study.experiment_at(params) for params in study.grid()]
+    for place, expectation in enumerate(study.expect):
+        _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)
+
+
+def _check_space(study: Study, where: str) -> list[Experiment]:
+    """Check the dimensions of the space; returns experiments in which each of their values stands at least once."""
+    experiments = []
+    for path, dimension in study.space.items():
+        at = f"{where}: space.{path}"
+        _check_dimension(dimension, at, study.search.method)
+        _check_conditions(study, path, at)
+        for value in dimension.examples():
+            for context in _contexts(study, path):
+                experiments.append(study.experiment_at({**context, path: value}))
+                _check_batch_size(study, experiments[-1], where)
+    return experiments
+
+
+def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
+    """Each metric of the search is measured on `valid`, named once, and in every report where a pruner needs it."""
+    for metric in search.objectives:
+        check_tunable(metric)
+        if metric.startswith("valid/") and metric not in measured:
+            raise InputError(f"{where}: {metric} is not measured{nearest(metric, measured)}")
+    if search.metric in search.also:
+        raise InputError(f"{where}: search.also: {search.metric} is search.metric already: name each metric once")
+    if search.pruner is not None and search.also:
+        raise InputError(
+            f"{where}: search.pruner: {search.pruner} prunes by one metric, but search.also names more: "
+            "leave out one of the two"
+        )
+    if search.pruner is not None and search.metric.partition("@")[0] == "valid/iw_elbo":
+        raise InputError(
+            f"{where}: search.pruner: {search.metric} is measured at the end only; "
+            "a pruner needs a metric of every report, such as valid/elbo"
+        )
+
+
+def _check_expectation(study: Study, expectation: Expectation, at: str, experiments: Sequence[Experiment]) -> None:
+    """The metric of an expectation is measured on `valid`, and the runs of the study can answer it."""
+    try:
+        check_tunable(expectation.metric)
+    except InputError as fault:
+        raise InputError(f"{at}.metric: {fault}") from None
+    measured = dict.fromkeys(f"valid/{name}" for experiment in experiments for name in metric_names(experiment))
+    if expectation.metric not in measured:
+        raise InputError(f"{at}.metric: {expectation.metric} is not measured{nearest(expectation.metric, measured)}")
+    if expectation.pair is not None:
+        _check_sides(study, expectation.pair, at)
+    if expectation.trend is not None:
+        _check_levels(expectation.trend, at, experiments)
+
+
+def _check_sides(study: Study, pair: tuple[Settings, Settings], at: str) -> None:
+    """Both sides can have arms; in a grid, some arms agree in all other settings and none is on both sides."""
+    for path, value in [item for group in pair for item in group.items()]:
+        if path not in study.space:
+            raise InputError(f"{at}: {path} is not varied{nearest(path, study.space)}")
+        choices = study.space[path].choices
+        if choices is not None and value not in choices:
+            raise InputError(f"{at}: {path} is never {json.dumps(value)}{nearest(str(value), map(str, choices))}")
+    if study.search.method != "grid":
+        return
+    sets = study.grid()
+    first, second = (fitting(sets, group) for group in pair)
+    for group, places in zip(pair, (first, second), strict=True):
+        if not places:
+            raise InputError(f"{at}: no parameter set has {json.dumps(group)}")
+    for place in sorted(set(first) & set(second)):
+        raise InputError(f"{at}: {json.dumps(sets[place])} is on both sides")
+    if not sides(*pair, sets):
+        raise InputError(f"{at}: no two parameter sets of these groups share their other settings")
+
+
+def _check_levels(pattern: str, at: str, experiments: Sequence[Experiment]) -> None:
+    """The setting of a trend exists, is a number, and varies."""
+    leaves = [dict(_leaves(experiment.plain())) for experiment in experiments]
+    values = [[value for path, value in settings.items() if fits(path, pattern)] for settings in leaves]
+    given = [one for one in values if one]
+    if not given:
+        known = dict.fromkeys(path for settings in leaves for path in settings)
+        raise InputError(f"{at}: there is no setting {pattern}{nearest(pattern, known)}")
+    numbers = [one for one in given if all(_is_number(value) for value in one)]
+    if not numbers:
+        raise InputError(f"{at}: {pattern} is not a number but {json.dumps(given[0][0])}")
+    if len({sum(one) for one in numbers}) < 2:
+        raise InputError(f"{at}: {pattern} is not varied: it is {sum(numbers[0])} in every parameter set")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _leaves(plain: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted paths of JSON-like values, each with its value."""
+    items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    yield path, plain
+    for key, value in items:
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def _check_batch_size(study: Study, experiment: Experiment, where: str) -> None:
+    try:
+        check_shares(experiment.training.batch_size, study.resources.min_workers)
+    except InputError as fault:
+        raise InputError(f"{where}: {fault}") from None
+
+
+def _check_dimension(dimension: Dimension, at: str, method: str) -> None:
+    if (dimension.choices is None) == (dimension.low is None and dimension.high is None):
+        raise InputError(f"{at}: give either choices or low and high")
+    if dimension.choices is not None:
+        if not dimension.choices:
+            raise InputError(f"{at}: choices is empty")
+        if any(choice in dimension.choices[:i] for i, choice in enumerate(dimension.choices)):
+            raise InputError(f"{at}: choices has a value twice")
+        return
+    if dimension.low is None or dimension.high is None:
+        raise InputError(f"{at}: a range needs both low and high")
+    if dimension.low > dimension.high:
+        raise InputError(f"{at}: low {dimension.low:g} is above high {dimension.high:g}")
+    if dimension.log and dimension.low <= 0:
+        raise InputError(f"{at}: a log range must start above 0, got low {dimension.low:g}")
+    if method == "grid":
+        raise InputError(
+            f"{at}: a grid needs choices, not a range: give choices, or set search.method to random or tpe"
+        )
+
+
+def _check_conditions(study: Study, path: str, at: str) -> None:
+    """Conditions name earlier dimensions with choices: no circle can arise, and their values are known in sampling."""
+    earlier = list(study.space)[: list(study.space).index(path)]
+    for other, value in study.space[path].when.items():
+        if other not in earlier:
+            raise InputError(f"{at}.when: {other} must come earlier in space{nearest(other, earlier)}")
+        choices = study.space[other].choices
+        wanted = value if isinstance(value, list) else [value]
+        if choices is None or any(one not in choices for one in wanted):
+            raise InputError(f"{at}.when: {other} is never {json.dumps(value)}")
+
+
+def _contexts(study: Study, path: str) -> Iterator[dict[str, Any]]:
+    """Settings of the dimensions that `path` depends on, under which it varies."""
+    conditions = study.space[path].when
+    lists = [value if isinstance(value, list) else [value] for value in conditions.values()]
+    for values in itertools.product(*lists):
+        context: dict[str, Any] = {}
+        for other, value in zip(conditions, values, strict=True):
+            outer = next(_contexts(study, other))
+            context |= {**outer, other: value}
+        yield context

@@ -1,0 +1,63 @@
+"""`RunSession`: what the training loop keeps of a run, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from hdvae.training.loop import Snapshot
+from hdvae.workers import ALONE, Workers
+from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.checkpoints import Checkpoints
+from hdvae_platform.store.journal import ELBO, Goal, Journal
+from hdvae_platform.store.per_image import write_per_image
+from hdvae_platform.training.messages import Notify, Reported, Resumed, Warned
+
+
+class RunSession:
+    """The session of a run on a storage: first the journal, then the checkpoint, then the message to the driver.
+
+    Each of its calls raises `Fenced` once a newer attempt has begun.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        notify: Notify,
+        workers: Workers = ALONE,
+        stops: Callable[[], bool] = lambda: False,
+        goal: Goal = ELBO,
+    ) -> None:
+        self.workers, self.stops, self._goal = workers, stops, goal
+        self._attempt, self._notify = attempt, notify
+        self._journal = Journal(attempt.storage, attempt.run)
+        self._checkpoints = Checkpoints(attempt.storage, attempt.run)
+
+    def latest(self) -> Snapshot | None:
+        """The newest readable checkpoint; the user is warned of damaged newer ones."""
+        self._attempt.begin()  # does nothing where the driver has begun it
+        snapshot, faults = self._checkpoints.latest()
+        for fault in faults:
+            self._notify(Warned(f"skipped a damaged checkpoint: {fault}", lasting=True))
+        if snapshot is not None:
+            self._notify(Resumed(snapshot.values["step"]))
+        return snapshot
+
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        per_image: Mapping[str, Tensor],
+        snapshot: Callable[[], Snapshot],
+    ) -> None:
+        """Write what was measured at a step and the state there, then tell the driver."""
+        self._journal.append(step, metrics, self._attempt)
+        write_per_image(self._attempt, "valid", step, per_image, {"step": step})
+        self.save(step, snapshot())
+        self._notify(Reported(step, dict(metrics)))
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Keep a checkpoint, between reports too, and the best of those that were reported."""
+        best = self._journal.best(self._goal, [*self._checkpoints.steps(), step])
+        self._checkpoints.save(step, snapshot, self._attempt, best)
