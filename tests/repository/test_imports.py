@@ -21,15 +21,15 @@ def state():
     loggers = {name: one.level for name, one in logging.root.manager.loggerDict.items() if hasattr(one, "level")}
     return {
         *(f"environment: {name}={value}" for name, value in os.environ.items()),
-        *(f"warning filter {at}: {one!r}" for at, one in enumerate(warnings.filters)),
+        *(f"warning filter: {one!r}" for one in warnings.filters),
         *(f"log level of {name}: {level}" for name, level in loggers.items() if level),
         f"log level of all: {logging.root.level}",
         *(f"handler of signal {one}: {signal.getsignal(one)!r}" for one in signal.valid_signals()),
     }
 
 others, own = json.loads(sys.argv[1])
-for name in others:
-    importlib.import_module(name)
+for statement in others:
+    exec(statement, {})
 before = state()
 for name in own:
     importlib.import_module(name)
@@ -46,17 +46,16 @@ def modules(package: str) -> list[str]:
 
 
 def others(package: str) -> list[str]:
-    """The modules of other packages that the package imports, in functions too."""
+    """The package's import statements of other packages, those in functions too."""
     found = set()
     for file in PACKAGES[package].rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.module is not None
-                assert node.level == 0, file
-                found.add(node.module)
-    return sorted(name for name in found if name.split(".")[0] not in (*PACKAGES, "__future__"))
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                name = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+                assert name is not None, f"{file}: a relative import"
+                if name.split(".")[0] not in (*PACKAGES, "__future__"):
+                    found.add(ast.unparse(node))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -66,7 +66,7 @@ def _make_file(address: str) -> None:
     if file is None or file.exists():
         return
     with tempfile.TemporaryDirectory(prefix="hdvae-mlflow-") as folder:
-        made = Path(folder) / "mlflow.db"
+        made = Path(folder) / file.name
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
         beside = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
         # A folder that cannot be written, or a file system without hard links: MLflow tries, and says what is wrong.
