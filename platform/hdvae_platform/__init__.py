@@ -17,8 +17,10 @@ def load(run: str, home: str | Path | None = None) -> TrainedModel:
     """The trained model of a run, wherever its checkpoint is; what it can do is at `hdvae.trained.TrainedModel`.
 
     Args:
-        run: an MLflow run id, or `runs:/ID`; a registered model, `models:/STUDY/VERSION` or `models:/STUDY/latest`; or
-            the address of a run's folder, of its `checkpoints` folder or of one `.safetensors` file, on disk or S3.
+        run: a handle, `STUDY/TRIAL/SEED` or `STUDY/best`; an MLflow run id, or `runs:/ID`; a registered model,
+            `models:/STUDY/VERSION` or `models:/STUDY/latest`; or the address of a run's folder, of its `checkpoints`
+            folder or of one `.safetensors` file, on disk or S3. An existing folder wins over a handle of the same name,
+            with a warning.
         home: the folder of everything local; by default `HDVAE_HOME`, or `runs`.
 
     Raises:

@@ -39,7 +39,7 @@ from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import EVALUATION
 from hdvae_platform.trained.assessment import assess
-from hdvae_platform.trained.loading import load_run
+from hdvae_platform.trained.loading import find_run, load_run
 
 Echo = Callable[[str], None]
 KEPT = f"{EVALUATION}/test.json"
@@ -225,7 +225,7 @@ def _assessed(
     if all(kept.get(name) == value for name, value in wanted.items()):
         return kept
     echo(f"{row['params'][PRESET]} seed {row['seed']}: {wanted['images']} test images")
-    done = assess(run, "test", wanted["images"], settings, places)
+    done = assess(find_run(run, places), "test", wanted["images"], settings, places)
     if done.unlogged is not None:
         echo(f"{done.unlogged}; this is not kept: it is measured again next time")
     return done.document()

@@ -298,6 +298,18 @@ class Client:
         except STORE_FAULTS as fault:
             raise unreachable(self.address, fault) from None
 
+    def run_of_model(self, uri: str) -> str:
+        """The id of the run that a registered model is of, by the model's address.
+
+        Raises:
+            InputError: there is no such model.
+            Unreachable: MLflow does not answer.
+        """
+        from hdvae_platform.tracking import registry
+
+        with self.answering():
+            return str(registry.find_version(self._client, uri).run_id)
+
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status=str(status))
