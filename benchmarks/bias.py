@@ -15,12 +15,14 @@ from torch import Tensor
 
 from benchmarks.common import report
 from hdvae.config import parse
-from hdvae.data.dataset import load
-from hdvae.evaluation.evaluation import choose_images, measure
+from hdvae.data.loading import load
+from hdvae.evaluation.chains import measure
+from hdvae.evaluation.evaluation import choose_images
 from hdvae.evaluation.metrics import tau_label
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE, evaluating
-from hdvae.training.loop import Snapshot, train
+from hdvae.training.loop import train
+from hdvae.training.snapshot import Snapshot
 from hdvae.workers import ALONE
 
 TAUS = (0.1, 0.5)

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from benchmarks.common import report
 from hdvae.config import parse
-from hdvae.data.dataset import Dataset, load
+from hdvae.data.dataset import Dataset
+from hdvae.data.loading import load
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import Snapshot, train
+from hdvae.training.loop import train
+from hdvae.training.snapshot import Snapshot
 from hdvae.workers import ALONE
 
 LIMIT = 0.5

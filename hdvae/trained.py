@@ -12,12 +12,12 @@ from torch import Tensor
 
 from hdvae.config import parse
 from hdvae.errors import InputError
-from hdvae.evaluation.evaluation import importance_weighted
+from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.sampling import prior_samples, reconstructions
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE, evaluating
 from hdvae.training.checkpoints import Damaged, encode, read_address
-from hdvae.training.loop import Snapshot, trained_model
+from hdvae.training.snapshot import Snapshot, trained_model
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from torch import Tensor
 from hdvae.bounds.lipschitz import TINY, Certificate, memory
 from hdvae.errors import BoundViolated
 from hdvae.latents.distributions import Draw
-from hdvae.network.model import HDVAE, Terms, bernoulli_log_prob
+from hdvae.network.model import HDVAE
+from hdvae.network.terms import Terms, bernoulli_log_prob
 from hdvae.network.wiring import Node
 from hdvae.objectives.objectives import expected_log_weight
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hdvae.latents.distributions import Distribution, Draw
 from hdvae.latents.layers import MemoryLayer, StochasticLayer
-from hdvae.network.model import HDVAE, Terms, bernoulli_log_prob
+from hdvae.network.model import HDVAE
+from hdvae.network.terms import Terms, bernoulli_log_prob
 from hdvae.network.wiring import Node
 
 

@@ -91,7 +91,7 @@ def metric_names(experiment: Experiment) -> list[str]:
     names = [wiring.name(node, levels) for node in wiring.nodes(levels)]
     relaxed = [name for name in DESCRIPTIONS if name not in AT_ZERO]
     relaxed += [f"distance/{name}" for name in names] if experiment.model.latent == "categorical" else []
-    relaxed += [f"dropped_mass/{name}" for name in names] if experiment.model.races else []
+    relaxed += [f"dropped_mass/{name}" for name in names] if experiment.model.top_m_reads else []
     labels = [*(tau_label(tau) for tau in experiment.evaluation.tau), CURRENT]
     return [
         *AT_ZERO,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hdvae.network.model import HDVAE, Noise, evaluating, independent
+from hdvae.network.model import HDVAE, evaluating
+from hdvae.network.samplers import Noise, independent
 from hdvae.randomness.noise import NoiseSource
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hdvae.latents.layers import MemoryLayer
-from hdvae.network.model import HDVAE, Terms
+from hdvae.network.model import HDVAE
+from hdvae.network.terms import Terms
 from hdvae.workers import Workers
 
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hdvae.errors import InputError
-from hdvae.training.loop import Snapshot
 from hdvae.training.run_files import Files, Folder, stems
+from hdvae.training.snapshot import Snapshot
 
 FORMAT = 1
 

@@ -13,11 +13,12 @@ import torch
 import hdvae
 from hdvae.config import parse
 from hdvae.errors import InputError
-from hdvae.evaluation.evaluation import importance_weighted
+from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.sampling import prior_samples
 from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
-from hdvae.training.loop import TrainState, train_step
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 
 EXPERIMENT = {
     "data": {"path": "images.npz"},

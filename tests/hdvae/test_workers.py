@@ -12,9 +12,11 @@ from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, Peer
 from hdvae.evaluation.evaluation import evaluate
 from hdvae.experiment.experiment import EvaluationConfig
 from hdvae.randomness.shares import BLOCK, check_shares
-from hdvae.training.loop import TrainState, train, train_step
+from hdvae.training.loop import train
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 from hdvae.workers import ALONE, Workers
-from tests.hdvae.training.test_loop import Memory, experiment_of, toy
+from tests.hdvae.training.sessions import Memory, experiment_of, toy
 
 CPU = torch.device("cpu")
 SIZE = 2

@@ -24,7 +24,8 @@ from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from hdvae.data import dataset
+from hdvae.data.loading import is_there
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.cluster.connection import is_loopback, packages
 from hdvae_platform.store.places import redacted
@@ -189,7 +190,7 @@ def _pack(study: Study, home: Path, folder: Path) -> None:
         except OSError as fault:
             raise InputError(f"{config.path}: cannot be read: {fault.strerror or fault}") from None
         plain["experiment"]["data"]["path"] = "images.npz"
-    elif config.name is not None and dataset.is_there(dataset.parquet_path(home, config.name)):
+    elif config.name is not None and is_there(parquet_path(home, config.name)):
         (folder / "data").mkdir()
-        shutil.copy(dataset.parquet_path(home, config.name), folder / "data")
+        shutil.copy(parquet_path(home, config.name), folder / "data")
     (folder / "study.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -24,17 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hdvae.data.dataset import (
-    SPLITS,
-    Dataset,
-    Images,
-    bernoulli,
-    is_there,
-    parquet_path,
-    read_parquet,
-    threshold,
-    write_parquet,
-)
+from hdvae.data.binarisation import bernoulli, threshold
+from hdvae.data.dataset import SPLITS, Dataset, Images
+from hdvae.data.loading import is_there
+from hdvae.data.parquet import parquet_path, read_parquet, write_parquet
 from hdvae.errors import InputError, nearest
 from hdvae.version import __version__
 

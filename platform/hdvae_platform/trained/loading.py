@@ -7,7 +7,7 @@ from pathlib import Path
 from hdvae.errors import InputError
 from hdvae.trained import TrainedModel
 from hdvae.training.checkpoints import Damaged, read_address
-from hdvae.training.loop import Snapshot
+from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client

@@ -15,7 +15,9 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import Snapshot, TrainState, train
+from hdvae.training.loop import train
+from hdvae.training.snapshot import Snapshot
+from hdvae.training.state import TrainState
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.display.image_grid import grid_png
 from hdvae_platform.store import shared_data

@@ -230,17 +230,20 @@ def test_fingerprint_does_not_change_between_versions_and_machines():
         ({"training__objective": "relaxed"}, "training.objective: input should be 'surrogate', 'relaxed_elbo' or"),
         (
             {"training__objective": "relaxed_elbo", "training__estimator": "rloo"},
-            "training: objective: relaxed_elbo needs estimator: concrete; with rloo the samples are hard",
+            "training: objective: relaxed_elbo needs relaxed samples: use estimator: concrete, since rloo is hard",
         ),
         (
             {"training__temperature": "learned", "training__estimator": "reinmax"},
-            "training: temperature: learned needs estimator: concrete; with reinmax the samples are hard",
+            "training: temperature: learned needs relaxed samples: use estimator: concrete, since reinmax is hard",
         ),
         (
             {"training__kl": "concrete", "training__estimator": "gumbel_rao"},
-            "training: kl: concrete needs estimator: concrete",
+            "training: kl: concrete does not go with estimator: gumbel_rao; use kl: analytic, hard or relaxed",
         ),
-        ({"training__kl": "hard", "training__estimator": "vimco"}, "training: estimator: vimco has its own treatment"),
+        (
+            {"training__kl": "hard", "training__estimator": "vimco"},
+            "training: kl: hard does not go with estimator: vimco; use kl: analytic",
+        ),
         ({"training__estimator": "rloo", "training__estimator_samples": 1}, "training.estimator_samples: "),
         (
             {"model__latent": "normal", "training__estimator": "rloo"},
@@ -274,9 +277,9 @@ def test_a_learned_temperature_is_read_and_written():
 
 
 def test_reads_are_dense_unless_a_race_is_asked_for():
-    assert not read().model.races
-    assert read(model__reads="race").model.races
-    assert not read(model__reads="race", model__latent="normal").model.races
+    assert not read().model.top_m_reads
+    assert read(model__reads="race").model.top_m_reads
+    assert not read(model__reads="race", model__latent="normal").model.top_m_reads
 
 
 @pytest.mark.parametrize(("field", "value"), [("estimator", "gumbel_rao"), ("kl", "concrete")])
