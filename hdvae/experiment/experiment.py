@@ -1,8 +1,8 @@
 """The `Experiment`: the settings of one training run.
 
-`parse(Experiment, values, where)` reads it from JSON-like values, such as the `experiment:` part of a study file.
-Reading is strict: an unknown field or a value of the wrong type is an `InputError` that names the field and the
-nearest known one. Everything else in the library takes its settings from here.
+`Experiment.from_plain` reads it from JSON-like values, such as the `experiment:` part of a study file. Reading is
+strict: an unknown field or a value of the wrong type is an `InputError` that names the field and the nearest known one.
+Everything else in the library takes its settings from here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hdvae.config import Config
+from hdvae.config import Config, parse
 from hdvae.experiment.estimators import RULES, EstimatorName, KlTreatment
 from hdvae.experiment.schedules import LEARNED, Ramp, ScheduleSpec, TemperatureSpec, values
 
@@ -249,6 +249,19 @@ class Experiment(Config):
         if model.top_m_reads and training.kl == "concrete":
             raise ValueError("training.kl: concrete needs relaxed samples of all classes: set model.reads: dense")
         return self
+
+    @classmethod
+    def from_plain(cls, values: Any, where: str = "experiment") -> Experiment:
+        """Read an experiment from JSON-like values, as they stand in a study file.
+
+        Args:
+            values: a mapping of fields; those with defaults may be left out.
+            where: the name of the source in error messages, e.g. a file.
+
+        Raises:
+            InputError: a field is unknown or missing, or has a wrong value.
+        """
+        return parse(cls, values, where)
 
     def plain(self) -> dict[str, Any]:
         """The experiment as JSON-like values, with every default filled in."""

@@ -96,7 +96,7 @@ def test_settings_cannot_be_changed():
         ({"training__temperature": [[0, 0.8], [9, 0]]}, "training: temperature must stay above 0"),
         ({"training__learning_rate": -1}, "training: learning_rate must stay above 0"),
         ({"training__freebits": -0.1}, "training: freebits must not be negative"),
-        ({"training__freebits": "2"}, "training.freebits: '2' is no schedule: write a number, points"),
+        ({"training__freebits": "2"}, "training.freebits: '2' is not a schedule: write a number, points"),
         (
             {"training__temperature": [[5, 0.8], [5, 0.1]]},
             "training.temperature: the steps of a schedule must increase",
@@ -133,7 +133,7 @@ def test_only_a_mapping_is_an_experiment(value):
 
 
 def test_only_plain_values_are_settings():
-    assert complaint(training__steps={1, 2}).endswith("use numbers, texts, lists and mappings only")
+    assert complaint(training__steps={1, 2}).endswith("use numbers, strings, lists and mappings only")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -221,8 +221,11 @@ def test_fingerprint_does_not_change_between_versions_and_machines():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"training__temperature": "learnt"}, "training.temperature: 'learnt' is no schedule: write a number, points"),
-        ({"training__freebits": "learned"}, "training.freebits: 'learned' is no schedule"),
+        (
+            {"training__temperature": "learnt"},
+            "training.temperature: 'learnt' is not a schedule: write a number",
+        ),
+        ({"training__freebits": "learned"}, "training.freebits: 'learned' is not a schedule"),
         (
             {"training__temperature": "learned", "training__temperature_floor": 0.5},
             "training: temperature_start must be above temperature_floor",
