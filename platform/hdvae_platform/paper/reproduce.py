@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdvae.data.dataset import parquet_path
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
-from hdvae.training.loop import trained_model
+from hdvae.training.snapshot import trained_model
 from hdvae_platform.analysis.caveats import mixed_code
 from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.display.plotting import INTERVAL
