@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
@@ -21,35 +20,14 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 import hdvae
 from hdvae.errors import InputError
 from hdvae_platform.cluster import environment, ray_internals
+from hdvae_platform.cluster.address import AUTO, LOCAL, check_address, is_loopback
 
-LOCAL = "local"
-AUTO = "auto"
 _CONNECTION_WAIT = 5.0
 """Seconds for a cluster's address to accept a connection."""
 _TOKEN_WAIT = 30
 """Seconds for a cluster to accept or refuse a token."""
 _REFUSED = re.compile("AuthenticationError|RAY_AUTH_TOKEN")
 """Part of Ray's message about a wrong or missing token."""
-
-
-def check_address(address: str) -> None:
-    """See that an address says where a study is to run: `local`, `auto` or `HOST:PORT`.
-
-    Raises:
-        InputError: it does not; says what to give instead.
-    """
-    if address in (LOCAL, AUTO):
-        return
-    where = f"--address {address}"
-    if address.startswith(("ray://", "http://", "https://")):
-        host = address.partition("://")[2].partition(":")[0].partition("/")[0]
-        raise InputError(
-            f"{where}: a study's driver runs on a machine of the cluster; from elsewhere "
-            f"`hdvae study submit FILE.yaml --address http://{host}:8265` starts it there"
-        )
-    host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
-        raise InputError(f"{where}: give local, auto or HOST:PORT, e.g. 10.0.0.1:6379")
 
 
 @contextmanager
@@ -176,15 +154,6 @@ def _reach(address: str) -> None:
             return
     except OSError as fault:
         raise InputError(f"--address {address}: nothing answers there: {fault.strerror or fault}") from None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT can be reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _asked(head: str, mode: str) -> str | None:

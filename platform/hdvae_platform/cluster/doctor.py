@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 from hdvae.errors import InputError
 from hdvae_platform.cluster import probe
-from hdvae_platform.cluster.probe import LOCAL
+from hdvae_platform.cluster.address import LOCAL
 from hdvae_platform.display.text import duration
 from hdvae_platform.store import database, datasets, records
 from hdvae_platform.store.places import Places, redacted

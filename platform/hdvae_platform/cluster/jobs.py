@@ -27,7 +27,8 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 from hdvae.data.loading import is_there
 from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
-from hdvae_platform.cluster.connection import is_loopback, packages
+from hdvae_platform.cluster.address import is_loopback
+from hdvae_platform.cluster.connection import packages
 from hdvae_platform.cluster.ray_internals import CHATTY_LOGGERS, NO_AGENT
 from hdvae_platform.store.layout import DATA, SUBMITTED
 from hdvae_platform.store.places import redacted

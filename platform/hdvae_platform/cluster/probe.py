@@ -12,9 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 
 from hdvae.errors import InputError
-from hdvae_platform.cluster.connection import LOCAL, connected, machines
-
-__all__ = ["LOCAL", "Cluster", "look"]
+from hdvae_platform.cluster.connection import connected, machines
 
 PATIENCE = 120.0
 """Seconds that Ray may take to start here, or to answer."""
