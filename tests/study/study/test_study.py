@@ -345,3 +345,13 @@ def test_a_preset_in_the_space_is_put_under_the_other_settings(edit):
     assert [(layer.variables, layer.classes) for layer in found.layers] == [(16, 4), (8, 64), (4, 16)]
     assert (found.latent, found.blocks, found.width) == ("categorical", "dense", 8)
     assert study.experiment_at({"preset": "table2-L3-normal"}).model.latent == "normal"
+
+
+def test_the_hours_of_a_search_are_over_when_they_have_passed(edit):
+    study = load_study(edit({"search/hours": 2}))
+    assert [study.hours_are_over(begun=1000.0, now=1000.0 + passed) for passed in (0, 7199, 7200)] == [
+        False,
+        False,
+        True,
+    ]
+    assert not load_study(edit({"search/hours": None})).hours_are_over(begun=0.0, now=1e12)
