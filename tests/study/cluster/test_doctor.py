@@ -151,5 +151,5 @@ def test_a_gpu_that_torch_cannot_use(tmp_path):
     device = tmp_path / "nvidia0"
     assert "gpus_per_worker: 0" in doctor.check_gpu(device)
     device.touch()
-    with pytest.raises(Unfit, match="install the torch build that fits the driver"):
+    with pytest.raises(Unfit, match="install the torch build for this driver"):
         doctor.check_gpu(device)
