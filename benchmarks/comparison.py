@@ -24,7 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common import Bar, report
-from hdvae_platform.analysis.comparison import Question, compare, difference, in_full
+from hdvae_platform.analysis.compare import compare
+from hdvae_platform.analysis.comparison import Question
+from hdvae_platform.analysis.comparison_text import as_text
+from hdvae_platform.analysis.inference import difference
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_state import RunState
@@ -47,7 +50,7 @@ COPIED: dict[str | tuple[str, str], str] = {
     "value ->> '$.\"training.freebits\"' / 1000.0) ELSE value END",
 }
 """What stands in a copy of a row instead of a column, in a table or in all."""
-FORMS: dict[str, dict[str, Any]] = {"table": {"by": ["model.width"], "metrics": METRICS}, "json": {"whole": True}}
+FORMS: dict[str, dict[str, Any]] = {"table": {"by": ["model.width"], "metrics": METRICS}, "json": {"all_metrics": True}}
 """What is asked, by the form in which the answer is given."""
 SLOWER, MEBIBYTES = 1.5, 300.0
 """Limits: of the time of a run of many over that of a run of few, and of the memory that many take."""
@@ -98,7 +101,7 @@ def measured(places: Places, study: str, form: str) -> Cost:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     found = compare(client, Question([study], **FORMS[form]))
-    in_full(found) if form == "table" else json.dumps(found.plain(), indent=1)
+    as_text(found) if form == "table" else json.dumps(found.plain(), indent=1)
     seconds = time.perf_counter() - start
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return Cost(seconds, added, len(found.arms), statistics.fmean(found.arms[-1].values("valid/elbo")))

@@ -45,6 +45,33 @@ def test_every_dependency_is_locked():
         assert name.lower().replace("_", "-") in names, requirement
 
 
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+NAMED_ONLY = {"optuna-dashboard": "optuna_dashboard", "psycopg": "postgresql"}
+"""Dependencies that are used without an import in the sources, and what the sources or documents say of them."""
+
+
+def test_dependencies_are_what_the_sources_import():
+    """Each dependency is imported, and each import of another package is a dependency."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in wanted}
+    sources = [file.read_text() for folder in ("hdvae", "platform") for file in (ROOT / folder).rglob("*.py")]
+    imported = {name for source in sources for name in imports(ast.parse(source))}
+    foreign = imported - set(sys.stdlib_module_names) - {"hdvae", "hdvae_platform"}
+    assert {IMPORTED_AS.get(name, name) for name in names - NAMED_ONLY.keys()} == foreign
+    assert all(any(word in source for source in sources) for word in NAMED_ONLY.values())
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """The top-level packages that a module imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
 def test_minimum_versions_close_known_holes():
     wanted = project()["dependencies"]
     for name, least in (("ray", (2, 56)), ("mlflow", (3, 11))):

@@ -5,201 +5,196 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from hdvae_platform.analysis.arms import Arm, labels, parts_of
+from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.caveats import as_lines
+from hdvae_platform.analysis.comparison import USUAL_DIFFERENCES, Comparison
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import Difference
 from hdvae_platform.analysis.inference import interval
+from hdvae_platform.analysis.labels import arm_names_note, distinct_labels, trial_names
+from hdvae_platform.analysis.metric_names import USUAL, parts_of
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.display.text import between, markdown, number, signed, table
 from hdvae_platform.study.space import set_key
 
-SHOWN = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
-"""The metrics of the printed table, under `valid/`."""
-DIFFERENCES = ("valid/elbo", "valid/relaxation_bias")
-"""The metrics of which differences are printed when none is asked for."""
-DIFFERENCE_HEADER = ("mean", "95% over seeds", "p", "p, Holm", "how", "95% of these models", "on")
-CONFIRMATION_HEADER = ("confirmed on fresh seeds", "metric", "search", "confirmed", "95% interval", "runs", "shrinkage")
-LEGEND = (
-    "95% over seeds: of the difference between trainings, the independent unit being the seed; p of no difference, "
-    "and p adjusted by Holm for all differences of its table.",
-    "95% of these models: how these very models differ on images like those measured, paired by seed and image; "
-    "it says nothing of other trainings.",
+DIFFERENCE_HEADER = ("mean", "95% over seeds", "p", "p, Holm", "seeds", "95% over images", "images")
+CONFIRMATION_HEADER = (
+    "best trials with fresh seeds",
+    "metric",
+    "in the search",
+    "confirmed",
+    "95% interval",
+    "runs",
+    "shrinkage",
 )
-DISTANCE_LEGEND = (
-    "A bias |δ| is above 0 by noise alone: its differences over seeds are |mean of a| − |mean of b| of the signed δ, "
-    "and tested as such."
+DIFFERENCE_LEGEND = (
+    "95% over seeds: interval of the difference between trainings; the seed is the independent unit. p: two-sided, of "
+    "no difference. p, Holm: adjusted for all differences in the table.",
+    "95% over images: interval of the difference between these trained models, paired by seed and image. It says "
+    "nothing about other trainings.",
+)
+BIAS_LEGEND = (
+    "Noise alone keeps a bias |δ| above 0, so its differences over seeds are |mean of a| − |mean of b| of the signed "
+    "δ; p tests the same."
 )
 
-
-@dataclass(frozen=True)
-class Shown:
-    """What is shown of a comparison.
-
-    Attributes:
-        studies: names.
-        arms: in the order of the studies.
-        metrics: full names of those that were asked for; empty for the usual ones.
-        differences: between arms.
-        confirmations: winners of searches, on fresh seeds.
-        trends: one for each metric, if they were asked for.
-        marks: what a reader must know, a line each.
-    """
-
-    studies: Sequence[str]
-    arms: Sequence[Arm]
-    metrics: Sequence[str] = ()
-    differences: Sequence[Difference] = ()
-    confirmations: Sequence[Confirmation] = ()
-    trends: Sequence[Trend] = ()
-    marks: Sequence[str] = ()
+TableFormat = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+"""Makes a text of a header and rows: `table` or `markdown`."""
 
 
-def in_full(found: Shown) -> str:
+def as_text(comparison: Comparison) -> str:
     """A comparison for a terminal."""
-    notes = as_lines(found.marks)
-    if found.trends:
-        parts = [_trend(one, table) for one in found.trends]
+    caveats = as_lines(comparison.caveats)
+    if comparison.trends:
+        parts = [_trend(trend, table) for trend in comparison.trends]
     else:
-        parts = [_arms(found, table), *_differences(found, table)]
-        parts += ["\n".join(_legend(found))]
-        parts.append(confirmation_table(found.confirmations))
-    return "\n\n".join(filter(None, [notes, *parts]))
+        parts = [_arms(comparison, table), *_differences(comparison, table)]
+        parts += ["\n".join(_legend(comparison))]
+        parts.append(confirmation_table(comparison.confirmations))
+    return "\n\n".join(filter(None, [caveats, *parts]))
 
 
-def in_markdown(found: Shown, command: str) -> str:
+def as_markdown(comparison: Comparison, command: str) -> str:
     """A comparison as a page of Markdown, which names the command that made it."""
-    parts = [f"# {', '.join(found.studies)}", f"Made by `{command}`. Nats per image."]
-    parts += ["\n".join(f"- **{mark.partition(':')[0]}**:{mark.partition(':')[2]}" for mark in found.marks)]
-    if found.trends:
-        parts += [_trend(one, markdown) for one in found.trends]
+    parts = [f"# {', '.join(comparison.studies)}", f"Made by `{command}`."]
+    caveats = [caveat.partition(":") for caveat in comparison.caveats]
+    parts += ["\n".join(f"- **{kind}**:{text}" for kind, _, text in caveats)]
+    if comparison.trends:
+        parts += [_trend(trend, markdown) for trend in comparison.trends]
     else:
-        parts += [_arms(found, markdown), *_differences(found, markdown), *_legend(found)]
-        rows = confirmation_rows(found.confirmations)
+        parts += [_arms(comparison, markdown), *_differences(comparison, markdown), *_legend(comparison)]
+        rows = confirmation_rows(comparison.confirmations)
         parts += [markdown(CONFIRMATION_HEADER, rows)] if rows else []
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-Form = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
-"""How a table is set: `table` or `markdown`."""
-
-
-def as_table(compared: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
-    """Arms for a terminal: mean ± standard deviation over runs; the bias also with its error over images."""
-    names = list(metrics) or [f"valid/{name}" for name in SHOWN]
-    header = ["arm", "runs", *(name.removeprefix("valid/") if not metrics else name for name in names)]
-    told = labels([arm.arm for arm in compared])
+def arm_table(arms: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
+    """Arms for a terminal: mean ± standard deviation over runs; for the bias also its standard error over images."""
+    columns = list(metrics) or [f"valid/{name}" for name in USUAL]
+    header = ["arm", "runs", *(name.removeprefix("valid/") if not metrics else name for name in columns)]
     rows = [
-        [text, _count(arm), *(_cell(arm, name) for name in names)] for text, arm in zip(told, compared, strict=True)
+        [name, _run_count(arm), *(_mean_and_deviation(arm, column) for column in columns)]
+        for name, arm in zip(names_and_labels(arms), arms, strict=True)
     ]
+    split = ", validation split" if not metrics else ""
     notes = [
-        "Nats per image"
-        + (", valid split" if not metrics else "")
-        + "; mean ± standard deviation over runs (seeds, unless arms are pooled).",
-        "(se …) is the standard error of relaxation_bias over images, root mean square over seeds.",
+        names_note(arms),
+        f"Nats per image{split}; mean ± standard deviation over runs: a run for each seed, unless arms are pooled.",
     ]
-    shows_bias = any("relaxation_bias" in name for name in names)
-    return "\n".join([table(header, rows), "", *notes[: 2 if shows_bias else 1]])
+    if any("relaxation_bias" in name for name in columns):
+        notes.append("(se …): standard error of relaxation_bias over images, root mean square over seeds.")
+    return "\n".join([table(header, rows), "", *filter(None, notes)])
+
+
+def names_and_labels(arms: Sequence[Arm]) -> list[str]:
+    """Each arm by its name and its settings in words, such as `(2) latent normal`."""
+    labels = distinct_labels([arm.settings for arm in arms])
+    return [f"({name}) {label}" for name, label in zip(names_of(arms), labels, strict=True)]
+
+
+def names_note(arms: Sequence[Arm]) -> str:
+    """One line that says what the names of the arms mean."""
+    return arm_names_note(names_of(arms), [arm.trials for arm in arms])
 
 
 def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
-    """The winners of searches: what they had in the search, and what they have on fresh seeds."""
+    """The best trials of searches: their values in the search, and with fresh seeds."""
     rows = confirmation_rows(confirmed)
     return table(CONFIRMATION_HEADER, rows) if rows else ""
 
 
 def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
-    """The same, row by row, under `CONFIRMATION_HEADER`."""
-    rows = []
-    for told, one in zip(labels([one.arm for one in confirmed]), confirmed, strict=True):
-        found, luck = one.confirmed, one.shrinkage
-        mean, apart = ("—", "—") if found is None else (number(found.mean), between(found.low, found.high))
-        runs = str(len(one.runs)) + (f" + {one.lost} lost" if one.lost else "")
-        name, shrinkage = f"trial {one.trial}: {told}", "—" if luck is None else signed(luck)
-        rows.append([name, one.metric, number(one.search), mean, apart, runs, shrinkage])
-    return rows
+    """The rows of that table, under `CONFIRMATION_HEADER`."""
+    names = trial_names([(one.study, one.trial) for one in confirmed])
+    labels = distinct_labels([one.settings for one in confirmed])
+    return [_confirmation_row(*row) for row in zip(names, labels, confirmed, strict=True)]
 
 
-def _arms(found: Shown, form: Form) -> str:
+def _confirmation_row(name: str, label: str, one: Confirmation) -> list[str]:
+    value, shrinkage = one.confirmed, one.shrinkage
+    mean, limits = ("—", "—") if value is None else (number(value.mean), between(value.low, value.high))
+    runs = str(len(one.runs)) + (f" + {one.lost} without a value" if one.lost else "")
+    shown = "—" if shrinkage is None else signed(shrinkage)
+    return [f"trial {name}: {label}", one.metric, number(one.search), mean, limits, runs, shown]
+
+
+def _arms(comparison: Comparison, form: TableFormat) -> str:
     """Every arm: the mean of each metric with its 95% interval over seeds."""
-    names = found.metrics or [f"valid/{name}" for name in SHOWN]
-    told = labels([arm.arm for arm in found.arms])
+    metrics = comparison.metrics or [f"valid/{name}" for name in USUAL]
     rows = [
-        [f"({place}) {text}", _count(arm), *(_interval_cell(arm, name) for name in names)]
-        for place, (text, arm) in enumerate(zip(told, found.arms, strict=True), 1)
+        [name, _run_count(arm), *(_mean_and_interval(arm, metric) for metric in metrics)]
+        for name, arm in zip(names_and_labels(comparison.arms), comparison.arms, strict=True)
     ]
-    return form(["arm: mean [95% over seeds]", "runs", *names], rows)
+    shown = form(["arm: mean [95% over seeds]", "runs", *metrics], rows)
+    return f"{shown}\n\nNats per image. {names_note(comparison.arms)}".rstrip()
 
 
-def _differences(found: Shown, form: Form) -> list[str]:
-    """A table for each metric of which differences are shown, its arms by their numbers."""
-    numbers = {set_key(arm.arm): str(place) for place, arm in enumerate(found.arms, 1)}
-    tables = []
-    for metric in found.metrics or DIFFERENCES:
-        rows = [_difference_row(one, numbers) for one in found.differences if one.metric == metric]
+def _differences(comparison: Comparison, form: TableFormat) -> list[str]:
+    """A table for each metric with differences; arms stand there by their names."""
+    names, tables = comparison.names, []
+    for metric in comparison.metrics or USUAL_DIFFERENCES:
+        rows = [_difference_row(one, names) for one in comparison.differences if one.metric == metric]
         tables += [form([f"difference in {metric}", *DIFFERENCE_HEADER], rows)] if rows else []
     return tables
 
 
-def _legend(found: Shown) -> list[str]:
+def _legend(comparison: Comparison) -> list[str]:
     """What the columns of the tables of differences mean."""
-    of_distances = any(parts_of(one.metric) for one in found.differences)
-    return [*(LEGEND if found.differences else ()), *([DISTANCE_LEGEND] if of_distances else ())]
+    has_bias = any(parts_of(one.metric) for one in comparison.differences)
+    return [*(DIFFERENCE_LEGEND if comparison.differences else ()), *([BIAS_LEGEND] if has_bias else ())]
 
 
-def _difference_row(one: Difference, numbers: Mapping[str, str]) -> list[str]:
-    found, models = one.trainings, one.models
-    how = f"paired by {found.seeds} seed{'s' if found.seeds > 1 else ''}" if found.paired else "unpaired"
-    on = "—" if models is None else f"{models.images} images" + (", one noise" if models.same_noise else "")
+def _difference_row(one: Difference, names: Mapping[str, str]) -> list[str]:
+    trainings, models = one.over_seeds, one.models
+    seeds = f"{trainings.seeds} {'pair' if trainings.seeds == 1 else 'pairs'}" if trainings.paired else "unpaired"
+    images = "—" if models is None else f"{models.images}" + (", same noise" if models.same_noise else "")
     return [
-        f"({numbers[set_key(one.a)]}) − ({numbers[set_key(one.b)]})",
-        signed(found.value.mean),
-        between(found.value.low, found.value.high, signed),
-        _p(found.p),
-        _p(one.p_holm),
-        how,
+        f"({names[set_key(one.a.settings)]}) − ({names[set_key(one.b.settings)]})",
+        signed(trainings.value.mean),
+        between(trainings.value.low, trainings.value.high, signed),
+        _probability(trainings.p),
+        _probability(one.p_holm),
+        seeds,
         "—" if models is None else between(models.value.low, models.value.high, signed),
-        on,
+        images,
     ]
 
 
-def _trend(one: Trend, form: Form) -> str:
-    """A trend: the test in words, the levels with their fit, and the change from the first to the last."""
+def _trend(trend: Trend, form: TableFormat) -> str:
+    """A trend: the result of the test, the levels with their fit, and the change from the first to the last level."""
     rows = [
         [f"{level:g}", str(runs), number(mean), number(fitted)]
-        for level, runs, mean, fitted in zip(one.levels, one.runs, one.means, one.fitted, strict=True)
+        for level, runs, mean, fitted in zip(trend.levels, trend.runs, trend.means, trend.fitted, strict=True)
     ]
-    kind = "increasing" if one.grows else "decreasing"
-    lines = [f"trend of {one.metric} in {one.path}: {one.words}"]
-    lines.append(form([one.path, "runs", "mean", f"isotonic fit, {kind}"], rows))
-    if one.change is not None:
-        apart = f"from {one.levels[0]:g} to {one.levels[-1]:g}: {signed(one.change.mean)}"
-        lines.append(f"{apart} nats per image, 95% over seeds {between(one.change.low, one.change.high, signed)}")
+    kind = "increasing" if trend.grows else "decreasing"
+    lines = [f"trend of {trend.metric} in {trend.path}: {trend.words}"]
+    lines.append(form([trend.path, "runs", "mean", f"isotonic fit, {kind}"], rows))
+    if trend.change is not None:
+        change = f"change from {trend.levels[0]:g} to {trend.levels[-1]:g}: {signed(trend.change.mean)} nats per image"
+        lines.append(f"{change}, 95% over seeds {between(trend.change.low, trend.change.high, signed)}")
     return "\n\n".join(lines)
 
 
-def _p(value: float | None) -> str:
+def _probability(value: float | None) -> str:
     return "—" if value is None else f"{value:.2g}"
 
 
-def _interval_cell(arm: Arm, metric: str) -> str:
+def _mean_and_interval(arm: Arm, metric: str) -> str:
     by_seed = arm.by_seed(metric)
     if not by_seed:
         return "—"
-    found, held = interval(list(by_seed.values())), len(arm.values(metric))
-    apart = "" if found.low is None else f" {between(found.low, found.high)}"
-    return f"{number(found.mean)}{apart}" + (f" of {held}" if held < len(arm.runs) else "")
+    value, count = interval(list(by_seed.values())), len(arm.values(metric))
+    limits = "" if value.low is None else f" {between(value.low, value.high)}"
+    return f"{number(value.mean)}{limits}" + (f" of {count}" if count < len(arm.runs) else "")
 
 
-def _count(arm: Arm) -> str:
-    parts = [str(len(arm.runs))]
-    counted = ((arm.pruned, "pruned"), (arm.failed, "failed"), (arm.unfinished, "unfinished"))
-    return " + ".join([*parts, *(f"{count} {what}" for count, what in counted if count)])
+def _run_count(arm: Arm) -> str:
+    counts = ((arm.pruned, "pruned"), (arm.failed, "failed"), (arm.unfinished, "unfinished"))
+    return " + ".join([str(len(arm.runs)), *(f"{count} {state}" for count, state in counts if count)])
 
 
-def _cell(arm: Arm, metric: str) -> str:
+def _mean_and_deviation(arm: Arm, metric: str) -> str:
     values = arm.values(metric)
     if not values:
         return "—"

@@ -1,4 +1,8 @@
-"""The winners of searches, on seeds that the search had not seen: their values there were not chosen for being high."""
+"""The best trials of searches, trained again with fresh seeds.
+
+A trial is chosen for its value in the search, so that value is too good on average.
+Its values with fresh seeds are not.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hdvae_platform.analysis.arms import setting, varied_in
 from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.analysis.run_settings import setting, varied_in
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, study_run
@@ -17,23 +21,23 @@ from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, st
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A winner of a search, and what it is worth on seeds that the search had not seen.
+    """One of the best trials of a search, and its runs with fresh seeds.
 
     Attributes:
-        study: of which.
-        trial: its number.
-        arm: dotted path → value.
-        metric: what the search was for.
-        search: the mean over the seeds of the search.
-        runs: on the fresh seeds.
-        lost: how many ended without a finite value.
-        unfinished: how many have not ended.
-        sign: 1 if the metric was maximised, −1 if minimised.
+        study: its name.
+        trial: number of the trial.
+        settings: the varied settings: dotted path → value.
+        metric: full name of the metric that the search optimised.
+        search: the mean of the metric over the seeds of the search.
+        runs: the complete runs with fresh seeds that have a finite value.
+        lost: how many further runs ended without a finite value.
+        unfinished: how many runs have not ended.
+        sign: 1 if the metric was maximised, −1 if it was minimised.
     """
 
     study: str
     trial: int
-    arm: dict[str, Any]
+    settings: dict[str, Any]
     metric: str
     search: float
     runs: Sequence[TrackedRun]
@@ -53,24 +57,29 @@ class Confirmation:
 
     @property
     def confirmed(self) -> Interval | None:
-        """The mean over the fresh seeds; None if there is no value of any."""
+        """The mean over the fresh seeds with its 95% interval; None without a run."""
         return interval(self.values) if self.runs else None
 
     @property
     def shrinkage(self) -> float | None:
-        """By how much the search promised too much: what was luck in its choice."""
+        """By how much the value in the search was better than the confirmed one; None without a run."""
         return None if self.confirmed is None else self.sign * (self.search - self.confirmed.mean)
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        names = ("study", "trial", "arm", "metric", "search", "seeds", "lost", "unfinished", "shrinkage")
-        kept = {key: getattr(self, key) for key in names}
-        found = {"confirmed": None if self.confirmed is None else {**vars(self.confirmed), "values": self.values}}
-        return {**kept, "run_ids": [run.run_id for run in self.runs], **found}
+        names = ("study", "trial", "metric", "search", "seeds", "lost", "unfinished", "shrinkage")
+        confirmed = None if self.confirmed is None else {**vars(self.confirmed), "values": self.values}
+        return {
+            "arm": self.settings,
+            **{name: getattr(self, name) for name in names},
+            "handles": [run.handle for run in self.runs],
+            "run_ids": [run.run_id for run in self.runs],
+            "confirmed": confirmed,
+        }
 
 
 def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, Any] | None = None) -> list[Confirmation]:
-    """The confirmed winners of the studies that have the settings `where`, each study's best by search value first."""
+    """The confirmed trials with the settings `where`, study by study; in each the best by the search first."""
     return [one for study in dict.fromkeys(studies) for one in _confirmations_of(client, study, where or {})]
 
 
@@ -89,18 +98,18 @@ def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> l
         by_trial.setdefault(run.trial, []).append(run)
     searched: dict[int, list[float]] = {}
     for run in search_runs(client, study):
-        if _counts(run, metric):
+        if _has_value(run, metric):
             searched.setdefault(run.trial, []).append(run.metrics[metric])
-    found = [
+    confirmed = [
         _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs)
         for trial, runs in by_trial.items()
         if trial in searched
     ]
-    return sorted(found, key=lambda one: (-one.sign * one.search, one.trial))
+    return sorted(confirmed, key=lambda one: (-one.sign * one.search, one.trial))
 
 
-def _counts(run: TrackedRun, metric: str) -> bool:
-    """Whether a run is complete, with a finite value."""
+def _has_value(run: TrackedRun, metric: str) -> bool:
+    """Whether a run is complete and its metric finite."""
     return run.state == RunState.COMPLETE and math.isfinite(run.metrics.get(metric, math.nan))
 
 
@@ -108,11 +117,11 @@ def _confirmation(
     study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
 ) -> Confirmation:
     ended = sum(run.state is not None and run.state.is_terminal for run in runs)
-    counted = sorted((run for run in runs if _counts(run, metric)), key=lambda run: run.seed)
+    counted = sorted((run for run in runs if _has_value(run, metric)), key=lambda run: run.seed)
     return Confirmation(
         study=study,
         trial=trial,
-        arm=varied_in(runs[0]),
+        settings=varied_in(runs[0]),
         metric=metric,
         search=search,
         runs=counted,

@@ -1,4 +1,4 @@
-"""Differences between arms, with what may be said of them: over trainings, and of the trained models."""
+"""Differences between arms: of their trainings, with the seed as the unit, and of their trained models, by image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError, nearest
-from hdvae_platform.analysis.arms import Arm, label, parts_of, with_runs
+from hdvae_platform.analysis.arms import Arm, with_runs
 from hdvae_platform.analysis.image_pairs import ImagePaired, ImageValues, image_paired
 from hdvae_platform.analysis.inference import (
     Interval,
@@ -19,20 +19,23 @@ from hdvae_platform.analysis.inference import (
     size_difference,
     size_significance,
 )
+from hdvae_platform.analysis.labels import label
+from hdvae_platform.analysis.metric_names import parts_of
+from hdvae_platform.study.expectation import fitting as places_with
 
-ARMS = 12
-"""Arms up to which each is compared with each."""
+MAX_ARMS_IN_PAIRS = 12
+"""The most arms of which every pair is compared."""
 
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A difference between the trainings of two arms in one metric.
+    """The difference between two arms in one metric, with the seed as the independent unit.
 
     Attributes:
-        value: mean over seeds, the independent unit of a claim about training, and its interval.
+        value: mean difference over seeds, and its 95% interval.
         paired: whether the seeds were paired; otherwise the interval is Welch's.
-        seeds: how many pairs, or seeds of both arms.
-        p: two-sided, of no difference.
+        seeds: number of pairs, or of seeds of both arms if they are not paired.
+        p: two-sided p-value of no difference; None if it could not be tested.
     """
 
     value: Interval
@@ -46,84 +49,91 @@ class Difference:
     """Arm a minus arm b in one metric.
 
     Attributes:
-        a: settings.
-        b: settings.
+        a: the first arm.
+        b: the second arm.
         metric: full name.
-        trainings: over seeds.
-        p_holm: adjusted over all differences in this metric that are shown.
-        models: of these trained models, over images; None where their values of each image are not at hand.
+        over_seeds: the difference between trainings.
+        p_holm: p-value adjusted by Holm's method over all differences shown in this metric.
+        models: the difference between these trained models, over images; None where values of each image are missing.
     """
 
-    a: dict[str, Any]
-    b: dict[str, Any]
+    a: Arm
+    b: Arm
     metric: str
-    trainings: OverSeeds
+    over_seeds: OverSeeds
     p_holm: float | None
     models: ImagePaired | None
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        found = self.trainings
-        names = {"a": self.a, "b": self.b, "metric": self.metric, **vars(found.value), "paired": found.paired}
-        tested = {"seeds": found.seeds, "p": found.p, "p_holm": self.p_holm}
-        return {**names, **tested, "models": None if self.models is None else self.models.plain()}
+        seeds = self.over_seeds
+        return {
+            "a": self.a.settings,
+            "b": self.b.settings,
+            "metric": self.metric,
+            **vars(seeds.value),
+            "paired": seeds.paired,
+            "seeds": seeds.seeds,
+            "p": seeds.p,
+            "p_holm": self.p_holm,
+            "models": None if self.models is None else self.models.plain(),
+        }
 
 
-def couples(compared: Sequence[Arm], against: Mapping[str, Any] | None = None) -> list[tuple[Arm, Arm]]:
-    """Which arms are compared: each with each, or with one; none where they are more than `ARMS`.
+def arm_pairs(compared: Sequence[Arm], against: Mapping[str, Any] | None = None) -> list[tuple[Arm, Arm]]:
+    """The pairs of arms to compare: every pair, or every arm with the one that has the settings `against`.
+
+    Without `against` there are no pairs of more than `MAX_ARMS_IN_PAIRS` arms.
 
     Raises:
-        InputError: `against` names what tells no arm apart, or fits no arm, or several.
+        InputError: `against` names a setting that does not differ between arms, or fits no arm, or several arms.
     """
     arms = with_runs(compared)
     if not against:
-        return list(itertools.combinations(arms, 2)) if len(arms) <= ARMS else []
-    paths = {path for arm in arms for path in arm.arm}
+        return list(itertools.combinations(arms, 2)) if len(arms) <= MAX_ARMS_IN_PAIRS else []
+    paths = {path for arm in arms for path in arm.settings}
     for path in against:
         if path not in paths:
-            raise InputError(f"--against {path}: no setting that tells these arms apart{nearest(path, paths)}")
-    fitting = [arm for arm in arms if against.items() <= {k: v for k, v in arm.arm.items() if k in against}.items()]
+            raise InputError(f"--against {path}: the arms do not differ in this setting{nearest(path, paths)}")
+    fitting = [arms[place] for place in places_with([arm.settings for arm in arms], against)]
     if len(fitting) != 1:
-        known = "; ".join(label(arm.arm) for arm in (fitting or arms)[:ARMS])
-        raise InputError(f"--against {label(against)}: {len(fitting) or 'no'} arms have this: {known}")
+        known = "; ".join(label(arm.settings) for arm in (fitting or arms)[:MAX_ARMS_IN_PAIRS])
+        problem = "no arm has this; arms are" if not fitting else f"{len(fitting)} arms have this, and one is needed"
+        raise InputError(f"--against {label(against)}: {problem}: {known}")
     return [(arm, fitting[0]) for arm in arms if arm is not fitting[0]]
 
 
 def differences(
     compared: Sequence[tuple[Arm, Arm]], metrics: Sequence[str], values: ImageValues | None = None
 ) -> list[Difference]:
-    """The differences in each metric between pairs of arms that have it.
+    """The differences in each metric between the arms of each pair, where both have the metric.
 
     Args:
         compared: pairs of arms.
         metrics: full names.
-        values: of each image, where they are to be read.
+        values: reads the values of each image; None leaves out differences over images.
     """
-    return [one for metric in metrics for one in _in_metric(compared, metric, values)]
+    return [difference for metric in metrics for difference in _in_metric(compared, metric, values)]
 
 
 def over_seeds(a: Arm, b: Arm, metric: str) -> OverSeeds | None:
-    """The difference a − b between trainings; None where an arm lacks the metric.
+    """The difference a − b over seeds; None where an arm lacks the metric.
 
-    Of a bias |δ| it is taken and tested on δ: |δ| is above 0 by noise alone.
+    For a bias |δ| it is |mean δ of a| − |mean δ of b|: noise alone keeps |δ| above 0.
     """
     first, second = a.signed_by_seed(metric), b.signed_by_seed(metric)
-    distance = parts_of(metric) is not None
-    found = (size_difference if distance else difference)(first, second)
-    if found is None:
+    is_bias = parts_of(metric) is not None
+    value_and_paired = (size_difference if is_bias else difference)(first, second)
+    if value_and_paired is None:
         return None
-    p = (size_significance if distance else significance)(first, second)
-    return OverSeeds(*found, len(pairs(first, second)) or len(first) + len(second), p)
+    p = (size_significance if is_bias else significance)(first, second)
+    return OverSeeds(*value_and_paired, len(pairs(first, second)) or len(first) + len(second), p)
 
 
 def _in_metric(compared: Sequence[tuple[Arm, Arm]], metric: str, values: ImageValues | None) -> list[Difference]:
-    tested = [(a, b, found) for a, b in compared if (found := over_seeds(a, b, metric)) is not None]
-    adjusted = holm([found.p for *_, found in tested])
+    tested = [(a, b, seeds) for a, b in compared if (seeds := over_seeds(a, b, metric)) is not None]
+    adjusted = holm([seeds.p for *_, seeds in tested])
     return [
-        Difference(a.arm, b.arm, metric, found, p_holm, _models(a, b, metric, values))
-        for (a, b, found), p_holm in zip(tested, adjusted, strict=True)
+        Difference(a, b, metric, seeds, p_holm, None if values is None else image_paired(a, b, metric, values))
+        for (a, b, seeds), p_holm in zip(tested, adjusted, strict=True)
     ]
-
-
-def _models(a: Arm, b: Arm, metric: str, values: ImageValues | None) -> ImagePaired | None:
-    return None if values is None else image_paired(a, b, metric, values)

@@ -1,4 +1,4 @@
-"""Intervals and tests for means and differences of means; SciPy's, and what pairs the values for them."""
+"""Intervals and tests for means and differences of means, paired by seed where possible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95% interval; the limits are None where one value leaves them open."""
+    """A mean with its 95% interval; the limits are None where a single value gives none."""
 
     mean: float
     low: float | None
@@ -39,31 +39,31 @@ def interval(values: Sequence[float]) -> Interval:
 
 @functools.lru_cache
 def _quantile(freedom: float) -> float:
-    """Student's, of the upper limit: the same few for tens of thousands of intervals."""
+    """Student's quantile of the upper limit; cached, since tens of thousands of intervals share a few of them."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def _around(mean: float, half: float) -> Interval:
-    """The interval that reaches so far to both sides; one without end has no limits."""
+    """The interval mean ± half; without limits where they are not finite."""
     low, high = mean - half, mean + half
     return Interval(mean, low, high) if math.isfinite(low) and math.isfinite(high) else Interval(mean, None, None)
 
 
 def pairs(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[Key]:
-    """The units that two arms share, if more than half of each arm's are: otherwise pairing would waste the rest."""
+    """The units that two arms share, if they are more than half of each arm's: fewer pairs would waste the rest."""
     shared = [key for key in a if key in b]
     return shared if 2 * len(shared) > max(len(a), len(b)) else []
 
 
 def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[Interval, bool] | None:
-    """Mean of a − b over independent units, and whether they were paired; None without values.
+    """Mean of a − b over independent units, and whether the units were paired; None without values.
 
     Args:
-        a: value of each unit (a seed) of one arm.
-        b: of the other.
+        a: the value of each unit (a seed) in one arm.
+        b: the same in the other arm.
 
     Returns:
-        Student's interval of the paired differences where `pairs` finds units, else Welch's.
+        Student's interval of the paired differences where `pairs` gives any units, else Welch's interval.
     """
     if not a or not b:
         return None
@@ -78,9 +78,9 @@ def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[Interval
 
 
 def significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None:
-    """Two-sided p-value of no difference, of the test that belongs to the interval of `difference`.
+    """Two-sided p-value of no difference, by the test that belongs to the interval of `difference`.
 
-    None where there is no interval, or where differences that are all the same leave nothing to test against.
+    None where there is no interval, or where all differences are equal, so that their spread is unknown.
     """
     shared = pairs(a, b)
     if shared:
@@ -98,7 +98,7 @@ def significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None
 def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """The standard error of a difference of means, and its degrees of freedom (Welch 1947); both 0 without spread.
 
-    Not SciPy's `ttest_ind`, which warns of a loss of precision, with the path of a file, for values that hardly differ.
+    SciPy's `ttest_ind` is not used: it prints a warning about precision for values that hardly differ.
     """
     parts = [statistics.variance(values) / len(values) for values in (a, b)]
     whole = sum(parts)
@@ -109,33 +109,33 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
 
 
 def size_difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[Interval, bool] | None:
-    """|mean of a| − |mean of b|, as `difference`, from values with their signs.
+    """|mean of a| − |mean of b|, as `difference`, from signed values.
 
-    The interval reaches over every sign that the arms' own intervals leave open: where neither mean is clearly away
-    from 0, it holds 0.
+    The interval covers every combination of signs that the arms' own intervals allow: where neither mean is clearly
+    away from 0, it contains 0.
     """
-    turned = [difference(_times(a, s), _times(b, t)) for s in _signs(a) for t in _signs(b)]
-    found = [one for one in turned if one is not None]
-    if not found:
+    differences = [difference(_scaled(a, s), _scaled(b, t)) for s in _signs(a) for t in _signs(b)]
+    possible = [one for one in differences if one is not None]
+    if not possible:
         return None
-    first, paired = found[0]
-    lows = [value.low for value, _ in found if value.low is not None]
-    highs = [value.high for value, _ in found if value.high is not None]
+    first, paired = possible[0]
+    lows = [value.low for value, _ in possible if value.low is not None]
+    highs = [value.high for value, _ in possible if value.high is not None]
     return Interval(first.mean, min(lows, default=None), max(highs, default=None)), paired
 
 
 def size_significance(a: Mapping[Key, float], b: Mapping[Key, float]) -> float | None:
-    """p-value of |mean of a| = |mean of b|, from values with their signs; None as in `significance`.
+    """p-value of |mean of a| = |mean of b|, from signed values; None as in `significance`.
 
-    That holds where the means are equal or opposite: it is rejected where both are (Berger 1982), which keeps the
-    level whatever the signs.
+    The hypothesis says that the means are equal or opposite. It is rejected only where both are rejected (Berger 1982),
+    so that the test keeps its level whatever the signs.
     """
-    equal, opposite = significance(a, b), significance(a, _times(b, -1))
+    equal, opposite = significance(a, b), significance(a, _scaled(b, -1))
     return None if equal is None or opposite is None else max(equal, opposite)
 
 
 def _signs(values: Mapping[Key, float]) -> list[int]:
-    """The sign of the mean, and the other one where the interval of the mean leaves it open."""
+    """The sign of the mean, and the opposite sign where the interval of the mean contains 0."""
     if not values:
         return []
     found = interval(list(values.values()))
@@ -144,18 +144,18 @@ def _signs(values: Mapping[Key, float]) -> list[int]:
     return [sign] if clear else [sign, -sign]
 
 
-def _times(values: Mapping[Key, float], sign: int) -> dict[Key, float]:
+def _scaled(values: Mapping[Key, float], sign: int) -> dict[Key, float]:
     return {key: sign * value for key, value in values.items()}
 
 
 def holm(p_values: Sequence[float | None], hypotheses: int = 0) -> list[float | None]:
-    """Holm's adjusted p-values (1979): rejecting those below α errs anywhere with probability α at most.
+    """Holm's adjusted p-values (1979): rejecting those below α makes any false rejection at most with probability α.
 
-    What was not tested (None) does not count.
+    Untested hypotheses (None) do not count.
 
     Args:
-        p_values: of the tests.
-        hypotheses: of how many they were chosen by looking at the data, if these are more than they.
+        p_values: one for each test.
+        hypotheses: the number of hypotheses from which these were chosen by looking at the data, if that is larger.
 
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
@@ -171,7 +171,7 @@ def holm(p_values: Sequence[float | None], hypotheses: int = 0) -> list[float | 
     return adjusted
 
 
-def bars(found: Sequence[Interval]) -> tuple[list[float], list[float]]:
-    """How far intervals reach below and above their means; 0 where there is but a mean."""
-    below = [0.0 if one.low is None else one.mean - one.low for one in found]
-    return below, [0.0 if one.high is None else one.high - one.mean for one in found]
+def error_bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
+    """The lengths of the lower and upper error bars of intervals; 0 where an interval has no limits."""
+    lower = [0.0 if one.low is None else one.mean - one.low for one in intervals]
+    return lower, [0.0 if one.high is None else one.high - one.mean for one in intervals]

@@ -24,7 +24,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from hdvae.data import dataset
+from hdvae.data.loading import is_there
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.cluster.connection import is_loopback, packages
 from hdvae_platform.cluster.ray_internals import CHATTY_LOGGERS, NO_AGENT
@@ -191,7 +192,7 @@ def _pack(study: Study, home: Path, folder: Path) -> None:
         except OSError as fault:
             raise InputError(f"{config.path}: cannot be read: {fault.strerror or fault}") from None
         plain["experiment"]["data"]["path"] = "images.npz"
-    elif config.name is not None and dataset.is_there(dataset.parquet_path(home, config.name)):
+    elif config.name is not None and is_there(parquet_path(home, config.name)):
         (folder / DATA).mkdir()
-        shutil.copy(dataset.parquet_path(home, config.name), folder / DATA)
+        shutil.copy(parquet_path(home, config.name), folder / DATA)
     (folder / "study.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -1,4 +1,4 @@
-"""`hdvae report`: a study as one page."""
+"""`hdvae report`: a study as one HTML page."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from hdvae_platform.store.places import Places
 @click.command()
 @click.argument("name")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.  [default: reports/NAME in the home]"
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the report.  [default: reports/NAME in the home]",
 )
 @home_option
 @json_option
 def report(name: str, out: Path | None, home: Path, as_json: bool) -> None:
-    """Write a study as one HTML page that needs no network, its figures beside it, and log both to MLflow."""
+    """Write the report of a study: one HTML page that needs no network, and its figures as files.
+
+    Both are also logged to MLflow.
+    """
     places = Places.known(home, "database")
     done = write_report(places, name, out or report_folder(places.home, name))
     for note in done.notes:

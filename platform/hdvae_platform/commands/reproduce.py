@@ -1,4 +1,4 @@
-"""`hdvae reproduce`: the paper's tables and figures again, beside what it prints."""
+"""`hdvae reproduce`: tables and figures of the paper, ours beside the paper's numbers."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", metavar="|".join(TARGETS))
-@click.option("--budget", default="smoke", show_default=True, metavar="smoke|cpu|full", help="How much of it.")
+@click.option("--budget", default="smoke", show_default=True, metavar="smoke|cpu|full", help="How much of it to run.")
 @click.option(
     "--address",
     default="local",
     envvar="RAY_ADDRESS",
     show_default=True,
-    help="The Ray to run on, as for `hdvae study run`.",
+    help="The Ray cluster to run on, as for `hdvae study run`.",
 )
-@click.option("--insecure", is_flag=True, help="Use a Ray that takes commands from whoever reaches it.")
-@click.option("--retry-failed", is_flag=True, help="Start the runs that failed again, from their checkpoints.")
-@click.option("--accept-code-change", is_flag=True, help="Go on with studies that were run with other code before.")
+@click.option("--insecure", is_flag=True, help="Use a Ray cluster that accepts commands without authentication.")
+@click.option("--retry-failed", is_flag=True, help="Start failed runs again, from their checkpoints.")
+@click.option("--accept-code-change", is_flag=True, help="Continue studies begun with other code.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where tables and figures are written.  [default: HOME/reproductions/TARGET-BUDGET]",
+    help="Folder for tables and figures.  [default: HOME/reproductions/TARGET-BUDGET]",
 )
 @home_option
 @json_option
@@ -51,23 +51,23 @@ def reproduce(
     home: Path,
     as_json: bool,
 ) -> int:
-    """Run a table or figure of the paper, or go on with it, and print ours beside the paper's numbers.
+    """Run the studies of a table or figure of the paper, and print our numbers beside the paper's.
 
-    Budgets: `smoke` takes some minutes on two cores and downloads nothing; `cpu` at most three hours there, with a
-    reduced network and fewer steps; `full` is the paper's own and needs GPUs. Figure 1 is drawn from the study of
-    table 4, figure 2 from those of table 1.
+    Given again, the command continues where it was stopped. Budgets: `smoke` takes some minutes on two cores and
+    downloads nothing; `cpu` takes at most three hours on two cores, with a smaller network and fewer steps; `full` is
+    the paper's and needs GPUs. Figure 1 is drawn from the study of table 4, figure 2 from the studies of table 1.
     """
     from hdvae_platform.paper.reproduce import reproduce as run
     from hdvae_platform.running.launch import Launch
 
     if target not in TARGETS:
-        raise InputError(f"the paper has no {target} that can be reproduced{nearest(target, TARGETS)}")
+        raise InputError(f"{target} cannot be reproduced{nearest(target, TARGETS)}")
     chosen, places = budget_named(budget), Places.under(home)
     folder = out or places.home / "reproductions" / f"{target}-{budget}"
     launch = Launch(address, insecure=insecure, retry_failed=retry_failed, accept_code_change=accept_code_change)
     if out is not None:
         prepare_folder(out)
-    stream = sys.stderr if as_json else sys.stdout  # now: while Ray works, what is printed goes to a file
+    stream = sys.stderr if as_json else sys.stdout  # looked up now: while Ray runs, standard output is a file
     done = run(target, chosen, places, lambda line: click.echo(line, file=stream), launch)
     prepare_folder(folder)
     files = _write(folder, done)
@@ -77,13 +77,13 @@ def reproduce(
         click.echo(f"\n{done.text()}\n")
         click.echo("\n".join(files))
     if done.unfinished:
-        click.echo("stopped before its end; the same command goes on", err=True)
+        click.echo("stopped before the end; the same command continues", err=True)
         return 130
     return 1 if done.failed else 0
 
 
 def _write(folder: Path, done: Reproduction) -> list[str]:
-    """Write figures, the tables as Markdown and everything as JSON; returns where."""
+    """Write the figures, the tables as Markdown and everything as JSON; return the paths."""
     files = {
         **done.files,
         f"{done.target}.md": f"{done.markdown()}\n".encode(),

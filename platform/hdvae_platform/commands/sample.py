@@ -14,7 +14,7 @@ from hdvae.evaluation.evaluation import choose_images
 from hdvae.evaluation.sampling import layer_resamples, prior_samples, reconstructions
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
-from hdvae.training.loop import Snapshot, trained_model
+from hdvae.training.snapshot import Snapshot, trained_model
 from hdvae_platform.commands.options import RUN_HELP, home_option, run_argument
 from hdvae_platform.display.image_grid import grid_png
 from hdvae_platform.store.images import load_data

@@ -1,4 +1,4 @@
-"""What a reproduction of the paper may cost, and the studies that it is at that cost."""
+"""Budgets of reproductions of the paper, and the studies that make up a table or figure at a budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hdvae_platform.study.space import PRESET
 from hdvae_platform.study.study import Study
 
 STUDIED = {"table1": "table1", "table4": "table4", "figure1": "table4", "figure2": "table1"}
-"""Whose studies a table or figure shows: figure 1 is drawn from table 4, figure 2 from the models of table 1."""
+"""The table whose studies a target needs: figure 1 is drawn from table 4, figure 2 from the models of table 1."""
 TARGETS = (*sorted(STUDIED), "table3")
 CLAIMS = {
     "table1": "With few latent variables a discrete hierarchy has a better test log-likelihood than a Gaussian one, "
@@ -31,27 +31,28 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
     ],
     "table4": [{"metric": "valid/relaxation_bias", "grows_with": "model.layers.*.variables"}],
 }
-"""What the claims mean for the arms."""
+"""The expectations that follow from the claims."""
 TAU = 0.1
+"""Temperature at which bias and surrogate are evaluated."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the paper is run, and how.
+    """How much of the paper is run, and with which settings.
 
     Attributes:
-        name: of the budget.
-        cost: what it takes, in words.
-        experiment: put over the paper's experiment.
-        data: the paper's data set → fields of `data` of what is used for it; what is not named is not run.
-        cells: a pattern of the presets that are run.
-        seeds: of each cell.
-        resources: of the studies.
-        images: of the test split, a fixed random subset; all if None.
-        draws: of the noise for each test image.
-        samples: S of the importance-weighted bound of table 1. Table 4 is of one sample.
-        timed: steps that are timed for table 3, after one that is not.
-        runtime: put over the paper's experiment for table 3.
+        name: name of the budget.
+        cost: what it costs, in words.
+        experiment: settings that replace those of the paper's experiment.
+        data: data set of the paper → the `data` section to use for it; data sets that are missing here are not run.
+        cells: regular expression of the presets to run.
+        seeds: seeds of each cell.
+        resources: the `resources` section of the studies.
+        images: size of the fixed random subset of the test split; None for all images.
+        draws: draws of the noise for each test image.
+        samples: S of the importance-weighted bound in table 1; table 4 uses one sample.
+        timed: number of timed steps for table 3, after one step that is not timed.
+        runtime: settings that replace those of the paper's experiment for table 3.
     """
 
     name: str
@@ -72,13 +73,13 @@ class Budget:
         return re.fullmatch(self.cells, preset) is not None
 
     def settings(self, target: str) -> dict[str, Any]:
-        """Of the evaluation on the test images."""
+        """The settings of the evaluation on test images."""
         samples = self.samples if STUDIED[target] == "table1" else 1
         return {"tau": (TAU,), "samples": samples, "draws": self.draws, "kappa": "certified"}
 
 
 def _falling(steps: int) -> list[list[float]]:
-    """The paper's temperature, from 0.8 over 0.3 to 0.1, at another length."""
+    """The paper's temperature schedule 0.8 → 0.3 → 0.1, over another number of steps."""
     return [[0, 0.8], [steps // 2, 0.3], [steps, 0.1]]
 
 
@@ -91,14 +92,14 @@ def _small(width: int, steps: int, **evaluation: Any) -> dict[str, Any]:
 
 
 PUBLISHED = ("binarized_mnist", "caltech101_silhouettes", "fashion_mnist", "omniglot")
-_THEIR_OWN = {name: {"name": name} for name in PUBLISHED}
+_PAPER_DATA = {name: {"name": name} for name in PUBLISHED}
 
 BUDGETS = {
     budget.name: budget
     for budget in (
         Budget(
             "smoke",
-            "some minutes on two cores, no download: shows that everything works",
+            "some minutes on two cores, no download: shows only that everything works",
             _small(128, 500, every=100, images=200, draws=5, samples=10),
             {"binarized_mnist": {"name": "mnist5k"}},
             cells="table2-.*|table4-L[12]-N(12|24|48)",
@@ -111,7 +112,7 @@ BUDGETS = {
             "cpu",
             "at most three hours on two cores: reduced network and steps",
             _small(128, 6000, every=1000, images=500, draws=5, samples=10),
-            _THEIR_OWN,
+            _PAPER_DATA,
             resources={"concurrent": 2},
             images=1000,
             timed=3,
@@ -123,7 +124,7 @@ BUDGETS = {
                 "training": {"steps": 1_000_000, "patience": 100},
                 "evaluation": {"tau": [TAU], "every": 1000, "images": 1000, "draws": 10, "samples": 100},
             },
-            _THEIR_OWN,
+            _PAPER_DATA,
             resources={"concurrent": 64, "gpus_per_worker": 1},
         ),
     )
@@ -131,10 +132,10 @@ BUDGETS = {
 
 
 def budget_named(name: str) -> Budget:
-    """A budget.
+    """The budget of this name.
 
     Raises:
-        InputError: there is none of this name; names the nearest.
+        InputError: there is no such budget; the message names the nearest one.
     """
     if name not in BUDGETS:
         raise InputError(f"no budget {name}{nearest(name, BUDGETS)}")
@@ -142,13 +143,13 @@ def budget_named(name: str) -> Budget:
 
 
 def studies(target: str, budget: Budget) -> dict[str, Study]:
-    """The paper's data set → the study on it, for a table or figure that is made of studies."""
+    """The studies behind a table or figure: data set of the paper → the study on it."""
     table = STUDIED[target]
     wanted = networks(TABLES[table])
     if target == "figure2":
         wanted = {data: wanted[data] for data in ("binarized_mnist", "fashion_mnist")}
-    cells = {data: list(filter(budget.runs, found)) for data, found in wanted.items() if data in budget.data}
-    return {data: _study(table, data, found, budget, several=len(wanted) > 1) for data, found in cells.items()}
+    cells = {data: list(filter(budget.runs, names)) for data, names in wanted.items() if data in budget.data}
+    return {data: _study(table, data, names, budget, several=len(wanted) > 1) for data, names in cells.items()}
 
 
 def _study(table: str, data: str, cells: list[str], budget: Budget, *, several: bool) -> Study:
@@ -167,13 +168,13 @@ def _study(table: str, data: str, cells: list[str], budget: Budget, *, several: 
 
 
 def timed_experiment(preset: str, budget: Budget) -> Experiment:
-    """The experiment of which steps are timed for a network of table 3."""
+    """The experiment whose steps are timed for a network of table 3."""
     plain = presets.merged(presets.merged(presets.PAPER, budget.runtime), presets.preset(preset))
     return parse(Experiment, plain, preset)
 
 
 def network(experiment: Experiment) -> str:
-    """Network, length and optimisation of an experiment in words, for captions.
+    """The network, training length and optimisation of an experiment in words, for captions.
 
     >>> network(timed_experiment("table3", BUDGETS["smoke"])).partition("; ")[2]
     '500 steps of 128 images, learning rate 0.004, τ 0.8→0.3→0.1'

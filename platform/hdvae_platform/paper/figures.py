@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hdvae_platform.analysis.inference import Interval, bars
+from hdvae_platform.analysis.inference import Interval, error_bars
 from hdvae_platform.display.plotting import GREY, rendered
 
 Lines = Mapping[str, Mapping[int, Sequence[tuple[int, Interval]]]]
-"""What → depth → points (N, nats with their interval)."""
+"""Metric → depth → points (N, nats per image with their interval)."""
 MARKERS = "osD^vP"
-"""Of the depths, so that lines can be told apart without colours."""
+"""Markers of the depths, so that lines differ without colours."""
 LIGHTEST = 0.7
-"""Of viridis: what is lighter is lost on paper."""
+"""The lightest colour of viridis that is used: lighter ones are hard to see on paper."""
 
 
 def bias_figure(ours: Lines, paper: Lines, caption: str) -> dict[str, bytes]:
@@ -27,8 +27,8 @@ def bias_figure(ours: Lines, paper: Lines, caption: str) -> dict[str, bytes]:
 
     Args:
         ours: `elbo`, `surrogate_elbo` and `relaxation_bias` → depth → points.
-        paper: the same of the paper, dotted in the right panel.
-        caption: below.
+        paper: the same of the paper; its bias is dotted in the right panel.
+        caption: text below the figure.
 
     Returns:
         Files by name.
@@ -58,16 +58,16 @@ def bias_figure(ours: Lines, paper: Lines, caption: str) -> dict[str, bytes]:
     return _files(figure, "figure1", caption)
 
 
-def _points(lines: Lines, what: str, depth: int) -> Sequence[tuple[int, Interval]]:
-    return lines.get(what, {}).get(depth, ())
+def _points(lines: Lines, metric: str, depth: int) -> Sequence[tuple[int, Interval]]:
+    return lines.get(metric, {}).get(depth, ())
 
 
 def samples_figure(panels: Mapping[str, Tensor | None], caption: str) -> dict[str, bytes]:
     """Figure 2: prior samples in panels, Gaussian left and discrete right.
 
     Args:
-        panels: title → images in [0, 1], (n, H, W) with a square n; None where there are none. Two in a row.
-        caption: below.
+        panels: title → images in [0, 1], (n, H, W) with a square n; None where there are none. Two panels in a row.
+        caption: text below the figure.
 
     Returns:
         Files by name.
@@ -85,16 +85,16 @@ def samples_figure(panels: Mapping[str, Tensor | None], caption: str) -> dict[st
 
 
 def _line(axes: Axes, points: Sequence[tuple[int, Interval]], **style: Any) -> None:
-    """Means with bars as far as their intervals reach; without, where there is none."""
+    """Draw means with error bars, where they have intervals."""
     if not points:
         return
-    found = [value for _, value in points]
-    reach = None if all(one.low is None for one in found) else bars(found)
-    axes.errorbar([n for n, _ in points], [one.mean for one in found], reach, capsize=3, elinewidth=1, **style)
+    values = [value for _, value in points]
+    bars = None if all(one.low is None for one in values) else error_bars(values)
+    axes.errorbar([n for n, _ in points], [one.mean for one in values], bars, capsize=3, elinewidth=1, **style)
 
 
 def _sheet(images: Tensor) -> Any:
-    """A square grid of images as one, (side · H, side · W)."""
+    """A square grid of images as one image, (side · H, side · W)."""
     count, height, width = images.shape
     side = round(count**0.5)
     grid = images.cpu().reshape(side, side, height, width)

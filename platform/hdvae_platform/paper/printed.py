@@ -1,6 +1,6 @@
-"""The numbers that the paper prints: each with its place, the network it is of, and what is wrong with it there.
+"""The numbers that the paper prints, each with its network and with the faults of the print.
 
-Nothing is corrected: a number stands as it is printed, and its fault beside it.
+Nothing is corrected: a number is given as printed, with its fault beside it.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from hdvae.experiment.presets import TABLE4_LAYERS, TABLE4_VARIABLES
 from hdvae.experiment.presets import names as presets
 
 LOWER_KL = (
-    "the text says that the measured KL is higher for the discrete model; of the 12 pairs that table 1 prints it is "
-    "lower in {lower}"
+    "the text says that the measured KL is higher for the discrete model; in table 1 it is lower in {lower} of the 12 "
+    "pairs"
 )
-NAMED_98 = "printed 'N = 98'; it follows 12, 24 and 48, so 96 is meant"
-INDIVISIBLE = "N does not divide by 5; how it is split over the layers is not said"
-HEAD_ELBO = "the head of this column is printed 'L₁ τ=0.1', like the one before; 'L₁ τ=0' is meant"
-HEAD_BIAS = "the head of this column is printed 'δ τ=0'; 'δ τ=0.1' is meant"
-ROUNDED = "differs by 0.01 from the difference of the two numbers printed before it"
+NAMED_98 = "printed as 'N = 98'; after 12, 24 and 48 it must be 96"
+INDIVISIBLE = "N is not divisible by 5; the paper does not say how it is split over the layers"
+HEAD_ELBO = "the head of this column is printed as 'L₁ τ=0.1', like the one before; it must be 'L₁ τ=0'"
+HEAD_BIAS = "the head of this column is printed as 'δ τ=0'; it must be 'δ τ=0.1'"
+ROUNDED = "differs by 0.01 from the difference of the two numbers printed to its left"
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number as it is printed.
+    """A number as printed.
 
     Attributes:
         value: nats per image; in table 3 seconds or megabytes.
-        metric: what it is, by this project's name of it.
-        preset: the network.
+        metric: this project's name of the quantity.
+        preset: the network, as a preset.
         data: the data set.
-        faults: what is wrong with it in print.
+        faults: faults of the print.
     """
 
     value: float
@@ -43,7 +43,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: what it is of, its numbers in the order of the columns, and what is wrong with all of them."""
+    """A row of a table: its labels, its numbers in the order of the columns, and faults that concern all of them."""
 
     labels: tuple[str, ...]
     numbers: tuple[Number, ...]
@@ -52,15 +52,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, or one quantity of it.
+    """A table of the paper, or one quantity of it.
 
     Attributes:
-        name: in the paper.
+        name: its name in the paper.
         quantity: what its numbers are.
-        heads: of the columns that say what a row is of.
-        columns: heads of the numbers.
+        heads: heads of the label columns.
+        columns: heads of the number columns.
         rows: top to bottom.
-        notes: faults of what the text says of it.
+        notes: faults of the paper's text about the table.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def place(self, row: Row, column: int) -> str:
-        """Where a number stands.
+        """The place of a number in the paper.
 
         >>> BIAS.place(BIAS.rows[0], 2)
         'table 4, L = 1, N = 12, δ τ=0.1'
@@ -162,12 +162,12 @@ TABLES: dict[str, tuple[Table, ...]] = {"table1": (LIKELIHOOD, KL), "table3": (R
 
 
 def networks(tables: Sequence[Table]) -> dict[str, list[str]]:
-    """Data set → the presets whose numbers tables print of it, in the order of the presets.
+    """Data set → the presets whose numbers the tables print for it, in the order of the presets.
 
     >>> networks([LIKELIHOOD])["omniglot"][:3]
     ['table2-L1', 'table2-L1-normal', 'table2-L2']
     """
-    found: dict[str, set[str]] = {}
+    by_data: dict[str, set[str]] = {}
     for number in (number for table in tables for row in table.rows for number in row.numbers):
-        found.setdefault(number.data, set()).add(number.preset)
-    return {data: [name for name in presets() if name in wanted] for data, wanted in found.items()}
+        by_data.setdefault(number.data, set()).add(number.preset)
+    return {data: [name for name in presets() if name in wanted] for data, wanted in by_data.items()}

@@ -1,7 +1,8 @@
-"""The paper's tables and figures again: their studies are run, or gone on with, and shown beside what is printed.
+"""Reproduces tables and figures of the paper: runs their studies, or continues them, and shows ours beside the paper's.
 
-A study is judged on `valid` as any other. What is compared with the paper is measured afterwards, on test images, of
-every run that is complete: nothing is chosen by it. It is kept in the run's artifacts and not measured twice.
+The studies use the validation split, as any other. The numbers beside the paper's are measured afterwards on test
+images, for every complete run, so that nothing is chosen by them. They are stored among the run's artifacts and
+measured only once.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdvae.data.dataset import parquet_path
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
-from hdvae.training.loop import trained_model
+from hdvae.training.snapshot import trained_model
 from hdvae_platform.analysis.caveats import mixed_code
-from hdvae_platform.analysis.comparison import Interval, interval
+from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.display.plotting import INTERVAL
 from hdvae_platform.paper.budgets import BUDGETS, PUBLISHED, STUDIED, Budget, network, studies, timed_experiment
 from hdvae_platform.paper.figures import Lines, bias_figure, samples_figure
 from hdvae_platform.paper.printed import LIKELIHOOD, RUNTIME, TABLES, Table
 from hdvae_platform.paper.step_cost import StepCost, measured_alone
-from hdvae_platform.paper.tables import Found, Side, beside
+from hdvae_platform.paper.tables import Result, SideBySide, side_by_side
 from hdvae_platform.running.launch import Launch, run_study
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store import datasets
 from hdvae_platform.store.images import load_data
+from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
@@ -42,33 +44,35 @@ from hdvae_platform.trained.assessment import assess
 from hdvae_platform.trained.loading import find_run, load_run
 
 Echo = Callable[[str], None]
-KEPT = f"{EVALUATION}/test.json"
-"""The artifact in which an evaluation on test images is kept."""
+_Evaluation = tuple[str, Mapping[str, Any]]
+"""The handle of a run, and its evaluation on test images."""
+EVALUATION_FILE = f"{EVALUATION}/test.json"
+"""The artifact with a run's evaluation on test images."""
 SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-SAMPLES = 64
-"""In a panel of figure 2."""
-DEEP = "table2-L3"
-"""The network of figure 2."""
+PANEL_SAMPLES = 64
+"""Samples in a panel of figure 2."""
+FIGURE2_NETWORK = "table2-L3"
+"""The preset of the discrete network in figure 2."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table or figure of the paper, and ours.
+    """A reproduced table or figure of the paper.
 
     Attributes:
-        target: which.
-        budget: at what budget.
-        captions: how ours were made; each stands with every table and figure.
-        tables: side by side.
-        files: figures by name.
-        unfinished: whether runs are yet to be done: the study was stopped.
+        target: name of the table or figure.
+        budget: name of the budget.
+        captions: how our numbers were made; they belong to every table and figure.
+        tables: the paper's tables with our numbers.
+        files: figures by file name.
+        unfinished: whether runs have not ended because a study was stopped.
         failed: whether runs failed.
     """
 
     target: str
     budget: str
     captions: Sequence[str]
-    tables: Sequence[Side] = ()
+    tables: Sequence[SideBySide] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     unfinished: bool = False
     failed: bool = False
@@ -76,91 +80,94 @@ class Reproduction:
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
         head = {"target": self.target, "budget": self.budget, "captions": list(self.captions)}
-        return {**head, "tables": [side.plain() for side in self.tables], "unfinished": self.unfinished}
+        return {**head, "tables": [table.plain() for table in self.tables], "unfinished": self.unfinished}
 
     def text(self) -> str:
-        """For a terminal."""
-        return "\n\n".join([*(side.text() for side in self.tables), "\n".join(self.captions)])
+        """The tables and captions for a terminal."""
+        return "\n\n".join([*(table.text() for table in self.tables), "\n".join(self.captions)])
 
     def markdown(self) -> str:
-        """The same for a document."""
-        return "\n\n".join([*(side.markdown() for side in self.tables), "\n".join(f"- {one}" for one in self.captions)])
+        """The tables and captions as Markdown."""
+        return "\n\n".join(
+            [*(table.markdown() for table in self.tables), "\n".join(f"- {caption}" for caption in self.captions)]
+        )
 
 
 def reproduce(target: str, budget: Budget, places: Places, echo: Echo, launch: Launch) -> Reproduction:
-    """Run what a table or figure of the paper is made of, as far as it is not there, and set ours beside it.
+    """Reproduce a table or figure of the paper; what is complete already is not run again.
 
     Args:
-        target: of `budgets.TARGETS`.
-        budget: how much of it, and how.
-        places: where everything lives.
+        target: one of `budgets.TARGETS`.
+        budget: how much of it to run.
+        places: where studies, data and results are stored.
         echo: prints a line of progress.
-        launch: where and how studies are run.
+        launch: where and how the studies are run.
 
     Raises:
-        InputError: a data set is not fetched, or what `run_study` and `assess` refuse.
-        KeyboardInterrupt: passed on; the same call goes on.
+        InputError: a data set is missing, or `run_study` or `assess` refuses its input.
+        KeyboardInterrupt: passed on; calling again continues.
     """
     if target == "table3":
-        return _runtime(budget, echo)
+        return _step_cost(budget, echo)
     wanted = studies(target, budget)
-    _get_data(wanted.values(), places)
+    _fetch_data(wanted.values(), places)
     for study in wanted.values():
         echo(f"{study.name}: {study.claim}")
         run_study(study, places, echo, launch)
     states = {data: _status(study, places) for data, study in wanted.items()}
-    captions = [*_captions(target, budget, wanted, places), *_mixed(states.values(), places)]
-    sides: list[Side] = []
+    captions = [*_captions(target, budget, wanted, places), *_mixed_code(states.values(), places)]
+    tables: list[SideBySide] = []
     files: dict[str, bytes] = {}
     if target == "figure2":
-        files = _samples(wanted, states, places, captions)
+        files = _figure2(wanted, states, places, captions)
     else:
-        sides = _sides(target, wanted, states, budget, places, echo)
+        tables = _tables(target, wanted, states, budget, places, echo)
     if target == "figure1":
-        files = bias_figure(_lines(sides[0], ours=True), _lines(sides[0], ours=False), " ".join(captions))
+        files = bias_figure(_lines(tables[0], ours=True), _lines(tables[0], ours=False), " ".join(captions))
     unfinished = any(state.state != "finished" for state in states.values())
     failed = any(state.failed for state in states.values())
-    return Reproduction(target, budget.name, captions, sides, files, unfinished, failed)
+    return Reproduction(target, budget.name, captions, tables, files, unfinished, failed)
 
 
-def _sides(
+def _tables(
     target: str,
     wanted: Mapping[str, Study],
     states: Mapping[str, StudyStatus],
     budget: Budget,
     places: Places,
     echo: Echo,
-) -> list[Side]:
-    found = {
-        (data, preset): one
+) -> list[SideBySide]:
+    results = {
+        (data, preset): result
         for data, study in wanted.items()
-        for preset, one in _found(target, study, states[data], budget, places, echo).items()
+        for preset, result in _results(target, study, states[data], budget, places, echo).items()
     }
-    return [beside(printed, found, _head(printed, budget)) for printed in TABLES[STUDIED[target]]]
+    return [side_by_side(printed, results, _column_head(printed, budget)) for printed in TABLES[STUDIED[target]]]
 
 
-def _head(printed: Table, budget: Budget) -> str:
-    """Of our columns, where ours is the bound with another number of samples than the paper's.
+def _column_head(printed: Table, budget: Budget) -> str:
+    """The head of our columns, which names the bound if it has another number of samples than the paper's.
 
-    >>> _head(TABLES["table1"][0], BUDGETS["smoke"]), _head(TABLES["table1"][0], BUDGETS["full"])
+    >>> _column_head(TABLES["table1"][0], BUDGETS["smoke"]), _column_head(TABLES["table1"][0], BUDGETS["full"])
     ('ours (L₁₀₀)', 'ours')
     """
     same = printed is not LIKELIHOOD or budget.samples == BUDGETS["full"].samples
     return "ours" if same else f"ours (L{str(budget.samples).translate(SUBSCRIPT)})"
 
 
-def _get_data(wanted: Iterable[Study], places: Places) -> None:
-    """See that the data sets are there; one that needs no download is made.
+def _fetch_data(wanted: Iterable[Study], places: Places) -> None:
+    """Make the data sets that need no download, and check that the others are there.
 
     Raises:
-        InputError: some are not; names the command that gets them.
+        InputError: a data set must be downloaded first; the message names the command.
     """
     names = [name for study in wanted if (name := study.experiment.data.name) is not None]
     missing = [name for name in names if not parquet_path(places.home, name).exists()]
-    away = [name for name in missing if name in PUBLISHED]
-    if away:
+    to_download = [name for name in missing if name in PUBLISHED]
+    if to_download:
         raise InputError(
-            f"not fetched: {', '.join(away)}; get them with `hdvae data fetch {' '.join(away)} --home {places.home}`"
+            f"missing data: {', '.join(to_download)}; "
+            f"download with `hdvae data fetch {' '.join(to_download)} --home {places.home}`"
         )
     for name in missing:
         datasets.fetch(places.home, name)
@@ -172,45 +179,58 @@ def _status(study: Study, places: Places) -> StudyStatus:
     return study_status(places, record)
 
 
-def _mixed(states: Iterable[StudyStatus], places: Places) -> list[str]:
-    """What must be said where several versions of the code made the runs."""
+def _mixed_code(states: Iterable[StudyStatus], places: Places) -> list[str]:
+    """The caption where several versions of the code trained the runs."""
     ids = [
         row["run_id"] for state in states for row in state.trials if row["state"] == RunState.COMPLETE and row["run_id"]
     ]
     runs = [run for run in map(Client(places).get, ids) if run is not None] if ids else []
-    return [f"{mark}: differences between cells may be of the code." for mark in mixed_code(runs)]
+    return [f"{caveat}; differences between cells may come from the code." for caveat in mixed_code(runs)]
 
 
-def _found(
+def _results(
     target: str, study: Study, state: StudyStatus, budget: Budget, places: Places, echo: Echo
-) -> dict[str, Found]:
-    """Preset → what was found on test images, over its complete runs."""
+) -> dict[str, Result]:
+    """Preset → the result of its complete runs on test images."""
     client = Client(places)
-    documents: dict[str, list[dict[str, Any]]] = {}
-    found: dict[str, Found] = {}
+    evaluations: dict[str, list[_Evaluation]] = {}
+    failed: dict[str, Result] = {}
     for row in state.trials:
         preset = row["params"][PRESET]
         if row["state"] == RunState.COMPLETE:
-            document = _assessed(target, study, row, budget, places, client, echo)
-            documents.setdefault(preset, []).append(document)
+            name = handle(study.name, row["number"], row["seed"])
+            document = _evaluated(target, study, row, name, budget, places, client, echo)
+            evaluations.setdefault(preset, []).append((name, document))
         elif row["state"] == RunState.FAIL:
-            found[preset] = Found({}, instead="failed")
-    return found | {preset: _joined(kept) for preset, kept in documents.items()}
+            failed[preset] = Result({}, instead="failed")
+    return failed | {preset: _joined(same) for preset, same in evaluations.items()}
 
 
-def _assessed(
+def _evaluated(
     target: str,
     study: Study,
     row: Mapping[str, Any],
+    name: str,
     budget: Budget,
     places: Places,
     client: Client,
     echo: Echo,
 ) -> dict[str, Any]:
-    """The evaluation of a run on test images: the one that is kept, if it is of these settings."""
+    """The evaluation of a run on test images: the stored one if its settings are the same, else a new one.
+
+    Args:
+        target: the table or figure.
+        study: the study of the run.
+        row: the run, as a row of the study's status.
+        name: the handle of the run.
+        budget: how to evaluate.
+        places: where everything is stored.
+        client: connection to MLflow.
+        echo: prints a line of progress.
+    """
     run, settings = row["run_id"], budget.settings(target)
     if run is None:
-        raise InputError(f"MLflow has no record of trial {row['number']} of {study.name} yet: the same command again")
+        raise InputError(f"MLflow does not have run {name} yet: give the same command again")
     available = load_data(study.experiment, places.home).size("test")
     wanted = {
         "step": row["step"],
@@ -221,24 +241,31 @@ def _assessed(
         "grade": settings["kappa"],
         "sources": provenance.code()["sources"],
     }
-    kept: dict[str, Any] = json.loads(client.read_file(run, KEPT) or b"{}")
-    if all(kept.get(name) == value for name, value in wanted.items()):
-        return kept
-    echo(f"{row['params'][PRESET]} seed {row['seed']}: {wanted['images']} test images")
+    stored: dict[str, Any] = json.loads(client.read_file(run, EVALUATION_FILE) or b"{}")
+    if all(stored.get(key) == value for key, value in wanted.items()):
+        return stored
+    echo(f"{name} ({row['params'][PRESET]}): evaluation on {wanted['images']} test images")
     done = assess(find_run(run, places), "test", wanted["images"], settings, places)
     if done.unlogged is not None:
-        echo(f"{done.unlogged}; this is not kept: it is measured again next time")
+        echo(f"{done.unlogged}; the evaluation is not stored and will be repeated next time")
     return done.document()
 
 
-def _joined(documents: Sequence[Mapping[str, Any]]) -> Found:
-    """One run: intervals over its images. Several: over the runs. What is not finite in all of them is left out."""
-    runs = tuple(document["run"] for document in documents)
-    names = [name for name in documents[0]["metrics"] if all(one["metrics"][name] is not None for one in documents)]
+def _joined(evaluations: Sequence[_Evaluation]) -> Result:
+    """The result of one network: intervals over the runs, or for a single run over its images.
+
+    Metrics that are not finite in some run are left out.
+    """
+    handles = tuple(name for name, _ in evaluations)
+    documents = [document for _, document in evaluations]
+    run_ids = tuple(document["run"] for document in documents)
+    metrics = [name for name in documents[0]["metrics"] if all(one["metrics"][name] is not None for one in documents)]
     if len(documents) > 1:
-        return Found({name: interval([one["metrics"][name] for one in documents]) for name in names}, runs)
-    values, errors = documents[0]["metrics"], documents[0]["standard_errors"]
-    return Found({name: _over_images(values[name], errors.get(name)) for name in names}, runs)
+        values = {name: interval([one["metrics"][name] for one in documents]) for name in metrics}
+    else:
+        means, errors = documents[0]["metrics"], documents[0]["standard_errors"]
+        values = {name: _over_images(means[name], errors.get(name)) for name in metrics}
+    return Result(values, run_ids, handles)
 
 
 def _over_images(value: float, error: float | None) -> Interval:
@@ -256,22 +283,23 @@ def _captions(target: str, budget: Budget, wanted: Mapping[str, Study], places: 
         data.append(f"{used.name}{' for ' + printed if used.name != printed else ''} ({images} test images)")
     theirs = network(next(iter(studies(target, BUDGETS["full"]).values())).experiment)
     lines = [f"Budget {budget.name} ({budget.cost}): {network(experiment)}, seeds {list(budget.seeds)}."]
-    lines += [f"Not the paper's own, which is {theirs}."] if network(experiment) != theirs else []
-    lines.append(f"Data: {', '.join(data)}; τ = 0 unless said otherwise.")
+    lines += [f"The paper's settings are different: {theirs}."] if network(experiment) != theirs else []
+    lines.append(f"Data: {', '.join(data)}; τ = 0 unless a column says otherwise.")
     if target == "figure2":
         return [*lines, f"Studies: {', '.join(study.name for study in wanted.values())}."]
     settings = budget.settings(target)
     noise = f"{settings['draws']} draws for each image"
     noise += f", S = {settings['samples']} for L_S" if STUDIED[target] == "table1" else ""
-    over = "the seeds" if len(budget.seeds) > 1 else "the test images of one run, without the chance of training"
+    one_run = "the test images of one run, which leaves out the variation between trainings"
+    over = "the seeds" if len(budget.seeds) > 1 else one_run
     lines.append(f"Nats per image; {noise}; 95% intervals over {over}; the paper prints one run without intervals.")
     return [*lines, f"Studies: {', '.join(study.name for study in wanted.values())}."]
 
 
-def _lines(side: Side, *, ours: bool) -> Lines:
-    """Table 4 as the lines of figure 1, at the cells that were run; the paper prints no intervals."""
+def _lines(table: SideBySide, *, ours: bool) -> Lines:
+    """The lines of figure 1 from table 4, for the cells that were run; the paper prints no intervals."""
     lines: dict[str, dict[int, list[tuple[int, Interval]]]] = {}
-    for row, cells in zip(side.paper.rows, side.rows, strict=True):
+    for row, cells in zip(table.paper.rows, table.rows, strict=True):
         depth, variables = (int(label) for label in row.labels)
         for cell in cells:
             if cell.ours is not None:
@@ -281,38 +309,38 @@ def _lines(side: Side, *, ours: bool) -> Lines:
     return lines
 
 
-def _samples(
+def _figure2(
     wanted: Mapping[str, Study], states: Mapping[str, StudyStatus], places: Places, captions: Sequence[str]
 ) -> dict[str, bytes]:
-    """Figure 2: prior samples of the deepest models of table 1, under the names of the data that they learned from."""
+    """Figure 2: prior samples of the deepest models of table 1, titled with the data that they were trained on."""
     panels: dict[str, Tensor | None] = {}
     letters = iter("abcd")
     for data in ("binarized_mnist", "fashion_mnist"):
         used = load_data(wanted[data].experiment, places.home).name if data in wanted else data
-        for preset, name in ((f"{DEEP}-normal", "Gaussian"), (DEEP, "discrete")):
+        for preset, name in ((f"{FIGURE2_NETWORK}-normal", "Gaussian"), (FIGURE2_NETWORK, "discrete")):
             rows = states[data].trials if data in states else []
             row = next(
                 (row for row in rows if row["params"][PRESET] == preset and row["state"] == RunState.COMPLETE), None
             )
             title = f"({next(letters)}) {name}, L = 3, {used}"
-            panels[title] = None if row is None else _drawn(row, places)
+            panels[title] = None if row is None else _samples_of(row, places)
     return samples_figure(panels, " ".join(captions))
 
 
-def _drawn(row: Mapping[str, Any], places: Places) -> Tensor:
+def _samples_of(row: Mapping[str, Any], places: Places) -> Tensor:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return prior_samples(trained_model(load_run(row["checkpoint"], places)).to(device), SAMPLES, row["seed"])
+    return prior_samples(trained_model(load_run(row["checkpoint"], places)).to(device), PANEL_SAMPLES, row["seed"])
 
 
-def _runtime(budget: Budget, echo: Echo) -> Reproduction:
-    """Table 3, measured here and now."""
+def _step_cost(budget: Budget, echo: Echo) -> Reproduction:
+    """Table 3, measured on this machine."""
     costs: dict[str, StepCost] = {}
     for row in RUNTIME.rows:
         preset = row.numbers[0].preset
-        echo(f"{preset}: {budget.timed} steps")
+        echo(f"{preset}: timing {budget.timed} steps")
         costs[preset] = measured_alone(timed_experiment(preset, budget), budget.timed)
-    found = {
-        ("binarized_mnist", preset): Found(
+    results = {
+        ("binarized_mnist", preset): Result(
             {"seconds_per_step": interval(cost.seconds), "megabytes": Interval(cost.megabytes, None, None)}
         )
         for preset, cost in costs.items()
@@ -321,10 +349,10 @@ def _runtime(budget: Budget, echo: Echo) -> Reproduction:
     experiment = timed_experiment("table3", budget)
     theirs = network(timed_experiment("table3", BUDGETS["full"]))
     captions = [
-        f"Budget {budget.name}: {network(experiment)}; {budget.timed} steps are timed, on images that are noise.",
-        *([f"Not the paper's network, which is {theirs}."] if network(experiment) != theirs else []),
-        f"On this machine: {cost.device}, {cost.threads} CPU threads. Memory is the most that was held at a time"
-        + (" by the process." if cost.device == "CPU" else " on the GPU.")
-        + " The paper: a GPU of 2019. 95% intervals over steps.",
+        f"Budget {budget.name}: {network(experiment)}; {budget.timed} steps are timed, on random images.",
+        *([f"The paper's settings are different: {theirs}."] if network(experiment) != theirs else []),
+        f"On this machine: {cost.device}, {cost.threads} CPU threads. Memory is the peak"
+        + (" of the process." if cost.device == "CPU" else " on the GPU.")
+        + " The paper used a GPU of 2019. 95% intervals over steps.",
     ]
-    return Reproduction("table3", budget.name, captions, [beside(RUNTIME, found)])
+    return Reproduction("table3", budget.name, captions, [side_by_side(RUNTIME, results)])

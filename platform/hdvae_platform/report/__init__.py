@@ -1,5 +1,5 @@
-"""The report of a study: one page that needs nothing else, and its figures as files.
+"""The report of a study: one HTML page that needs no other file, and its figures as files.
 
-`contents` reads, `settings` says what was run, `figures` draws, `page` makes the HTML, `writing` writes all of it; each
-knows nothing of those after it.
+`reading` reads the `contents` from MLflow, the study database and the storage. `figures` draws, `tables` and `page`
+make the HTML, and `writing` writes everything.
 """

@@ -1,46 +1,47 @@
-"""What a reader of a report must know first: what `hdvae compare` marks, and what concerns a report alone."""
+"""The caveats of a report: those of `hdvae compare`, and those that concern a report alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hdvae_platform.analysis.caveats import of_runs
+from hdvae_platform.analysis.caveats import caveats_of_runs
 from hdvae_platform.report.contents import Contents
 
 
-def marks(contents: Contents, metrics: Sequence[str]) -> list[str]:
-    """One line for each thing that makes the numbers say less than they seem to.
+def report_caveats(contents: Contents, metrics: Sequence[str]) -> list[str]:
+    """What a reader must know before believing the numbers, one line each.
 
     Args:
-        contents: of the report.
-        metrics: full names of what it shows.
+        contents: the contents of the report.
+        metrics: full names of the metrics that it shows.
     """
     arms = [arm.arm for arm in contents.arms]
     return [
-        *_many(contents),
+        *_omitted_arms(contents),
         *_unfinished(contents),
         *_unsent(contents),
-        *of_runs(arms, metrics, contents.confirmed),
-        *_few_seeds(contents),
+        *caveats_of_runs(arms, metrics, contents.confirmed),
+        *_one_seed(contents),
     ]
 
 
-def _many(contents: Contents) -> list[str]:
-    shown, total = len(contents.arms), contents.arms_in_all
+def _omitted_arms(contents: Contents) -> list[str]:
+    shown, total = len(contents.arms), contents.total_arms
     if shown == total:
         return []
-    return [f"many: the study has {total} arms; these are the {shown} best by {contents.metric}: hdvae compare has all"]
+    best = f"the study has {total} arms; this page shows the {shown} best by {contents.metric}"
+    return [f"many arms: {best}, and hdvae compare shows all"]
 
 
 def _unfinished(contents: Contents) -> list[str]:
     if not contents.to_do:
         return []
     left, total = contents.to_do, contents.status.total
-    lacking = sum(not arm.arm.runs for arm in contents.arms) + contents.not_begun
-    without = f"; {lacking} of its arms {'has' if lacking == 1 else 'have'} no complete run yet" if lacking else ""
+    without_run = sum(not arm.arm.runs for arm in contents.arms) + contents.not_begun
+    arms = f"; {without_run} arm{' has' if without_run == 1 else 's have'} no complete run yet" if without_run else ""
     return [
-        f"not finished: {left} of the study's {total} runs have not ended, and are not in these means (counted as by "
-        f"hdvae study status {contents.study.name}){without}"
+        f"not finished: {left} of {total} runs have not ended and are not in the means{arms}; "
+        f"hdvae study status {contents.study.name} shows the progress"
     ]
 
 
@@ -48,13 +49,13 @@ def _unsent(contents: Contents) -> list[str]:
     count = contents.unsent
     if not count:
         return []
-    runs = "1 complete run, which is" if count == 1 else f"{count} complete runs, which are"
-    return [f"not in MLflow: the final numbers of {runs} not in these means; hdvae study run sends them"]
+    runs = "1 complete run is" if count == 1 else f"{count} complete runs are"
+    return [f"not in MLflow: the final numbers of {runs} missing from the means; hdvae study run sends them to MLflow"]
 
 
-def _few_seeds(contents: Contents) -> list[str]:
+def _one_seed(contents: Contents) -> list[str]:
     if any(len(set(arm.arm.seeds)) > 1 for arm in contents.complete):
         return []
-    said = "one seed: every arm has one, so nothing in the table of arms tells a difference between arms from chance"
-    again = any(len(one.values) > 1 for one in contents.confirmed)
-    return [said + ("; the winners were run again on fresh seeds, and have intervals over them" if again else "")]
+    caveat = "one seed: every arm was trained with one seed, so differences between arms may be due to chance"
+    confirmed = any(len(one.values) > 1 for one in contents.confirmed)
+    return [caveat + ("; confirmed trials have several fresh seeds, and intervals over them" if confirmed else "")]

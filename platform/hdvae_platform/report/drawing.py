@@ -1,7 +1,7 @@
-"""How the figures of a report look: one style, drawn once, for files and for the page.
+"""The style of a report's figures, for files and for the page.
 
-A page is read in light and in dark, so its drawings take the colours of ink and paper from the page. The series'
-colours are Okabe and Ito's, which the colour-blind can tell apart; lines and markers differ too.
+The page has a light and a dark scheme, so drawings on it take the colours of text and background from the page. The
+series have Okabe and Ito's colours, which colour-blind readers can tell apart; lines and markers differ too.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hdvae_platform.display.plotting import BLUE, GREEN, GREY, ORANGE
-from hdvae_platform.report.contents import ArmReport
+from hdvae_platform.report.arm_report import ArmReport
 
 INK, PAPER = "#1b1f24", "#fefefe"
-"""Stand for the colours of text and background; no series has them."""
+"""Placeholders for the colours of text and background; no series has them."""
 WIDTH = 4.3
-"""Inches: so that text is read on a phone, where a figure is as wide as the screen."""
-LEGEND = 58
+"""Width of a figure in inches: text stays readable on a phone, where a figure is as wide as the screen."""
+LEGEND_LINE = 58
 """Characters in a line of a legend."""
-UPRIGHT = 20
-"""Characters in a line beside a low panel."""
+AXIS_NAME_LINE = 20
+"""Characters in a line of the name of a low panel's y axis."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a series is told from the others."""
+    """The colour, marker and line of a series."""
 
     colour: str
     marker: str
@@ -41,7 +41,7 @@ class Style:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """For `Axes.plot`."""
+        """The style as arguments of `Axes.plot`."""
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line, "markersize": 5, "linewidth": 1.6}
 
 
@@ -61,7 +61,7 @@ SERIES = tuple(
         STYLES, ("#AA4499", "#999933", "#44AA99", "#CC6677", "#117733", "#88CCEE", "#DDCC77"), strict=True
     )
 )
-"""Of lines that are no arms: the muted colours of Tol, which the colour-blind can tell apart too."""
+"""Styles of lines that are not arms: Tol's muted colours, which colour-blind readers can tell apart too."""
 
 RC = {
     "font.size": 9,
@@ -76,7 +76,7 @@ RC = {
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
     "savefig.facecolor": PAPER,
-    "text.parse_math": False,  # names are a user's: a dollar is a dollar
+    "text.parse_math": False,  # a dollar sign in a user's name is no formula
     "svg.fonttype": "path",
     "svg.hashsalt": "hdvae",
 } | dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
@@ -87,14 +87,14 @@ class Drawn:
     """A figure of the report.
 
     Attributes:
-        name: of its files.
-        title: above it.
+        name: name of its files, without ending.
+        title: its title.
         caption: what it shows, and what its bars and bands are.
-        alt: the same for those who do not see it.
-        png: the picture.
-        svg: the drawing.
-        header: of the numbers behind it.
-        rows: these numbers, as shown.
+        alt: a description for readers who cannot see it.
+        png: the PNG file.
+        svg: the SVG file.
+        header: header of the table with its numbers.
+        rows: these numbers, as text.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Drawn:
 
     @property
     def inline(self) -> str:
-        """The drawing as a part of the page: in its ink, on its paper, its names told from those of other figures."""
+        """The SVG as a part of the page: with the page's colours, and identifiers that no other figure has."""
         body = self.svg.decode()
         body = body[body.index("<svg") :]
         body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
@@ -122,7 +122,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class NotDrawn:
-    """A figure that does not apply, and why."""
+    """A figure that does not apply, and the reason."""
 
     name: str
     title: str
@@ -131,12 +131,12 @@ class NotDrawn:
 
 @dataclass
 class Sheet:
-    """A figure in the making.
+    """A Matplotlib figure with panels one below the other and a legend at the bottom.
 
     Attributes:
-        heights: of its panels, inches.
-        legend: whether the arms that are told apart are listed below.
-        share: whether the panels have one x axis.
+        heights: heights of the panels in inches.
+        legend: style and text of each entry.
+        share: whether the panels share their x axis.
     """
 
     heights: Sequence[float]
@@ -147,7 +147,7 @@ class Sheet:
 
     def __post_init__(self) -> None:
         lines = [
-            textwrap.fill(text, LEGEND, subsequent_indent="   ", max_lines=2, placeholder=" …")
+            textwrap.fill(text, LEGEND_LINE, subsequent_indent="   ", max_lines=2, placeholder=" …")
             for _, text in self.legend
         ]
         below = 0.17 * sum(line.count("\n") + 1 for line in lines) + 0.1 * bool(lines)
@@ -170,7 +170,7 @@ def render(
     header: Sequence[str] = (),
     rows: Sequence[Sequence[str]] = (),
 ) -> Drawn:
-    """Draw in the style of the reports, to the same bytes for the same data."""
+    """Draw a figure in the style of the reports; the same data give the same bytes."""
     with mpl.rc_context(RC):
         figure = draw()
         png, svg = io.BytesIO(), io.BytesIO()
@@ -180,27 +180,27 @@ def render(
 
 
 def legend_of(arms: Sequence[ArmReport]) -> list[tuple[Style, str]]:
-    """The arms that are told apart, for a legend."""
-    return [(style_of(arm), f"{arm.number}  {arm.label}") for arm in arms]
+    """The entries of highlighted arms in a legend."""
+    return [(style_of(arm), f"{arm.name}  {arm.label}") for arm in arms]
 
 
 def style_of(arm: ArmReport) -> Style:
-    """The style of an arm that is told apart: the same in every figure."""
-    assert arm.shown is not None
-    return STYLES[arm.shown]
+    """The style of a highlighted arm, the same in every figure."""
+    assert arm.style is not None
+    return STYLES[arm.style]
 
 
-def upright(text: str) -> str:
-    """The name of the y axis of a low panel, in lines that are no longer than the panel is high."""
-    return textwrap.fill(text, UPRIGHT)
+def wrapped_axis_name(text: str) -> str:
+    """The name of a low panel's y axis, in lines that are no longer than the panel is high."""
+    return textwrap.fill(text, AXIS_NAME_LINE)
 
 
-def around(values: Sequence[float], least: float = -math.inf) -> tuple[float, float]:
-    """Limits of an axis that shows these values: bars and bands that are far longer are cut, or nothing else were seen.
+def axis_limits(values: Sequence[float], least: float = -math.inf) -> tuple[float, float]:
+    """The limits of an axis that shows these values; far longer error bars are cut, so that differences stay visible.
 
     Args:
-        values: one or more.
-        least: below which there can be none.
+        values: one value or more.
+        least: the smallest possible value.
     """
     low, high = min(values), max(values)
     margin = 0.35 * (high - low) or 0.05 * abs(high) or 1.0

@@ -1,18 +1,27 @@
-"""How numbers are written in a report."""
+"""Numbers as text in a report."""
 
 from __future__ import annotations
 
 from hdvae_platform.analysis.inference import Interval
-from hdvae_platform.display.text import number
+from hdvae_platform.display.text import between, number
 
 
-def mean_and_half(found: Interval) -> str:
-    """A mean ± half of its interval.
+def mean_plus_minus(value: Interval) -> str:
+    """A mean ± half the width of its interval.
 
-    >>> mean_and_half(Interval(2.0, 1.5, 2.5)), mean_and_half(Interval(2.0, None, None))
+    >>> mean_plus_minus(Interval(2.0, 1.5, 2.5)), mean_plus_minus(Interval(2.0, None, None))
     ('2.00 ± 0.50', '2.00')
     """
-    return number(found.mean) + ("" if found.high is None else f" ± {number(found.high - found.mean)}")
+    return number(value.mean) + ("" if value.high is None else f" ± {number(value.high - value.mean)}")
+
+
+def mean_and_limits(value: Interval) -> str:
+    """A mean with the limits of its interval.
+
+    >>> mean_and_limits(Interval(2.0, 1.5, 2.5)), mean_and_limits(Interval(2.0, None, None))
+    ('2.00 [1.50, 2.50]', '2.00')
+    """
+    return number(value.mean) + ("" if value.low is None else f" {between(value.low, value.high)}")
 
 
 def probability(p: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What was run: the settings that the arms of a study share, in short and in full."""
+"""The settings of a study's experiment, in short and in full."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hdvae_platform.study.space import Dimension
 from hdvae_platform.study.study import Study
 
 VARIED = "varied"
+"""The text instead of the value of a setting that differs between arms."""
 NETWORK = ("wiring", "latent", "blocks", "width", "depth", "dropout")
 TRAINING = (
     "steps",
@@ -25,101 +26,113 @@ TRAINING = (
     "memory_learning_rate",
     "patience",
 )
-"""The settings of a network and of its training that are told in short."""
+"""The settings of the network and of training that the short description lists."""
 
 
 def all_settings(study: Study, experiments: Sequence[Experiment]) -> dict[str, str]:
-    """Every setting by its dotted path, in words; `VARIED` where it was varied.
+    """Every setting as text by its dotted path; `VARIED` where it was varied.
 
     Args:
-        study: that the experiments are of.
-        experiments: its arms'.
+        study: the study.
+        experiments: the experiment of each arm.
     """
     plain = [_flat(experiment.plain()) for experiment in experiments]
     paths = dict.fromkeys(path for one in plain for path in one)
-    return {path: _told(study, path, [one.get(path) for one in plain]) for path in paths}
+    return {path: _value_in_words(study, path, [one.get(path) for one in plain]) for path in paths}
 
 
-def in_short(study: Study, told: Mapping[str, str], images: int | None) -> dict[str, str]:
-    """What a reader must know of the experiment to know what the numbers are of: a few lines, by their names.
+def in_short(study: Study, settings: Mapping[str, str], images: int | None) -> dict[str, str]:
+    """A short description of the experiment: a few lines by their names.
 
     Args:
-        study: whose experiment it is.
-        told: from `all_settings`.
-        images: how many were measured; None if that is not known.
+        study: the study.
+        settings: from `all_settings`.
+        images: number of validation images that were evaluated; None if unknown.
     """
-    found = {
-        "data": _data(told),
-        "network": _named(told, "model", NETWORK),
-        "layers": _layers(told),
-        "training": _named(told, "training", TRAINING),
-        "measured": _measured(told, images),
+    lines = {
+        "data": _data(settings),
+        "network": _named(settings, "model", NETWORK),
+        "layers": _layers(settings),
+        "training": _named(settings, "training", TRAINING),
+        "evaluation": _evaluation(settings, images),
         "varied": "; ".join(f"{path}: {_range(dimension)}" for path, dimension in study.space.items()),
         "search": _search(study),
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in lines.items() if text}
 
 
 def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted path → value; layers one by one."""
+    """Dotted path → value; a list of layers becomes the settings of each layer."""
     flat = {f"{part}.{name}": value for part, fields in plain.items() for name, value in fields.items()}
     layers = flat.pop("model.layers")
     return flat | {f"model.layers.{i}.{key}": value for i, layer in enumerate(layers) for key, value in layer.items()}
 
 
-def _told(study: Study, path: str, values: Sequence[Any]) -> str:
-    """One value in words; it is varied too where those runs have not begun that would show it."""
+def _value_in_words(study: Study, path: str, values: Sequence[Any]) -> str:
+    """One setting as text. A setting of the space counts as varied even where only one of its values has begun."""
     if any(value != values[0] for value in values) or any(_overlap(path, varied) for varied in study.space):
         return VARIED
     return "none" if values[0] is None else redacted(brief(values[0]))
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether one path is the other, or inside it."""
+    """Whether one path equals or contains the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def _named(told: Mapping[str, str], part: str, names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {told[f'{part}.{name}']}" for name in names)
+def _named(settings: Mapping[str, str], part: str, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {settings[f'{part}.{name}']}" for name in names)
 
 
-def _data(told: Mapping[str, str]) -> str:
-    source = ", ".join(told[path] for path in ("data.name", "data.path") if told[path] != "none")
-    return source + ("" if told["data.binarization"] == "none" else f", binarization {told['data.binarization']}")
+def _data(settings: Mapping[str, str]) -> str:
+    source = ", ".join(settings[path] for path in ("data.name", "data.path") if settings[path] != "none")
+    return source + (
+        "" if settings["data.binarization"] == "none" else f", binarization {settings['data.binarization']}"
+    )
 
 
-def _layers(told: Mapping[str, str]) -> str:
-    """From the one next to the data upwards."""
-    paths = [path for path in told if path.startswith("model.layers.") and path.endswith(".variables")]
-    if all(told[path] == VARIED for path in told if path.startswith("model.layers.")):
+def _layers(settings: Mapping[str, str]) -> str:
+    """The layers from the one next to the data upwards."""
+    paths = [path for path in settings if path.startswith("model.layers.") and path.endswith(".variables")]
+    if all(settings[path] == VARIED for path in settings if path.startswith("model.layers.")):
         return VARIED
-    classes = told["model.latent"] != "normal"
+    classes = settings["model.latent"] != "normal"
     return "; ".join(
-        f"z_{i}: variables {told[path]}"
-        + (f", classes {told[path.removesuffix('variables') + 'classes']}" if classes else "")
+        f"z_{i}: variables {settings[path]}"
+        + (f", classes {settings[path.removesuffix('variables') + 'classes']}" if classes else "")
         for i, path in enumerate(paths, 1)
     )
 
 
-def _measured(told: Mapping[str, str], images: int | None) -> str:
-    """The evaluation; a split may hold fewer images than are asked for."""
-    at_most = told["evaluation.images"]
-    what = f"{images} images" if images is not None and at_most != VARIED else f"at most {at_most} images"
+def _evaluation(settings: Mapping[str, str], images: int | None) -> str:
+    """The evaluation; a split may have fewer images than the study file asks for."""
+    at_most = settings["evaluation.images"]
+    count = f"{images} images" if images is not None and at_most != VARIED else f"at most {at_most} images"
     return (
-        f"every {told['evaluation.every']} steps on {what} of the validation split, draws (M) "
-        f"{told['evaluation.draws']} for each; at the end iw_elbo with S = {told['evaluation.samples']}; "
-        f"bias, bounds and surrogate at τ = {temperatures(told['evaluation.tau'])}"
+        f"every {settings['evaluation.every']} steps on {count} of the validation split, with M = "
+        f"{settings['evaluation.draws']} draws for each; at the end iw_elbo with S = {settings['evaluation.samples']}; "
+        f"bias, bounds and surrogate at τ = {temperatures(settings['evaluation.tau'])}"
     )
 
 
-def temperatures(told: str) -> str:
-    """The temperatures of the evaluation; the first is that of metrics that name none.
+def temperatures(text: str) -> str:
+    """The temperatures of the evaluation.
 
     >>> temperatures("[0.1]"), temperatures("[0.1, 0.5]"), temperatures("varied")
-    ('0.1', '0.1 (where a metric names no τ), 0.5', 'varied')
+    ('0.1', '0.1, 0.5 (a metric whose name has no τ is at 0.1)', 'varied')
     """
-    first, *more = told.strip("[]").split(", ")
-    return ", ".join([f"{first} (where a metric names no τ)", *more]) if more else first
+    values = text.strip("[]")
+    default = first_temperature(text)
+    return values if values == default else f"{values} (a metric whose name has no τ is at {default})"
+
+
+def first_temperature(text: str) -> str:
+    """The first temperature of the evaluation, at which metrics without a temperature in their name are measured.
+
+    >>> first_temperature("[0.1, 0.5]"), first_temperature("varied")
+    ('0.1', 'varied')
+    """
+    return text.strip("[]").split(", ")[0]
 
 
 def _range(dimension: Dimension) -> str:
@@ -132,7 +145,7 @@ def _search(study: Study) -> str:
     sets, search, confirm = study.parameter_sets(), study.search, study.confirm
     limit = f"{search.hours:g} hours" if sets is None else "1 parameter set" if sets == 1 else f"{sets} parameter sets"
     pruner = f", pruner {search.pruner}" if search.pruner else ""
-    again = f"; the best {confirm.top} again on {confirm.seeds} fresh seeds" if confirm else ""
+    again = f"; the best {confirm.top} trained again with {confirm.seeds} fresh seeds each" if confirm else ""
     seeds = ", ".join(map(str, study.seeds))
     wanted = ", ".join(f"{direction} {metric}" for metric, direction in search.objectives.items())
     return f"{search.method}, {limit}{pruner}, seeds {seeds}; {wanted}{again}"

@@ -1,4 +1,4 @@
-"""Writing a report: the page and its figures, into a folder and to the study's run in MLflow."""
+"""Writes a report: the page and its figures, into a folder and to the study's run in MLflow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hdvae.errors import InputError
-from hdvae_platform.report.contents import Contents, read_contents
+from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.figures import all_figures
+from hdvae_platform.report.figures.collection import all_figures
 from hdvae_platform.report.page import html
+from hdvae_platform.report.reading import read_contents
 from hdvae_platform.store.layout import REPORT_FIGURES, REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import write_atomically
@@ -27,10 +28,10 @@ class Written:
     """A report that was written.
 
     Attributes:
-        page: its file.
-        figures: files of the figures.
+        page: path of the page.
+        figures: paths of the figures.
         logged: whether MLflow has all of it.
-        notes: what a user must know, a line each.
+        notes: messages for the user, one line each.
     """
 
     page: Path
@@ -40,11 +41,11 @@ class Written:
 
 
 def write_report(places: Places, name: str, folder: Path) -> Written:
-    """Write the report of a study, and log it to the study's run.
+    """Write the report of a study, and log it to the study's run in MLflow.
 
     Raises:
         InputError: the study is unknown, none of its runs is complete, or the folder cannot be written.
-        Unreachable: MLflow does not answer: the numbers are there.
+        Unreachable: MLflow, which has the numbers, does not answer.
     """
     contents = read_contents(places, name)
     figures = all_figures(contents)
@@ -57,20 +58,20 @@ def write_report(places: Places, name: str, folder: Path) -> Written:
 
 
 def is_reported(client: Client, places: Places, study: Study) -> bool:
-    """Whether the report that this code would make of a finished study is there, in its folder and in MLflow."""
+    """Whether the report of a finished study is up to date, in its folder and in MLflow."""
     parent = study_run(client, study.name)
     sent = sum(1 for _ in complete_runs(client, study.name))
-    same = parent is not None and parent.reported == _of(study, sent)
+    same = parent is not None and parent.reported == _version(study, sent)
     return same and (report_folder(places.home, study.name) / REPORT_PAGE).exists()
 
 
-def _of(study: Study, sent: int) -> str:
-    """What a report is made of: the complete runs that MLflow has, what the study says, and the code."""
+def _version(study: Study, sent: int) -> str:
+    """What a report depends on: the number of complete runs in MLflow, the study's claim, and the code."""
     return f"{sent} complete runs, claim {study.claim_digest}, by sources {provenance.code()['sources'][:8]}"
 
 
 def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -> None:
-    """The figures, then the page; figures of an earlier report that do not apply any more go."""
+    """Write the figures, then the page; delete figures of an earlier report that no longer apply."""
     try:
         (folder / REPORT_FIGURES).mkdir(parents=True, exist_ok=True)
         for file, data in files.items():
@@ -83,14 +84,14 @@ def _write(folder: Path, files: Mapping[str, bytes], not_drawn: Sequence[str]) -
 
 
 def _log(contents: Contents, files: Mapping[str, bytes]) -> list[str]:
-    """Log to the study's run in MLflow; what kept it from taking all of it."""
+    """Log the report to the study's run in MLflow; return messages about what could not be logged."""
     if contents.parent is None:
-        return [f"MLflow has no run of the whole study {contents.study.name}: the report is not logged"]
+        return [f"MLflow has no run for study {contents.study.name} itself, so the report is not logged"]
     try:
         client = Client(contents.places)
         client.log_files(contents.parent, {f"{REPORT}/{name}": data for name, data in files.items()})
         with client.answering():
-            client.set_tags(contents.parent, {Tag.REPORTED: _of(contents.study, contents.sent)})
+            client.set_tags(contents.parent, {Tag.REPORTED: _version(contents.study, contents.sent)})
     except Unreachable as fault:
-        return [f"{fault}; the report is written, but not logged: the same command logs it later"]
+        return [f"{fault}; the report is written, but not logged; the same command logs it later"]
     return []

@@ -14,7 +14,7 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae_platform.running.descriptions import (
     best_run,
-    plain_text,
+    escaped,
     run_description,
     run_name,
     study_description,
@@ -224,12 +224,12 @@ class StudyTracking:
             lambda: TrainedModel.of(Checkpoints(self._storage, folder).load(step)),
             f"The best run of study {self._study.name} by {self._study.search.metric}: "
             f"{handle(self._study.name, best.trial, best.seed)}, {best.value:.2f} in {kind}. "
-            f"{plain_text(self._study.claim)}",
+            f"{escaped(self._study.claim)}",
         )
 
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
-            tags = {**self._tags, Tag.DESCRIPTION: plain_text(self._study.claim)}
+            tags = {**self._tags, Tag.DESCRIPTION: escaped(self._study.claim)}
             self._parent = client.open_run(self._study.name, tags, study_identity(self._study.name))
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent

@@ -17,7 +17,7 @@ from hdvae.evaluation.evaluation import Evaluation, choose_images, evaluate, sta
 from hdvae.evaluation.metrics import at, at_samples, nested, tau_label
 from hdvae.experiment.experiment import EvaluationConfig, Experiment
 from hdvae.network.model import HDVAE, evaluating
-from hdvae.training.loop import trained_model
+from hdvae.training.snapshot import trained_model
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.per_image import as_parquet

@@ -12,7 +12,7 @@ from typing import Literal
 from hdvae.errors import InputError
 from hdvae.trained import TrainedModel
 from hdvae.training.checkpoints import Damaged, read_address
-from hdvae.training.loop import Snapshot
+from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store import handles
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records

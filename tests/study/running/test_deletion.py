@@ -41,7 +41,7 @@ def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     assert (records.runs(name), known_trials(done.study, places.database)) == ([], [])
     assert list(Client(places).find({"hdvae.study": name})) == []
     assert Storage(places.storage).list("many") == []
-    with pytest.raises(Fenced, match="there is no attempt 1 any more: the study was deleted"):
+    with pytest.raises(Fenced, match="attempt 1 is gone: the study was deleted"):
         worker.write("journal", "000000010", ".json", b"late")
     assert Storage(places.storage).list("many") == []
     assert Storage(places.storage).list("other") == ["file"]

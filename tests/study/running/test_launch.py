@@ -17,6 +17,7 @@ import pytest
 import hdvae
 import hdvae_platform
 from hdvae_platform.cli import run as run_here
+from hdvae_platform.commands.study import run as run_command
 from hdvae_platform.running import launch
 from hdvae_platform.store.records import Records
 from hdvae_platform.tracking.tracker import SERVER_WAIT
@@ -127,7 +128,7 @@ def test_a_report_that_cannot_be_written_takes_nothing_from_the_study(finished):
     assert done.returncode == 0
     printed = json.loads(done.stdout)
     assert (len(printed["arms"]), printed["verdicts"]) == (3, [])
-    assert done.stderr.endswith("; there is no report: `hdvae report small` makes it\n")
+    assert done.stderr.endswith("; there is no report: `hdvae report small` writes it\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -135,7 +136,8 @@ def test_a_study_that_ended_between_two_runs_is_no_finished_one(finished, monkey
     """Every run that there is is complete, and others are to come."""
     places, file, _, _ = finished
     records = Records(places.database)
-    stopped = launch.Ended(records.runs("small"), finished=False)
+    stopped = launch.Ended(records.runs("small"), finished=False, sent=True)
+    monkeypatch.setattr(run_command, "kept_result", lambda *asked: None)
     monkeypatch.setattr(launch, "run_study", lambda *asked: stopped)
     assert run_here(["study", "run", str(file), "--home", str(places.home)]) == 130
     printed = capsys.readouterr()

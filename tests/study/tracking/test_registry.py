@@ -17,7 +17,7 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
-from hdvae.training.loop import TrainState
+from hdvae.training.state import TrainState
 from hdvae_platform.tracking.client import Client
 from tests.study.tracking.test_client import IDENTITY, wait_for
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hdvae_platform.analysis.labels import expectation_in_words
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import duration, table
@@ -41,9 +42,7 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
 
 def _lines(study: Study, cost: Estimate) -> list[str]:
     """The estimate as lines of text."""
-    from hdvae_platform.analysis.verdicts import in_words
-
-    lines = [f"{study.name}: {study.claim}", *(f"expected: {in_words(one)}" for one in study.expect)]
+    lines = [f"{study.name}: {study.claim}", *(f"expected: {expectation_in_words(one)}" for one in study.expect)]
     if cost.arms:
         lines.append(table(["settings", "parameters", "s / step"], cost.rows()))
     if study.search.method == "grid" and len(cost.arms) < cost.trials:

@@ -23,14 +23,16 @@ def result_of(study: Study, client: Client) -> Result:
     Raises:
         Unreachable: MLflow does not answer.
     """
-    from hdvae_platform.analysis import comparison
+    from hdvae_platform.analysis.compare import compare
+    from hdvae_platform.analysis.comparison import Question
+    from hdvae_platform.analysis.comparison_text import arm_table, confirmation_table
     from hdvae_platform.analysis.verdicts import verdicts
 
-    compared = comparison.compare(client, comparison.Question([study.name], whole=True))
+    compared = compare(client, Question([study.name], all_metrics=True))
     answers = verdicts(study.expect, compared.arms)
-    parts = [f"{study.name}: {study.claim}", comparison.as_table(compared.arms)]
+    parts = [f"{study.name}: {study.claim}", arm_table(compared.arms)]
     if compared.confirmations:
-        parts.append(comparison.confirmation_table(compared.confirmations))
+        parts.append(confirmation_table(compared.confirmations))
     parts += [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answers]
     document = {**compared.plain(), "verdicts": [one.plain() for one in answers]}
     return Result("\n\n".join(parts), document)

@@ -1,5 +1,5 @@
 "use strict";
-// Sort a table by the column whose name was pressed; pressed again, the other way round.
+// Sort a table by the column whose name is clicked; a second click reverses the order.
 function key(row, column) {
   const cell = row.cells[column];
   const number = cell.dataset.key;
@@ -21,7 +21,7 @@ function sort(head) {
 for (const button of document.querySelectorAll("table.sortable th button")) {
   button.addEventListener("click", () => sort(button.closest("th")));
 }
-// On paper nothing can be opened.
+// Open all details for printing.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = Array.from(document.querySelectorAll("details:not([open])"));

@@ -1,0 +1,145 @@
+"""Reads the arms of studies from MLflow.
+
+Only complete runs enter means; pruned, failed and unfinished runs are counted. Runs are read page by page, and only the
+metrics that are asked for stay in memory: a study may have ten thousand runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hdvae.errors import InputError, nearest
+from hdvae_platform.analysis.arms import Arm
+from hdvae_platform.analysis.run_settings import setting, varied_in
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.space import set_key
+from hdvae_platform.tracking.client import Client, TrackedRun
+from hdvae_platform.tracking.names import OWN_TAGS, Tag
+from hdvae_platform.tracking.study_run import search_runs, study_names
+
+MAX_VALUES_NAMED = 8
+"""Values of a setting that an error message lists."""
+
+
+def read_arms(
+    client: Client,
+    studies: Sequence[str],
+    by: Sequence[str] = (),
+    where: Mapping[str, Any] | None = None,
+    required: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> list[Arm]:
+    """The arms of one or more studies, in the order of the studies and their trials.
+
+    Args:
+        client: connection to MLflow.
+        studies: names.
+        by: dotted paths to group runs by; by default everything that the study varied.
+        where: settings that a run must have to be included.
+        required: full names of metrics that at least one run must have.
+        kept: further metrics to keep of each run. If `required` and `kept` are empty, all metrics are kept.
+
+    Raises:
+        InputError: MLflow does not know a study, no run of it is complete, or no run has a given path or metric.
+    """
+    wanted, metrics, studies = where or {}, {*required, *kept}, list(dict.fromkeys(studies))
+    arms: dict[str, Arm] = {}
+    seen, order = _Seen(), dict[str, tuple[int, int]]()
+    for place, study in enumerate(studies):
+        for run in _search_runs(client, study):
+            seen.add(run, wanted)
+            if all(setting(run, path) == value for path, value in wanted.items()):
+                settings = _arm_settings(run, by) | ({"study": study} if len(studies) > 1 else {})
+                key, at = set_key(settings), (place, run.trial)
+                order[key] = min(order.get(key, at), at)
+                _add_run(arms.setdefault(key, Arm(settings)), _trimmed(run, metrics))
+    seen.check(by, wanted, required)
+    if not arms:
+        raise InputError(f"no run has {seen.values_instead_of(wanted)}")
+    return _with_complete_runs([arms[key] for key in sorted(arms, key=order.__getitem__)], studies)
+
+
+def _search_runs(client: Client, study: str) -> Iterator[TrackedRun]:
+    """The runs of a study's search."""
+    runs = search_runs(client, study)
+    first = next(runs, None)
+    if first is None:
+        raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, study_names(client))}")
+    yield first
+    yield from runs
+
+
+class _Seen:
+    """The settings and metrics of all runs seen, to check that those asked for exist."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        self._metrics: set[str] = set()
+        self._values: dict[str, Counter[str]] = {}
+
+    def add(self, run: TrackedRun, wanted: Mapping[str, Any]) -> None:
+        self._paths.update(run.params, varied_in(run))
+        self._metrics.update(run.metrics)
+        for path in wanted:
+            self._values.setdefault(path, Counter())[json.dumps(setting(run, path))] += 1
+
+    def check(self, by: Sequence[str], wanted: Mapping[str, Any], metrics: Collection[str]) -> None:
+        for option, path in [*(("--by", path) for path in by), *(("--where", path) for path in wanted)]:
+            if path not in self._paths:
+                raise InputError(f"{option} {path}: no such setting{nearest(path, self._paths)}")
+        for metric in metrics:
+            if metric not in self._metrics:
+                raise InputError(f"no run has the metric {metric}{self._hint(metric)}")
+
+    def _hint(self, metric: str) -> str:
+        if metric.startswith("test/") and not any(known.startswith("test/") for known in self._metrics):
+            return ": no run was evaluated on test images yet; `hdvae evaluate RUN` does that"
+        return nearest(metric, self._metrics)
+
+    def values_instead_of(self, wanted: Mapping[str, Any]) -> str:
+        """The wanted settings, each with the values that runs have instead."""
+        known = {path: self._values[path].most_common(MAX_VALUES_NAMED) for path in wanted}
+        return "; ".join(
+            f"{path}={json.dumps(value)} (runs have {', '.join(one for one, _ in known[path])})"
+            for path, value in wanted.items()
+        )
+
+
+def _arm_settings(run: TrackedRun, by: Sequence[str]) -> dict[str, Any]:
+    return {path: setting(run, path) for path in by} if by else varied_in(run)
+
+
+def _trimmed(run: TrackedRun, kept: Collection[str]) -> TrackedRun:
+    """The run with the metrics to keep; strings that many runs share are stored once."""
+    metrics = {sys.intern(name): value for name, value in run.metrics.items() if not kept or name in kept}
+    params = {sys.intern(path): sys.intern(value) for path, value in run.params.items()}
+    tags = {
+        sys.intern(key): sys.intern(value)
+        for key, value in run.tags.items()
+        if key.startswith(OWN_TAGS) or key == Tag.COMMIT
+    }
+    return replace(run, tags=tags, params=params, metrics=metrics)
+
+
+def _add_run(arm: Arm, run: TrackedRun) -> None:
+    state = run.state
+    arm.trials.add((run.study, run.trial))
+    arm.pruned += state == RunState.PRUNED
+    arm.failed += state == RunState.FAIL
+    if state == RunState.COMPLETE:
+        arm.runs.append(run)
+    arm.unfinished += state is None or not state.is_terminal
+
+
+def _with_complete_runs(arms: list[Arm], studies: Sequence[str]) -> list[Arm]:
+    """The arms with their runs in order; refused where no run is complete."""
+    if not any(arm.runs for arm in arms):
+        raise InputError(f"no run of {', '.join(studies)} is complete yet: `hdvae study status {studies[0]}`")
+    for arm in arms:
+        arm.runs.sort(key=lambda run: (run.trial, run.seed))
+    return arms

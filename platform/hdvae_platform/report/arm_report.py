@@ -1,0 +1,92 @@
+"""An arm of the study in the report, with everything that its figures need."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hdvae.experiment.experiment import Experiment
+from hdvae_platform.analysis.arms import Arm
+from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.study.study import Study
+
+MAX_HIGHLIGHTED = 7
+"""Arms that have a colour of their own in figures: as many as there are colours."""
+MAX_ARMS = 500
+"""The most arms in a report; of more, it shows the best."""
+
+Curve = Mapping[int, Mapping[str, float]]
+"""Step → metrics reported at that step, by full name."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The picture of a run's prior samples: the run's handle and a PNG."""
+
+    handle: str
+    png: bytes
+
+
+@dataclass
+class ArmReport:
+    """An arm, and what its figures need.
+
+    Attributes:
+        name: the arm's name on the page and in figures: its trial's number, or a letter if it pools several trials.
+        place: its position among all arms of the study, in the order of the trials.
+        label: the settings in words, different for every arm.
+        arm: its runs.
+        experiment: its settings as an experiment.
+        style: index of its colour, line and marker if it is highlighted in figures, else None.
+        curves: MLflow's id of a run → its learning curve; for highlighted arms only.
+        samples: prior samples of one of its runs; for highlighted arms only.
+    """
+
+    name: str
+    place: int
+    label: str
+    arm: Arm
+    experiment: Experiment
+    style: int | None = None
+    curves: dict[str, Curve] = field(default_factory=dict)
+    samples: Samples | None = None
+
+    def interval(self, metric: str) -> Interval | None:
+        """Mean over the seeds that have the metric, with its 95% interval; None without a value.
+
+        The seed is the independent unit: several runs of one seed count once.
+        """
+        by_seed = self.arm.by_seed(metric)
+        return interval(list(by_seed.values())) if by_seed else None
+
+    def values(self, metric: str) -> list[float]:
+        """The finite values of the metric, one for each run that has it."""
+        return self.arm.values(metric)
+
+    def standard_error(self, metric: str) -> float | None:
+        """The standard error of the bias `metric` over images: the root mean square over runs; None without one."""
+        errors = self.values(metric.replace("relaxation_bias", "relaxation_bias_se"))
+        return math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else None
+
+
+def quality(arm: ArmReport, study: Study) -> float:
+    """The mean of the study's metric, with its sign turned so that larger is better; −∞ without a value."""
+    value = arm.interval(study.search.metric)
+    sign = 1 if study.search.direction == "maximize" else -1
+    return -math.inf if value is None else sign * value.mean
+
+
+def arms_with(arms: Sequence[ArmReport], metric: str) -> list[ArmReport]:
+    """The arms that have a value of a metric."""
+    return [arm for arm in arms if arm.values(metric)]
+
+
+def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
+    """The best arms in the order of the trials; the best of those with complete runs get a style for figures."""
+    best = sorted(arms, key=lambda arm: quality(arm, study), reverse=True)[:MAX_ARMS]
+    highlighted = [arm for arm in best if arm.arm.runs][:MAX_HIGHLIGHTED]
+    for style, arm in enumerate(sorted(highlighted, key=lambda arm: arm.place)):
+        arm.style = style
+    return sorted(best, key=lambda arm: arm.place)

@@ -1,0 +1,221 @@
+"""The tables of a report, as cells for the template."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hdvae_platform.analysis.caveats import checksum, code
+from hdvae_platform.analysis.confirmation import Confirmation
+from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
+from hdvae_platform.analysis.labels import distinct_labels
+from hdvae_platform.analysis.metric_names import BIAS, USUAL, full_name
+from hdvae_platform.display.text import between, number, signed
+from hdvae_platform.report.arm_report import ArmReport, arms_with
+from hdvae_platform.report.contents import Contents
+from hdvae_platform.report.differences import Difference
+from hdvae_platform.report.drawing import Drawn
+from hdvae_platform.report.formatting import mean_plus_minus, probability
+from hdvae_platform.store.layout import handle
+from hdvae_platform.store.places import redacted
+from hdvae_platform.tracking.client import TrackedRun
+
+COMPARED_WITH_BEST = (
+    "With this many arms, each is compared only with the best one by the study's metric. The best arm was chosen for "
+    "its value, so part of its lead is luck; the correction takes this into account by counting all pairs."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: its text.
+        key: the number to sort by; None to sort by the text.
+        link: an address, or a place on the page.
+        note: small text below.
+    """
+
+    text: str
+    key: float | None = None
+    link: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table.
+
+    Attributes:
+        label: its title, also for screen readers.
+        header: names of the columns.
+        rows: the cells of each row, with the row's anchor on the page or None.
+        numeric: indices of the columns with numbers.
+        note: text below the table.
+    """
+
+    label: str
+    header: Sequence[str]
+    rows: Sequence[tuple[str | None, Sequence[Cell]]]
+    numeric: frozenset[int] = frozenset()
+    note: str = ""
+
+
+def columns_of(contents: Contents) -> list[str]:
+    """The metrics with a column: those of the search, then the usual ones that some run has; without `valid/`."""
+    known = {metric for arm in contents.arms for metric in arm.arm.metrics()}
+    usual = [metric for name in USUAL if (metric := f"valid/{name}") in known]
+    return [metric.removeprefix("valid/") for metric in dict.fromkeys([*contents.study.search.objectives, *usual])]
+
+
+def arms_table(contents: Contents) -> Table:
+    """All arms with their means."""
+    columns = columns_of(contents)
+    header = ["arm", *columns, "runs", "pruned", "failed"]
+    rows = []
+    for arm in contents.arms:
+        cells = [Cell(f"{arm.name}. {arm.label}", arm.place, link=f"#runs-of-{arm.name}")]
+        cells += [_mean_cell(arm, full_name(column)) for column in columns]
+        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
+        rows.append((f"arm-{arm.name}", cells))
+    label = "Arms: means over seeds with 95% intervals over seeds"
+    return Table(label, header, rows, frozenset(range(1, len(header))))
+
+
+def _mean_cell(arm: ArmReport, metric: str) -> Cell:
+    value = arm.interval(metric)
+    if value is None:
+        return Cell("—", -math.inf)
+    notes = []
+    if metric == BIAS and (error := arm.standard_error(metric)) is not None:
+        notes.append(f"se over images {number(error)}")
+    if (count := len(arm.values(metric))) < len(arm.arm.runs):
+        notes.append(f"from {count} of {len(arm.arm.runs)} runs")
+    return Cell(mean_plus_minus(value), value.mean, note=", ".join(notes))
+
+
+def settings_table(settings: Mapping[str, str]) -> Table:
+    """All settings by their paths."""
+    rows = [(None, [Cell(path), Cell(value)]) for path, value in settings.items()]
+    return Table("All settings", ["setting", "value"], rows)
+
+
+def differences_table(contents: Contents, metric: str) -> Table | None:
+    """The differences between arms in a metric; None if no two arms have it."""
+    differences = contents.differences(metric)
+    seeds = {arm.name: len(arm.arm.by_seed(metric)) for arm in contents.arms}
+    rows = [(None, _difference_cells(one, seeds)) for one in differences]
+    header = ["arms", "difference", "95% interval", "p, Holm", "significant"]
+    note = "" if len(arms_with(contents.arms, metric)) <= MAX_ARMS_IN_PAIRS else COMPARED_WITH_BEST
+    return Table(f"Differences between arms in {metric}", header, rows, frozenset({1, 2, 3}), note) if rows else None
+
+
+def _difference_cells(one: Difference, seeds: Mapping[str, int]) -> list[Cell]:
+    value, order = one.interval, 1000.0 * one.first.place + one.second.place
+    return [
+        Cell(f"{one.first.name} − {one.second.name}", order, link=f"#arm-{one.first.name}"),
+        Cell(signed(value.mean), value.mean),
+        Cell(between(value.low, value.high), value.mean),
+        Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
+        Cell(_significance(one), note=_pairing(one, seeds)),
+    ]
+
+
+def _significance(one: Difference) -> str:
+    return "not tested" if one.adjusted is None else "yes" if one.significant else "no"
+
+
+def _pairing(one: Difference, seeds: Mapping[str, int]) -> str:
+    """How seeds were paired, if not all of both arms were; `seeds`: an arm's name → the number of its seeds."""
+    total = max(seeds[one.first.name], seeds[one.second.name])
+    if not one.paired:
+        return "unpaired, Welch's test"
+    return f"{one.seeds} of {total} seeds paired" if one.seeds < total else ""
+
+
+def confirmed_table(contents: Contents) -> Table | None:
+    """The confirmed trials; None without any."""
+    labels = distinct_labels([one.settings for one in contents.confirmed])
+    rows = [
+        (None, _confirmed_cells(contents, one, label)) for label, one in zip(labels, contents.confirmed, strict=True)
+    ]
+    header = ["trial", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
+    label = f"The best trials with fresh seeds: {contents.metric}"
+    return Table(label, header, rows, frozenset(range(1, 6))) if rows else None
+
+
+def _confirmed_cells(contents: Contents, one: Confirmation, label: str) -> list[Cell]:
+    value, shrinkage, nothing = one.confirmed, one.shrinkage, Cell("—", math.nan)
+    counts = ((one.lost, "without a finite value"), (one.unfinished, "not ended"))
+    link = f"#runs-of-{contents.trials[one.trial]}" if one.trial in contents.trials else None
+    return [
+        Cell(f"{one.trial}. {label}", one.trial, link=link),
+        Cell(number(one.search), one.search),
+        nothing if value is None else Cell(number(value.mean), value.mean),
+        nothing if value is None else Cell(between(value.low, value.high), value.mean),
+        Cell(str(len(one.values)), len(one.values), note=", ".join(f"{n} {text}" for n, text in counts if n)),
+        nothing if shrinkage is None else Cell(signed(shrinkage), shrinkage),
+    ]
+
+
+def numbers_table(figure: Drawn) -> Table:
+    """The numbers behind a figure; names of arms in a column `arm` are links."""
+    at = figure.header.index("arm") if "arm" in figure.header else None
+    rows = [
+        (None, [Cell(text, _sort_key(text), link=f"#arm-{text}" if i == at else None) for i, text in enumerate(row)])
+        for row in figure.rows
+    ]
+    numeric = frozenset(i for i in range(len(figure.header)) if all(cells[i].key is not None for _, cells in rows))
+    return Table(f"The numbers of: {figure.title}", figure.header, rows, numeric)
+
+
+def _sort_key(text: str) -> float | None:
+    """The number with which a text begins."""
+    match = re.match(r"-?\d+(\.\d+)?(e[+-]\d+)?", text)
+    return float(match[0]) if match else -math.inf if text == "—" else None
+
+
+def runs_table(contents: Contents) -> Table:
+    """All runs by their handles: state, metrics, and the link to MLflow."""
+    columns = columns_of(contents)
+    mixed = {
+        name: describe
+        for name, describe in (("code", code), ("data", checksum))
+        if len({describe(run) for run in contents.counted_runs}) > 1
+    }
+    header = ["run", "arm", "state", *columns, *mixed, "MLflow run"]
+    arms = {arm.name: arm for arm in contents.arms}
+    anchored: set[str] = set()
+    rows = []
+    for place, run in enumerate(contents.runs):
+        arm = arms[contents.trials[run["number"]]]
+        anchor = None if arm.name in anchored else f"runs-of-{arm.name}"
+        anchored.add(arm.name)
+        rows.append((anchor, _run_cells(contents, run, place, arm, columns, mixed)))
+    return Table("Runs", header, rows, frozenset(range(3, 3 + len(columns))))
+
+
+def _run_cells(
+    contents: Contents,
+    run: Mapping[str, Any],
+    place: int,
+    arm: ArmReport,
+    columns: Sequence[str],
+    mixed: Mapping[str, Callable[[TrackedRun], str]],
+) -> list[Cell]:
+    run_id = run["run_id"] or ""
+    tracked = contents.tracked.get(run_id)
+    values = [math.nan if tracked is None else tracked.metrics.get(full_name(column), math.nan) for column in columns]
+    state = run["state"].lower() + (" (confirmation)" if run["kind"] == "confirmation" else "")
+    cells = [
+        Cell(handle(contents.study.name, run["number"], run["seed"]), place),
+        Cell(arm.name, arm.place, link=f"#arm-{arm.name}"),
+        Cell(state, note=redacted(run["error"] or "")),
+        *(Cell(number(value), value) if math.isfinite(value) else Cell("—", -math.inf) for value in values),
+    ]
+    cells += [Cell(describe(tracked) if tracked else "—") for describe in mixed.values()]
+    return [*cells, Cell(run_id or "—", link=contents.pages.get(run_id))]
