@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from benchmarks.common import report
 from hdvae.bounds.exact import enumerate_exactly
 from hdvae.experiment.experiment import LayerConfig, ModelConfig
-from hdvae.network.model import HDVAE, Sampler, independent, relaxed
+from hdvae.network.model import HDVAE
+from hdvae.network.samplers import Sampler, independent, relaxed
 from hdvae.network.wiring import WIRINGS
-from hdvae.objectives.estimators import conditional_noise, gumbel_rao, log_q, reinmax, rloo, straight_through, vimco
+from hdvae.objectives.hard_forward import conditional_noise, gumbel_rao, reinmax, straight_through
 from hdvae.objectives.objectives import expected_log_weight, log_weight, surrogate_objective
+from hdvae.objectives.score_function import log_q, rloo, vimco
 from hdvae.randomness.noise import NoiseSource
 from hdvae_platform.store.storage import write_atomically
 

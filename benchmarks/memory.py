@@ -22,8 +22,9 @@ from benchmarks.common import Bar, report
 from hdvae.experiment.experiment import DataConfig, Experiment, LayerConfig, ModelConfig, RaceConfig, TrainingConfig
 from hdvae.latents.layers import stochastic_layer
 from hdvae.randomness.noise import NoiseSource
-from hdvae.training.loop import TrainState, train_step
 from hdvae.training.optimizer import Adamax, Group
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 from hdvae.workers import ALONE
 
 READS, BATCH, VARIABLES = 2048, 128, 16

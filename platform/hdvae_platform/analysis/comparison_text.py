@@ -57,7 +57,7 @@ def as_text(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison, command: str) -> str:
     """A comparison as a page of Markdown, which names the command that made it."""
-    parts = [f"# {', '.join(comparison.studies)}", f"Made by `{command}`. Nats per image."]
+    parts = [f"# {', '.join(comparison.studies)}", f"Made by `{command}`."]
     caveats = [caveat.partition(":") for caveat in comparison.caveats]
     parts += ["\n".join(f"- **{kind}**:{text}" for kind, _, text in caveats)]
     if comparison.trends:
@@ -127,7 +127,7 @@ def _arms(comparison: Comparison, form: TableFormat) -> str:
         for name, arm in zip(names_and_labels(comparison.arms), comparison.arms, strict=True)
     ]
     shown = form(["arm: mean [95% over seeds]", "runs", *metrics], rows)
-    return "\n\n".join(filter(None, [shown, names_note(comparison.arms)]))
+    return f"{shown}\n\nNats per image. {names_note(comparison.arms)}".rstrip()
 
 
 def _differences(comparison: Comparison, form: TableFormat) -> list[str]:

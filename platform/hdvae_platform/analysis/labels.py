@@ -49,8 +49,8 @@ def distinct_labels(each: Sequence[Mapping[str, Any]]) -> list[str]:
 def arm_names(each: Sequence[Trials]) -> list[str]:
     """A short name for each arm, the same in every table and figure.
 
-    An arm of one trial has the trial's number, or STUDY/TRIAL where the arms come from several studies; an arm that
-    pools several trials has a letter.
+    An arm that is one whole trial has the trial's number, or STUDY/TRIAL where the arms come from several studies. An
+    arm that pools several trials, or that shares its trial with another arm, has a letter.
 
     Args:
         each: the trials of each arm.
@@ -59,8 +59,13 @@ def arm_names(each: Sequence[Trials]) -> list[str]:
     (['2', 'A'], ['first/2', 'second/2'])
     """
     several = len({study for trials in each for study, _ in trials}) > 1
-    letters = _letters()
-    return [_trial_name(*next(iter(trials)), several) if len(trials) == 1 else next(letters) for trials in each]
+    arms_of_trial = Counter(trial for trials in each for trial in trials)
+    letters, names = _letters(), []
+    for trials in each:
+        study, number = next(iter(trials), ("", 0))
+        whole = len(trials) == 1 and arms_of_trial[study, number] == 1
+        names.append(_trial_name(study, number, several) if whole else next(letters))
+    return names
 
 
 def trial_names(trials: Sequence[tuple[str, int]]) -> list[str]:
@@ -76,18 +81,17 @@ def arm_names_note(names: Sequence[str], each: Sequence[Trials]) -> str:
     'Arms are numbered by their trials. A letter names an arm that pools several trials: A: trials 0, 1.'
     """
     several = len({study for trials in each for study, _ in trials}) > 1
+    lettered = {name: trials for name, trials in zip(names, each, strict=True) if name.isalpha()}
     sentences = []
-    if any(len(trials) == 1 for trials in each):
+    if len(lettered) < len(names):
         sentences.append(
             "Arms are named STUDY/TRIAL, by their trials." if several else "Arms are numbered by their trials."
         )
-    pooled = [
-        f"{name}: trials {_listed_trials(trials, several)}"
-        for name, trials in zip(names, each, strict=True)
-        if len(trials) > 1
-    ]
-    if pooled:
-        sentences.append(f"A letter names an arm that pools several trials: {'; '.join(pooled)}.")
+    if lettered:
+        shared = any(len(trials) == 1 for trials in lettered.values())
+        listed = "; ".join(f"{name}: {_listed_trials(trials, several)}" for name, trials in lettered.items())
+        kind = "pools several trials or is a part of one" if shared else "pools several trials"
+        sentences.append(f"A letter names an arm that {kind}: {listed}.")
     return " ".join(sentences)
 
 
@@ -95,7 +99,8 @@ def _listed_trials(trials: Trials, several: bool) -> str:
     """The first few trials of an arm, and how many more there are."""
     ordered = sorted(trials)
     more = f" and {len(ordered) - MAX_TRIALS_LISTED} more" if len(ordered) > MAX_TRIALS_LISTED else ""
-    return ", ".join(_trial_name(study, trial, several) for study, trial in ordered[:MAX_TRIALS_LISTED]) + more
+    names = ", ".join(_trial_name(study, trial, several) for study, trial in ordered[:MAX_TRIALS_LISTED])
+    return f"{'trial' if len(ordered) == 1 else 'trials'} {names}{more}"
 
 
 def _trial_name(study: str, trial: int, several: bool) -> str:

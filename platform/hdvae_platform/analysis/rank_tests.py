@@ -34,7 +34,7 @@ Block = Mapping[float, float]
 class RankTest:
     """The result of a test of order: the statistic, and the one-sided p-value of each direction."""
 
-    test: Literal["page", "jonckheere"]
+    name: Literal["page", "jonckheere"]
     statistic: float
     increasing: float
     decreasing: float

@@ -65,7 +65,7 @@ class Trend:
     @property
     def words(self) -> str:
         """The result of the test in words."""
-        name = "Page's L" if self.test.test == "page" else "Jonckheere's J"
+        name = "Page's L" if self.test.name == "page" else "Jonckheere's J"
         sides = "two-sided" if self.direction == "two-sided" else f"one-sided, {self.direction}"
         kind = "exact" if self.test.exact else "asymptotic"
         blocks, seeds = len(self.blocks), len({block.seed for block in self.blocks})
@@ -75,7 +75,7 @@ class Trend:
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        tested = {"test": self.test.test, "statistic": self.test.statistic, "p": self.p, "exact": self.test.exact}
+        tested = {"test": self.test.name, "statistic": self.test.statistic, "p": self.p, "exact": self.test.exact}
         kept = ("path", "metric", "direction", "levels", "runs", "means", "fitted", "left_out", "constant")
         counts = {"blocks": len(self.blocks), "seeds": len({block.seed for block in self.blocks})}
         change = None if self.change is None else vars(self.change)

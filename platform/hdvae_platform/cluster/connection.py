@@ -16,28 +16,20 @@ from typing import Any
 
 import ray
 from ray import ActorID, PlacementGroupID
-from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 import hdvae
 from hdvae.errors import InputError
-from hdvae_platform.cluster import environment
+from hdvae_platform.cluster import environment, ray_internals
 
 LOCAL = "local"
 AUTO = "auto"
-_REACH = 5.0
-"""Seconds for a cluster's address to answer at all."""
-_ANSWER = 30
-"""Seconds for a cluster to take or refuse a token."""
-_ASK = """
-import sys
-from ray._raylet import GcsClient
-GcsClient(address=sys.argv[1]).check_alive([], timeout=5)
-"""
+_CONNECTION_WAIT = 5.0
+"""Seconds for a cluster's address to accept a connection."""
+_TOKEN_WAIT = 30
+"""Seconds for a cluster to accept or refuse a token."""
 _REFUSED = re.compile("AuthenticationError|RAY_AUTH_TOKEN")
-"""In what Ray says of a wrong token, or of none."""
+"""Part of Ray's message about a wrong or missing token."""
 
 
 def check_address(address: str) -> None:
@@ -77,7 +69,7 @@ def connected(address: str = LOCAL, *, insecure: bool = False) -> Iterator[None]
     """
     environment.configure()
     check_address(address)
-    if os.environ["RAY_AUTH_MODE"].lower() == "token" and get_authentication_mode() != AuthenticationMode.TOKEN:
+    if os.environ["RAY_AUTH_MODE"].lower() == "token" and not ray_internals.asks_for_tokens():
         raise InputError(
             "ray was imported before hdvae_platform.cluster.environment.configure() was called, without "
             "RAY_AUTH_MODE=token, which it reads once: call that first, or set RAY_AUTH_MODE=token before Python starts"
@@ -96,7 +88,7 @@ def packages() -> list[str]:
 
 def machines() -> list[Mapping[str, float]]:
     """What each machine that stays has, in use or not; of a cluster that grows, all it can grow to as one."""
-    grown = grows_to() or ray._private.state.state.get_max_resources_from_cluster_config()
+    grown = grows_to() or ray_internals.limits_of_growth()
     return [grown] if grown else [node["Resources"] for node in staying()]
 
 
@@ -115,7 +107,7 @@ def grows_to() -> dict[str, float]:
 
 def staying() -> list[dict[str, Any]]:
     """The machines that are not about to be taken away, as Ray describes them."""
-    leaving = ray._private.state.state.get_draining_nodes()
+    leaving = ray_internals.draining_nodes()
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
@@ -125,10 +117,8 @@ def release() -> None:
     Ray gives back a group of places when the process that reserved it *and* the driver are gone.
     """
     job = ray.get_runtime_context().get_job_id()
-    for raw in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
-        group = PlacementGroupTableData.FromString(raw)
-        over = group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED
-        if over and group.creator_job_id.hex() == job and group.creator_actor_id.hex() != ActorID.nil().hex():
+    for group in filter(ray_internals.is_orphan, ray_internals.placement_groups()):
+        if group.creator_job_id.hex() == job and group.creator_actor_id.hex() != ActorID.nil().hex():
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
@@ -144,13 +134,13 @@ def _start(insecure: bool) -> None:
 
 def _join(address: str, insecure: bool) -> None:
     try:
-        head = canonicalize_bootstrap_address(AUTO) if address == AUTO else address
+        head = ray_internals.head_of_this_machine() if address == AUTO else address
     except ConnectionError:
         raise InputError("--address auto: no Ray cluster runs here; `ray start --head` starts one") from None
     _reach(head)
     _check_access(head, insecure)
     # A job has brought the code along, and Ray refuses to be told twice.
-    along = {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"py_modules": packages()}
+    along = {} if ray_internals.JOB_VARIABLE in os.environ else {"py_modules": packages()}
     try:
         ray.init(address=head, log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=along)
     except (ConnectionError, RuntimeError, ValueError) as fault:
@@ -182,7 +172,7 @@ def _check_access(head: str, insecure: bool) -> None:
 def _reach(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), _REACH):
+        with socket.create_connection((host, int(port)), _CONNECTION_WAIT):
             return
     except OSError as fault:
         raise InputError(f"--address {address}: nothing answers there: {fault.strerror or fault}") from None
@@ -202,12 +192,12 @@ def _asked(head: str, mode: str) -> str | None:
 
     In a process of its own, since Ray reads the mode once.
     """
-    command = [sys.executable, "-c", _ASK, head]
+    command = [sys.executable, "-c", ray_internals.HEAD_QUESTION, head]
     environment = {**os.environ, "RAY_AUTH_MODE": mode}
     try:
-        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_ANSWER, check=True)
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TOKEN_WAIT, check=True)
     except subprocess.CalledProcessError as fault:
         return str(fault.stderr).strip()
     except subprocess.TimeoutExpired:
-        return f"no answer in {_ANSWER} s"
+        return f"no answer in {_TOKEN_WAIT} s"
     return None

@@ -26,8 +26,10 @@ from hdvae_platform.display.text import duration
 from hdvae_platform.store import database, datasets, records
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.tracking.client import Client, Unreachable, server
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.server import server
 
 SKEW = 5.0
 """Seconds that two clocks may differ: a driver's signs of life are that far apart, and judged by another's clock."""

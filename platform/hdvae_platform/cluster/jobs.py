@@ -10,7 +10,6 @@ import secrets
 import shlex
 import shutil
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -23,10 +22,13 @@ import yaml
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from hdvae.data import dataset
+from hdvae.data.loading import is_there
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.cluster.connection import is_loopback, packages
+from hdvae_platform.cluster.ray_internals import CHATTY_LOGGERS, NO_AGENT
 from hdvae_platform.store.layout import DATA, SUBMITTED
 from hdvae_platform.store.places import redacted
 from hdvae_platform.study.study import Study
@@ -41,16 +43,10 @@ _DATA = f"mv -f {DATA}/*.parquet ../../{DATA}/ && "
 """A rename, so that no other study reads half of them; `cp -n` fails on newer systems where they are there."""
 _FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
 """What Ray says before a job says something."""
-_TALKERS = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
-"""Parts of Ray that tell of every file they send."""
-_READY = 60
-"""Seconds for a cluster that has just started to take jobs."""
-_ANSWER = 10
-"""Seconds for a job server to say whether it wants a token."""
+_START_WAIT = 60
+"""Seconds for a cluster that has just started to accept jobs."""
+_ACCESS_WAIT = 10
+"""Seconds for a job server to say whether it needs a token."""
 
 
 class Jobs:
@@ -73,8 +69,8 @@ class Jobs:
                 f"{self._where}: the cluster takes commands from whoever reaches it: "
                 "start it with RAY_AUTH_MODE=token, or give --insecure"
             )
-        for talker in _TALKERS:
-            logging.getLogger(talker).setLevel(logging.WARNING)
+        for name in CHATTY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # or that of the environment would come first
         try:
             self._client = JobSubmissionClient(address)
@@ -90,7 +86,7 @@ class Jobs:
     def _is_open(self, address: str) -> bool:
         try:
             url = f"{address.rstrip('/')}/api/jobs/"
-            with urllib.request.urlopen(url, timeout=_ANSWER) as answer:  # noqa: S310 - http or https, see above
+            with urllib.request.urlopen(url, timeout=_ACCESS_WAIT) as answer:  # noqa: S310 - http or https, see above
                 return bool(answer.status == 200)
         except urllib.error.HTTPError as answer:
             if answer.code in (401, 403):
@@ -132,20 +128,26 @@ class Jobs:
         return self._start(arguments, f"hdvae-{arguments[1]}-{secrets.token_hex(4)}", {})
 
     def _start(self, arguments: Sequence[str], name: str, along: dict[str, Any], before: str = "") -> str:
-        limit = time.monotonic() + _READY
-        while True:
-            try:
-                job: str = self._client.submit_job(
+        try:
+            return str(
+                self._submit(
                     entrypoint=f"{before}python -m hdvae_platform.cli {shlex.join(arguments)} --home {HOME}",
                     submission_id=name,
                     runtime_env={**along, "py_modules": packages()},
                 )
-            except RuntimeError as fault:
-                if "No available agent" not in str(fault) or time.monotonic() > limit:
-                    raise InputError(f"{self._where}: {_line(fault)}") from None
-                time.sleep(1)  # the head has only just started
-            else:
-                return job
+            )
+        except RuntimeError as fault:
+            raise InputError(f"{self._where}: {_line(fault)}") from None
+
+    @retry(
+        retry=retry_if_exception(lambda fault: NO_AGENT in str(fault)),
+        wait=wait_fixed(1),
+        stop=stop_after_delay(_START_WAIT),
+        reraise=True,
+    )
+    def _submit(self, **job: Any) -> Any:
+        """Submit a job; again, while the head has only just started."""
+        return self._client.submit_job(**job)
 
     def follow(self, job: str, write: Write) -> int:
         """Pass on what a job prints until it ends; returns its exit code, 1 if the cluster cannot tell.
@@ -189,7 +191,7 @@ def _pack(study: Study, home: Path, folder: Path) -> None:
         except OSError as fault:
             raise InputError(f"{config.path}: cannot be read: {fault.strerror or fault}") from None
         plain["experiment"]["data"]["path"] = "images.npz"
-    elif config.name is not None and dataset.is_there(dataset.parquet_path(home, config.name)):
+    elif config.name is not None and is_there(parquet_path(home, config.name)):
         (folder / DATA).mkdir()
-        shutil.copy(dataset.parquet_path(home, config.name), folder / DATA)
+        shutil.copy(parquet_path(home, config.name), folder / DATA)
     (folder / "study.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -29,7 +29,7 @@ from hdvae_platform.report.caveats import report_caveats
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.differences import ALPHA, Difference
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.settings import all_settings, in_short, temperatures
+from hdvae_platform.report.settings import all_settings, first_temperature, in_short
 from hdvae_platform.report.tables import (
     arms_table,
     columns_of,
@@ -73,7 +73,7 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         settings=in_short(contents.study, settings, contents.images),
         all_settings=settings_table(settings),
         names_note=contents.names_note,
-        taus=temperatures(settings["evaluation.tau"]),
+        tau=first_temperature(settings["evaluation.tau"]),
         has_bias=BIAS in map(full_name, columns),
         arms=arms_table(contents),
         differences=[differences_table(contents, metric) for metric in contents.metrics],

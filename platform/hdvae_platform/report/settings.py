@@ -116,13 +116,23 @@ def _evaluation(settings: Mapping[str, str], images: int | None) -> str:
 
 
 def temperatures(text: str) -> str:
-    """The temperatures of the evaluation; a metric without a temperature in its name uses the first.
+    """The temperatures of the evaluation.
 
     >>> temperatures("[0.1]"), temperatures("[0.1, 0.5]"), temperatures("varied")
-    ('0.1', '0.1 (for metrics without τ in their name), 0.5', 'varied')
+    ('0.1', '0.1, 0.5 (a metric whose name has no τ is at 0.1)', 'varied')
     """
-    first, *more = text.strip("[]").split(", ")
-    return ", ".join([f"{first} (for metrics without τ in their name)", *more]) if more else first
+    values = text.strip("[]")
+    default = first_temperature(text)
+    return values if values == default else f"{values} (a metric whose name has no τ is at {default})"
+
+
+def first_temperature(text: str) -> str:
+    """The first temperature of the evaluation, at which metrics without a temperature in their name are measured.
+
+    >>> first_temperature("[0.1, 0.5]"), first_temperature("varied")
+    ('0.1', 'varied')
+    """
+    return text.strip("[]").split(", ")[0]
 
 
 def _range(dimension: Dimension) -> str:

@@ -32,7 +32,9 @@ from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import PATIENCE, Client, Tracker, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
+from hdvae_platform.tracking.tracker import SERVER_WAIT, Tracker
 
 REFUSED_LAUNCH_WAIT = 5.0
 """Seconds that MLflow gets to take what is queued, where the launch was refused."""
@@ -222,7 +224,7 @@ def _closing(tracker: Tracker, echo: Echo) -> Callable[..., None]:
 
     def close(kind: type[BaseException] | None, *_: object) -> None:
         refused = kind is not None and issubclass(kind, InputError)
-        if not tracker.close(REFUSED_LAUNCH_WAIT if refused else PATIENCE) and not refused:
+        if not tracker.close(REFUSED_LAUNCH_WAIT if refused else SERVER_WAIT) and not refused:
             echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
 
     return close

@@ -17,7 +17,8 @@ from hdvae_platform.running.tune_adapters import StudyCallback, StudySearcher, S
 from hdvae_platform.store import shared_data
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import ray_log
-from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.training.tune_trainable import trainable
 
 GROUP_PARENT = {"CPU": 0, "memory": 1}

@@ -1,98 +1,42 @@
-"""MLflow, which is what people read; it is imported here alone, and written by the driver alone.
+"""The platform's use of MLflow: a run of a study as MLflow holds it, and reading and writing such runs.
 
 Everything that is sent can be sent again: runs are found by their tags, points carry the time stamps of the
-journal, and MLflow's database ignores a point that it has. A `Tracker` sends from a thread of its own, so training
-goes on while the server is slow or away; what it could not send is sent by the next `study run`.
-
-MLflow allows no `@` and `=` in the names of metrics: `elbo@tau=0.1` is stored as `elbo at tau 0.1`. Everywhere
-else the first form is used.
+journal, and MLflow's database ignores a point that it has.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
-import queue
-import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The tracker repeats on its own, after looking whether a lost answer was a success: a repeated request to make a run
-# would make two.
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-# MLflow prints the address of each run that ends, with the user and password in it.
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-
-import mlflow
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
-from requests.exceptions import RequestException
-from sqlalchemy.exc import OperationalError
 
-from hdvae.errors import InputError
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.layout import handle
-from hdvae_platform.store.places import UI_HOST, UI_PORT, Places, redacted
+from hdvae_platform.store.places import UI_HOST, UI_PORT, Places
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.tracking.names import Status, Tag
+from hdvae_platform.tracking import database
+from hdvae_platform.tracking.faults import INVALID, NOT_FOUND, STORE_FAULTS, is_transient, unreachable
+from hdvae_platform.tracking.names import RunKind, Status, Tag, contract_name, stored_name
 
 if TYPE_CHECKING:
     from hdvae.trained import TrainedModel
 
-EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hdvae")
-"""MLflow's experiment, in which all studies are parent runs."""
-BATCH = 900
+POINTS = 900
 """Points in one request; MLflow allows 1000."""
-PATIENCE = 60.0
-"""Seconds to wait at the end for a server that is away."""
-RETRY = 2.0
-"""Seconds between attempts to reach the server."""
-
-_PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
-"""MLflow's codes for faults that pass; the others mean that the request itself is refused."""
-
-for _name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-
-def stored_name(metric: str) -> str:
-    """A metric's name as MLflow takes it.
-
-    >>> stored_name("valid/iw_elbo@S=100")
-    'valid/iw_elbo at S 100'
-    """
-    name, at, condition = metric.partition("@")
-    return f"{name} at {condition.replace('=', ' ')}" if at else name
-
-
-def contract_name(stored: str) -> str:
-    """The inverse of `stored_name`.
-
-    >>> contract_name("valid/iw_elbo at S 100")
-    'valid/iw_elbo@S=100'
-    """
-    return re.sub(r" at (\w+) (\S+)$", r"@\1=\2", stored)
-
-
-class Unreachable(InputError):
-    """The tracking store does not answer."""
+PARAMS = 100
+"""Parameters in one request; MLflow allows no more."""
+PAGE = 500
+"""Runs in one answer to a search."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +67,15 @@ class TrackedRun:
         return int(self.tags[Tag.SEED])
 
     @property
+    def kind(self) -> RunKind:
+        """What it is: a run of the search or of the confirmation, a whole study, or a single run."""
+        return RunKind(self.tags[Tag.KIND])
+
+    @property
     def state(self) -> RunState | None:
         """How its last attempt ended; None while the first one is running."""
-        told = self.tags.get(Tag.STATE)
-        return None if told is None else RunState(told)
+        state = self.tags.get(Tag.STATE)
+        return None if state is None else RunState(state)
 
     @property
     def handle(self) -> str:
@@ -144,16 +93,10 @@ class Client:
 
     def __init__(self, places: Places) -> None:
         self.address = places.tracking
-        self._client = mlflow.MlflowClient(tracking_uri=places.tracking)
         try:
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            self._experiment = (
-                found.experiment_id
-                if found is not None
-                else self._client.create_experiment(EXPERIMENT, artifact_location=places.artifacts)
-            )
-        except (MlflowException, RequestException, OSError) as fault:
-            raise _unreachable(places.tracking, fault) from None
+            self._client, self._experiment = database.connect(places.tracking, places.artifacts)
+        except STORE_FAULTS as fault:
+            raise unreachable(places.tracking, fault) from None
 
     def find(self, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
         """All runs with these tags, page by page, the oldest first.
@@ -172,29 +115,29 @@ class Client:
             if not token:
                 return
 
-    def _page(self, clauses: str, token: str | None) -> PagedList[mlflow.entities.Run]:
+    def _page(self, clauses: str, token: str | None) -> Any:
         try:
             return self._client.search_runs(
                 [self._experiment],
                 clauses,
                 run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=500,
+                max_results=PAGE,
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-        except (MlflowException, RequestException, OperationalError, OSError) as fault:
-            if not _passes(fault):
+        except STORE_FAULTS as fault:
+            if not is_transient(fault):
                 raise
-            raise _unreachable(self.address, fault) from None
+            raise unreachable(self.address, fault) from None
 
     def get(self, run_id: str) -> TrackedRun | None:
         """A run by its id; None if there is none."""
         try:
             return _tracked(self._client.get_run(run_id))
         except MlflowException as fault:
-            if fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if fault.error_code in (NOT_FOUND, INVALID):
                 return None
-            raise _unreachable(self.address, fault) from None
+            raise unreachable(self.address, fault) from None
 
     def history(self, run_id: str) -> list[tuple[str, int, float]]:
         """Every stored point of a run: metric by its own name, step, value.
@@ -209,8 +152,8 @@ class Client:
                 for metric in metrics
                 for point in self._client.get_metric_history(run_id, metric)
             ]
-        except (MlflowException, RequestException, OperationalError, OSError) as fault:
-            raise _unreachable(self.address, fault) from None
+        except STORE_FAULTS as fault:
+            raise unreachable(self.address, fault) from None
 
     def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str], *, new: bool = False) -> str:
         """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING.
@@ -233,20 +176,20 @@ class Client:
         """
         try:
             self._client.set_experiment_tag(self._experiment, tag, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-        except (MlflowException, RequestException, OSError) as fault:
-            raise _unreachable(self.address, fault) from None
+        except STORE_FAULTS as fault:
+            raise unreachable(self.address, fault) from None
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Parameters; the same ones may be logged again."""
         written = [Param(key, str(value)) for key, value in params.items()]
-        for first in range(0, len(written), 100):
-            self._client.log_batch(run_id, params=written[first : first + 100])
+        for first in range(0, len(written), PARAMS):
+            self._client.log_batch(run_id, params=written[first : first + PARAMS])
 
     def log_entry(self, run_id: str, entry: Entry) -> None:
         """The metrics of a report, with its step and time stamp."""
         points = [Metric(stored_name(k), value, entry.time, entry.step) for k, value in entry.metrics.items()]
-        for first in range(0, len(points), BATCH):
-            self._client.log_batch(run_id, metrics=points[first : first + BATCH])
+        for first in range(0, len(points), POINTS):
+            self._client.log_batch(run_id, metrics=points[first : first + POINTS])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
@@ -270,8 +213,8 @@ class Client:
             found = [run.run_id for run in self.find(tags)]
             for run_id in found:
                 self._client.delete_run(run_id)
-        except (MlflowException, RequestException, OSError) as fault:
-            raise _unreachable(self.address, fault) from None
+        except STORE_FAULTS as fault:
+            raise unreachable(self.address, fault) from None
         return len(found)
 
     def unregister(self, name: str) -> None:
@@ -283,8 +226,8 @@ class Client:
         try:
             self._client.delete_registered_model(name)
         except MlflowException as fault:
-            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise _unreachable(self.address, fault) from None
+            if fault.error_code != NOT_FOUND:
+                raise unreachable(self.address, fault) from None
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -295,8 +238,8 @@ class Client:
         """
         try:
             yield
-        except (MlflowException, RequestException, OperationalError, OSError) as fault:
-            raise _unreachable(self.address, fault) from None
+        except STORE_FAULTS as fault:
+            raise unreachable(self.address, fault) from None
 
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Store files as artifacts, by their names.
@@ -309,7 +252,7 @@ class Client:
                 self.log_file(run_id, name, data)
         except Exception as fault:
             # Artifacts may be on any kind of store, each with faults of its own.
-            raise _unreachable(self.address, fault) from fault
+            raise unreachable(self.address, fault) from fault
 
     def page(self, run_id: str) -> str:
         """The address at which MLflow's pages show a run; of a database, where `hdvae ui` usually serves it."""
@@ -330,8 +273,8 @@ class Client:
                 return None
             with tempfile.TemporaryDirectory() as temporary:
                 return Path(self._client.download_artifacts(run_id, name, temporary)).read_bytes()
-        except (MlflowException, RequestException, OSError) as fault:
-            raise _unreachable(self.address, fault) from None
+        except STORE_FAULTS as fault:
+            raise unreachable(self.address, fault) from None
 
     def register(
         self, name: str, run_id: str, identity: Mapping[str, str], load: Callable[[], TrainedModel], says: str
@@ -352,37 +295,24 @@ class Client:
 
         try:
             return registry.load(self._client, uri)
-        except (MlflowException, RequestException, OSError) as fault:
-            raise _unreachable(self.address, fault) from None
+        except STORE_FAULTS as fault:
+            raise unreachable(self.address, fault) from None
+
+    def run_of_model(self, uri: str) -> str:
+        """The id of the run that a registered model is of, by the model's address.
+
+        Raises:
+            InputError: there is no such model.
+            Unreachable: MLflow does not answer.
+        """
+        from hdvae_platform.tracking import registry
+
+        with self.answering():
+            return str(registry.find_version(self._client, uri).run_id)
 
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status=str(status))
-
-
-@dataclass(frozen=True)
-class Server:
-    """A tracking server: its MLflow's version, and its clock in whole seconds since 1970."""
-
-    version: str
-    clock: float
-
-
-def server(address: str) -> Server | None:
-    """Ask a tracking server for itself; None if the address is a database.
-
-    Raises:
-        Unreachable: it does not answer.
-    """
-    if not address.startswith("http"):
-        return None
-    try:
-        host = get_default_host_creds(address)  # type: ignore[no-untyped-call]
-        answer = http_request(host, "/version", "GET")  # type: ignore[no-untyped-call]
-        answer.raise_for_status()
-    except (MlflowException, RequestException, OSError) as fault:
-        raise _unreachable(address, fault) from None
-    return Server(answer.text.strip(), parsedate_to_datetime(answer.headers["Date"]).timestamp())
 
 
 def _plain(tags: Mapping[str, str]) -> dict[str, str]:
@@ -400,116 +330,3 @@ def _tracked(run: Any) -> TrackedRun:
 def _stored(value: float) -> float:
     """A metric as it was sent: MLflow's databases hold the largest float where it was infinite."""
     return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
-
-
-class Tracker:
-    """Sends to MLflow in order, from one thread, again and again until the server has it.
-
-    Args:
-        places: where MLflow is.
-        warn: told once when the server goes away, and once when it is back.
-    """
-
-    def __init__(self, places: Places, warn: Callable[[str], None]) -> None:
-        self._places, self._warn = places, warn
-        self._jobs: queue.Queue[Callable[[Client], object] | None] = queue.Queue()
-        self._give_up = threading.Event()
-        self._client: Client | None = None
-        self._complete = True
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def send(self, job: Callable[[Client], object]) -> None:
-        """Queue a job. It may run more than once, so it must not mind."""
-        self._jobs.put(job)
-
-    def close(self, patience: float) -> bool:
-        """Wait for what is queued, while it gets on within `patience` seconds; whether MLflow took all of it."""
-        self._jobs.put(None)
-        left, since = self._jobs.qsize(), time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - since < patience:
-            self._thread.join(0.2)
-            if self._jobs.qsize() != left:
-                left, since = self._jobs.qsize(), time.monotonic()
-        self._give_up.set()
-        self._thread.join(RETRY + 1)
-        return self.is_complete
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether MLflow took every job; known once the tracker is closed."""
-        return self._complete and not self._thread.is_alive()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if not self._done(job):
-                self._complete = False
-
-    def _done(self, job: Callable[[Client], object]) -> bool:
-        """Do a job, however long the server is away; whether it was done in the end."""
-        away = False
-        while not self._give_up.is_set():
-            try:
-                self._client = self._client or Client(self._places)
-                job(self._client)
-            except Exception as fault:  # noqa: BLE001 - said, counted, and the jobs after it must still be done
-                if not _passes(fault):
-                    self._warn(f"MLflow has not got a record: {_first_line(fault)}")
-                    return False
-                if not away:
-                    self._warn(f"{_unreachable(self._places.tracking, fault)}; training does not wait for it")
-                away = True
-                self._give_up.wait(RETRY)
-            else:
-                if away:
-                    self._warn("MLflow answers again")
-                return True
-        return False
-
-
-def _passes(fault: Exception) -> bool:
-    """Whether a fault is one of a server or database that is away, and not of the request."""
-    if isinstance(fault, MlflowException):
-        return fault.error_code in _PASSING
-    return isinstance(fault, Unreachable | RequestException | ConnectionError | TimeoutError | OperationalError)
-
-
-def _unreachable(address: str, fault: BaseException) -> Unreachable:
-    """Says why a store cannot be reached: as the system puts it where there is no connection, else as MLflow does."""
-    if isinstance(fault, Unreachable):
-        return fault
-    where, beneath = f"MLflow at {redacted(address)}", list(_beneath(fault))
-    lost = [one for one in beneath if isinstance(one, OSError) and not isinstance(one, RequestException)]
-    if lost and any(isinstance(one, RequestException) for one in beneath):
-        return Unreachable(f"{where} does not answer: {(lost[0].strerror or str(lost[0])).lower()}")
-    return Unreachable(f"{where}: {_first_line(fault)}")
-
-
-def _beneath(fault: BaseException | None) -> Iterator[BaseException]:
-    """A fault, and those that led to it."""
-    while fault is not None:
-        yield fault
-        fault = fault.__cause__ or fault.__context__
-
-
-def _first_line(fault: BaseException) -> str:
-    """What a fault says, without the user and password of the address that MLflow repeats in it."""
-    return redacted((str(fault).splitlines() or [type(fault).__name__])[0])
-
-
-def flattened(plain: Any, path: str = "") -> dict[str, Any]:
-    """Dotted paths → values of JSON-like values; lists of plain numbers (schedules, τ) stay whole.
-
-    >>> flattened({"a": {"b": 1, "c": [{"d": 2}]}, "e": [[0, 0.5]]})
-    {'a.b': 1, 'a.c.0.d': 2, 'e': '[[0, 0.5]]'}
-    """
-    if isinstance(plain, dict):
-        items = [(str(key), value) for key, value in plain.items()]
-    elif isinstance(plain, list) and any(isinstance(value, dict) for value in plain):
-        items = [(str(i), value) for i, value in enumerate(plain)]
-    else:
-        return {path: json.dumps(plain) if isinstance(plain, list) else plain}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat |= flattened(value, f"{path}.{key}" if path else key)
-    return flat

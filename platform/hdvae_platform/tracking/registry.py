@@ -18,12 +18,12 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 import hdvae
 from hdvae.errors import InputError
 from hdvae.trained import TrainedModel
+from hdvae_platform.tracking.faults import ALREADY_EXISTS
+from hdvae_platform.tracking.names import MODEL, MODEL_SCHEME, RUN_SCHEME
 
 SERVED = Path(__file__).with_name("served.py")
 NEEDED = ("mlflow", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
 """What the code of a model and the library import."""
-FOLDER = "model"
-"""Of the model among the artifacts of its run."""
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
@@ -76,14 +76,14 @@ def register(
     if newest is not None and all(newest.tags.get(key) == value for key, value in identity.items()):
         return
     with tempfile.TemporaryDirectory() as temporary:
-        save_model(load(), Path(temporary) / FOLDER)
-        client.log_artifacts(run_id, str(Path(temporary) / FOLDER), FOLDER)
+        save_model(load(), Path(temporary) / MODEL)
+        client.log_artifacts(run_id, str(Path(temporary) / MODEL), MODEL)
     try:
         client.create_registered_model(name)
     except MlflowException as fault:
-        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+        if fault.error_code != ALREADY_EXISTS:
             raise
-    client.create_model_version(name, f"runs:/{run_id}/{FOLDER}", run_id, dict(identity), description=says)
+    client.create_model_version(name, f"{RUN_SCHEME}{run_id}/{MODEL}", run_id, dict(identity), description=says)
 
 
 def newest_version(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
@@ -92,13 +92,13 @@ def newest_version(client: mlflow.MlflowClient, name: str) -> ModelVersion | Non
     return found[0] if found else None
 
 
-def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
-    """The trained model in a registered one, `models:/NAME/VERSION` or `models:/NAME/latest`.
+def find_version(client: mlflow.MlflowClient, uri: str) -> ModelVersion:
+    """The version of a registered model at `models:/NAME/VERSION` or `models:/NAME/latest`.
 
     Raises:
         InputError: there is none.
     """
-    asked = re.fullmatch(r"models:/([^/']+)/(\d+|latest)", uri)
+    asked = re.fullmatch(rf"{MODEL_SCHEME}([^/']+)/(\d+|latest)", uri)
     if asked is None:
         raise InputError(f"{uri}: write models:/NAME/VERSION or models:/NAME/latest")
     found = newest_version(client, asked[1])
@@ -109,6 +109,16 @@ def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
             raise InputError(f"{uri}: the newest version of {asked[1]} is {found.version}")
         found = client.get_model_version(asked[1], asked[2])
     assert found.run_id is not None  # `register` gave it
+    return found
+
+
+def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
+    """The trained model in a registered one, `models:/NAME/VERSION` or `models:/NAME/latest`.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = find_version(client, uri)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = client.download_artifacts(found.run_id, FOLDER, temporary)
+        folder = client.download_artifacts(str(found.run_id), MODEL, temporary)
         return hdvae.load(Path(folder) / "artifacts" / "checkpoint")

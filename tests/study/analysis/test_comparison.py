@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 
 from hdvae.errors import InputError
-from hdvae_platform.analysis import comparison
+from hdvae_platform.analysis.arms import names_of
+from hdvae_platform.analysis.arms_from_mlflow import read_arms
+from hdvae_platform.analysis.compare import compare as answer
+from hdvae_platform.analysis.comparison import Question
+from hdvae_platform.analysis.comparison_text import arm_table, as_markdown, as_text, confirmation_table
+from hdvae_platform.analysis.confirmation import confirmations
+from hdvae_platform.analysis.inference import Interval, difference, interval
+from hdvae_platform.analysis.labels import arm_names, arm_names_note, label
 from hdvae_platform.tracking.client import TrackedRun, flattened
 from hdvae_platform.tracking.names import Tag
 
@@ -20,6 +27,10 @@ def run(arm: str, seed: int, state: str = "COMPLETE", tags=(), params=(), **metr
     flat = {path: json.dumps(value) for path, value in flattened(json.loads(arm)).items()}
     params = {"model.width": "8", "model.latent": "normal", **flat, **dict(params)}
     return TrackedRun(f"{arm}-{seed}", "FINISHED", {**own, **dict(tags)}, params, values)
+
+
+def of_trial(trial: int) -> dict[str, str]:
+    return {Tag.TRIAL: str(trial)}
 
 
 class Store:
@@ -38,40 +49,92 @@ class Store:
 
 
 def arms(*runs, by=()):
-    return comparison.arms(Store(*runs), ["s"], by)
+    return read_arms(Store(*runs), ["s"], by)
 
 
 def compare(*runs, **asked):
-    return comparison.compare(Store(*runs), comparison.Question(["s"], **asked))
+    return answer(Store(*runs), Question(["s"], **asked))
 
 
 def test_interval_is_students():
     values = list(np.random.RandomState(0).normal(size=7))
-    found = comparison.interval(values)
+    found = interval(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.mean == pytest.approx(np.mean(values))
-    assert comparison.interval([3.0]) == comparison.Interval(3.0, None, None)
+    assert interval([3.0]) == Interval(3.0, None, None)
 
 
 def test_intervals_cover_what_they_claim():
     random = np.random.RandomState(1)
-    hits = [i.low <= 2.0 <= i.high for i in (comparison.interval(random.normal(2, 3, size=3)) for _ in range(4000))]
+    hits = [i.low <= 2.0 <= i.high for i in (interval(random.normal(2, 3, size=3)) for _ in range(4000))]
     assert 0.935 < np.mean(hits) < 0.965
+
+
+@pytest.mark.parametrize(
+    ("trials", "names", "note"),
+    [
+        ([[("s", 3)], [("s", 10)]], ["3", "10"], "Arms are numbered by their trials."),
+        ([[("s", 3)], [("t", 3)]], ["s/3", "t/3"], "Arms are named STUDY/TRIAL, by their trials."),
+        (
+            [[("s", 1), ("s", 0)], [("s", trial) for trial in range(2, 10)]],
+            ["A", "B"],
+            "A letter names an arm that pools several trials: A: trials 0, 1; B: trials 2, 3, 4, 5, 6, 7 and 2 more.",
+        ),
+        (
+            [[("s", 0)], [("s", 0)], [("s", 4)]],
+            ["A", "B", "4"],
+            "Arms are numbered by their trials. A letter names an arm that pools several trials or is a part of one: "
+            "A: trial 0; B: trial 0.",
+        ),
+        (
+            [[("s", 0), ("s", 2)], [("t", 1)]],
+            ["A", "t/1"],
+            "Arms are named STUDY/TRIAL, by their trials. A letter names an arm that pools several trials: "
+            "A: trials s/0, s/2.",
+        ),
+    ],
+)
+def test_arms_have_the_names_of_their_trials_or_letters(trials, names, note):
+    assert arm_names(trials) == names
+    assert arm_names_note(names, trials) == note
+    assert len(set(arm_names([[("s", 0), ("s", 1)]] * 1000))) == 1000
+
+
+def test_an_arm_has_the_number_of_its_trial_in_every_form():
+    """Trial 0 failed: the arms that are compared are trials 2 and 5, not 1 and 2."""
+    arms_of = {2: '{"a": 1}', 5: '{"a": 2}'}
+    runs = [run(arm, seed, tags=of_trial(trial), elbo=-1.0 - seed) for trial, arm in arms_of.items() for seed in (0, 1)]
+    found = compare(*runs, metrics=["valid/elbo"])
+    assert names_of(found.arms) == ["2", "5"]
+    for text in (as_text(found), as_markdown(found, "")):
+        assert "(2) a 1" in text
+        assert "(2) − (5)" in text
+        assert "Arms are numbered by their trials." in text
+    assert "(5) a 2" in arm_table(found.arms)
+    plain = found.plain()
+    assert [(one["name"], one["handles"]) for one in plain["arms"]] == [
+        ("2", ["s/2/0", "s/2/1"]),
+        ("5", ["s/5/0", "s/5/1"]),
+    ]
+    assert [(one["a_name"], one["b_name"]) for one in plain["differences"]] == [("2", "5")]
+    pooled = compare(*runs, by=["model.width"])
+    assert "(A) width 8" in as_text(pooled)
+    assert "A: trials 2, 5." in as_text(pooled)
 
 
 def test_differences_are_paired_where_the_seeds_are_the_same():
     a, b = {0: 1.0, 1: 2.0, 2: 4.0}, {2: 1.0, 1: 0.5, 0: 0.0}
-    value, paired = comparison.difference(a, b)
+    value, paired = difference(a, b)
     expected = stats.ttest_rel([1, 2, 4], [0, 0.5, 1]).confidence_interval(0.95)
     assert paired
     assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
-    value, paired = comparison.difference(a, {5: 1.0, 6: 0.5})
+    value, paired = difference(a, {5: 1.0, 6: 0.5})
     expected = stats.ttest_ind([1, 2, 4], [1, 0.5], equal_var=False).confidence_interval(0.95)
     assert not paired
     assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
-    assert comparison.difference({}, b) is None
-    assert comparison.difference({0: 1.0}, {1: 0.5}) == (comparison.Interval(0.5, None, None), False)
+    assert difference({}, b) is None
+    assert difference({0: 1.0}, {1: 0.5}) == (Interval(0.5, None, None), False)
 
 
 def test_only_complete_runs_enter_means():
@@ -80,13 +143,13 @@ def test_only_complete_runs_enter_means():
         run("{}", 1, "FAIL", elbo=-9.0),
         run("{}", 2, "PRUNED", elbo=-9.0),
         run("{}", 3, "WAITING"),
-        whole=True,
+        all_metrics=True,
     )
     (arm,) = found.arms
     assert (len(arm.runs), arm.failed, arm.pruned) == (1, 1, 1)
     shown = found.plain()["arms"][0]
     assert shown["metrics"]["valid/elbo"] == {"mean": -1.0, "low": None, "high": None, "values": [-1.0]}
-    assert "1 + 1 pruned + 1 failed" in comparison.as_table(found.arms)
+    assert "1 + 1 pruned + 1 failed" in arm_table(found.arms)
 
 
 def test_values_are_in_the_order_of_the_seeds():
@@ -95,16 +158,16 @@ def test_values_are_in_the_order_of_the_seeds():
     assert found[0].values("valid/elbo") == [-1.0, -2.0]
 
 
-def test_a_metric_that_some_runs_lack_is_marked():
+def test_a_metric_that_some_runs_lack_has_a_caveat():
     found = arms(run("{}", 0, elbo=-1.0), run("{}", 1))
-    assert "-1.00 of 1" in comparison.as_table(found, ["valid/elbo"])
-    assert "—" in comparison.as_table(found, ["valid/kl"])
+    assert "-1.00 of 1" in arm_table(found, ["valid/elbo"])
+    assert "—" in arm_table(found, ["valid/kl"])
 
 
 def test_grouping_by_a_setting():
     runs = (run('{"a": 1}', 0, elbo=-1.0), run('{"a": 2}', 0, elbo=-2.0))
-    assert [arm.arm for arm in arms(*runs)] == [{"a": 1}, {"a": 2}]
-    assert [arm.arm for arm in arms(*runs, by=["model.width"])] == [{"model.width": 8}]
+    assert [arm.settings for arm in arms(*runs)] == [{"a": 1}, {"a": 2}]
+    assert [arm.settings for arm in arms(*runs, by=["model.width"])] == [{"model.width": 8}]
     assert arms(*runs, by=["model.width"])[0].by_seed("valid/elbo") == {0: -1.5}
     with pytest.raises(InputError, match=r"did you mean 'model\.width'"):
         arms(*runs, by=["model.widht"])
@@ -114,19 +177,19 @@ def test_nothing_to_compare():
     with pytest.raises(InputError, match="no run of s is complete"):
         arms(run("{}", 0, "FAIL"))
     with pytest.raises(InputError, match="no study t in MLflow"):
-        comparison.arms(Store(), ["t"])
+        read_arms(Store(), ["t"])
 
 
 def test_of_many_metrics_some_are_named():
     store = Store(run("{}", 0, **{f"kl/layer_{layer}": 1.0 for layer in range(100)}))
     with pytest.raises(InputError, match=r"valid/zzz; known: .*layer_26 and 80 more$"):
-        comparison.arms(store, ["s"], metrics=["valid/zzz"])
+        read_arms(store, ["s"], required=["valid/zzz"])
 
 
 def test_labels_are_short_and_distinct():
     arm = {"model.layers.0.classes": 4, "model.layers.1.classes": 9, "training.temperature": 0.1}
-    assert comparison.label(arm) == "layers.0.classes 4, layers.1.classes 9, temperature 0.1"
-    assert comparison.label({}) == "the experiment"
+    assert label(arm) == "layers.0.classes 4, layers.1.classes 9, temperature 0.1"
+    assert label({}) == "the experiment"
 
 
 def test_labels_of_different_arms_differ():
@@ -141,12 +204,14 @@ def test_labels_of_different_arms_differ():
         {"training.temperature": 0.0005038057452790047},
         {"training.temperature": 0.8758367117627629},
     ]
-    found = compare(*(run(json.dumps(one), 0, elbo=-float(place)) for place, one in enumerate(sets)))
-    labels = [row.split("  ")[0] for row in comparison.as_table(found.arms, ["valid/elbo"]).splitlines()[2:10]]
+    found = compare(
+        *(run(json.dumps(one), 0, tags=of_trial(trial), elbo=-float(trial)) for trial, one in enumerate(sets))
+    )
+    labels = [row.split("  ")[0] for row in arm_table(found.arms, ["valid/elbo"]).splitlines()[2:10]]
     assert len(set(labels)) == len(sets)
-    assert labels[:2] == ["temperature 0.5→0.1 at 15", "temperature 0.5 at 10→0.1 at 15"]
-    assert labels[-1] == "temperature 0.8758"
-    assert "| (1) − (2) | +1.00 |" in comparison.in_markdown(found, "hdvae compare s --format md")
+    assert labels[:2] == ["(0) temperature 0.5→0.1 at 15", "(1) temperature 0.5 at 10→0.1 at 15"]
+    assert labels[-1] == "(7) temperature 0.8758"
+    assert "| (0) − (1) | +1.00 |" in as_markdown(found, "hdvae compare s --format md")
 
 
 def test_bias_is_shown_with_its_error_over_images():
@@ -154,18 +219,19 @@ def test_bias_is_shown_with_its_error_over_images():
         run("{}", 0, relaxation_bias=1.0, relaxation_bias_se=0.3),
         run("{}", 1, relaxation_bias=2.0, relaxation_bias_se=0.4),
     )
-    assert "1.50 ± 0.71 (se 0.35)" in comparison.as_table(found)
+    assert "1.50 ± 0.71 (se 0.35)" in arm_table(found)
 
 
 def test_markdown_has_intervals_and_differences():
-    runs = [*(run('{"k": "a"}', seed, elbo=-10.0 - seed) for seed in range(3)), run('{"k": "b|c"}', 0, elbo=-9.0)]
-    page = comparison.in_markdown(compare(*runs, metrics=["valid/elbo"]), "hdvae compare s --format md")
-    limits = comparison.interval([-10.0, -11.0, -12.0])
-    assert f"| (1) k a | 3 | -11.00 [{limits.low:.2f}, {limits.high:.2f}] |" in page
-    assert "| (2) k b\\|c | 1 | -9.00 |" in page
-    assert "| (1) − (2) | -2.00 |" in page
+    runs = [run('{"k": "a"}', seed, tags=of_trial(0), elbo=-10.0 - seed) for seed in range(3)]
+    runs.append(run('{"k": "b|c"}', 0, tags=of_trial(1), elbo=-9.0))
+    page = as_markdown(compare(*runs, metrics=["valid/elbo"]), "hdvae compare s --format md")
+    limits = interval([-10.0, -11.0, -12.0])
+    assert f"| (0) k a | 3 | -11.00 [{limits.low:.2f}, {limits.high:.2f}] |" in page
+    assert "| (1) k b\\|c | 1 | -9.00 |" in page
+    assert "| (0) − (1) | -2.00 |" in page
     assert "`hdvae compare s --format md`" in page
-    assert "| difference in valid/elbo | mean | 95% over seeds | p | p, Holm | how |" in page
+    assert "| difference in valid/elbo | mean | 95% over seeds | p | p, Holm | seeds |" in page
     assert page.count("|---|---:|") == 2
 
 
@@ -194,18 +260,18 @@ def test_confirmations_stand_beside_the_value_of_the_search(direction, sign):
         confirmable("confirmation", 0, 7, -12.0),
         confirmable("confirmation", 0, 8, -99.0, "FAIL"),
     )
-    found = comparison.confirmations(store, ["s"])
+    found = confirmations(store, ["s"])
     assert [one.trial for one in found] == ([1, 0] if sign > 0 else [0, 1])
     one = found[0 if sign > 0 else 1]
     assert (one.search, one.seeds, one.values) == (-8.0, [7, 8, 9], [-16.0, -17.0, -18.0])
     assert one.shrinkage == sign * 9.0
-    assert one.confirmed == comparison.interval([-16.0, -17.0, -18.0])
+    assert one.confirmed == interval([-16.0, -17.0, -18.0])
     assert one.plain()["confirmed"]["values"] == one.values
-    shown = comparison.confirmation_table(found)
+    shown = confirmation_table(found)
     assert "-8.00" in shown
     assert f"{sign * 9.0:+.2f}" in shown
-    assert comparison.confirmations(Store(parent), ["s"]) == []
-    assert comparison.confirmation_table([]) == ""
+    assert confirmations(Store(parent), ["s"]) == []
+    assert confirmation_table([]) == ""
 
 
 def test_confirmations_that_were_lost_are_counted_and_never_averaged():
@@ -221,10 +287,10 @@ def test_confirmations_that_were_lost_are_counted_and_never_averaged():
     )
     (one,) = found.confirmations
     assert (one.search, one.values, one.lost, one.confirmed.mean) == (-10.0, [-9.0], 2, -9.0)
-    assert "1 + 2 lost" in comparison.confirmation_table(found.confirmations)
-    assert "confirmations: 2 runs on fresh seeds did not end with a finite value and are left out" in found.marks
+    assert "1 + 2 without a value" in confirmation_table(found.confirmations)
+    assert "confirmations: 2 runs with fresh seeds ended without a finite value and are left out" in found.caveats
     assert any(
-        mark.startswith("mixed code: 2 runs with an unknown version; 1 run with hdvae 2") for mark in found.marks
+        caveat.startswith("mixed code: 2 runs with an unknown version; 1 run with hdvae 2") for caveat in found.caveats
     )
 
 
@@ -241,11 +307,11 @@ def test_a_winner_whose_confirmations_were_all_lost_is_still_shown():
     lost, other = found.confirmations
     assert (lost.trial, lost.values, lost.lost, lost.confirmed, lost.shrinkage) == (0, [], 2, None, None)
     assert (other.values, other.lost, other.unfinished) == ([-12.0], 0, 2)
-    assert "0 + 2 lost" in comparison.confirmation_table(found.confirmations)
-    marks = [mark for mark in found.marks if mark.startswith("confirmations: ")]
-    assert marks == [
-        "confirmations: 2 runs on fresh seeds did not end with a finite value and are left out",
-        "confirmations: 2 runs on fresh seeds had not ended and are left out",
+    assert "0 + 2 without a value" in confirmation_table(found.confirmations)
+    caveats = [caveat for caveat in found.caveats if caveat.startswith("confirmations: ")]
+    assert caveats == [
+        "confirmations: 2 runs with fresh seeds ended without a finite value and are left out",
+        "confirmations: 2 runs with fresh seeds had not ended and are left out",
     ]
     plain = json.loads(json.dumps(found.plain(), allow_nan=False))["confirmations"]
     assert [(one["confirmed"] is None, one["unfinished"]) for one in plain] == [(True, 0), (False, 2)]
@@ -255,11 +321,11 @@ def test_a_metric_that_an_arm_cannot_have_is_not_missing_from_its_runs():
     """A Gaussian has no perplexity; that hides no run that lost one."""
     discrete = [run('{"a": 1}', seed, elbo=-1.0 - seed, perplexity=3.0) for seed in range(3)]
     normal = [run('{"a": 2}', seed, elbo=-2.0 - seed) for seed in range(3)]
-    marks = compare(*discrete, *normal, whole=True).marks
-    assert marks == ["not measured: valid/perplexity in any run of 1 of 2 arms"]
+    caveats = compare(*discrete, *normal, all_metrics=True).caveats
+    assert caveats == ["not measured: 1 of 2 arms has no value of valid/perplexity"]
     lost = run('{"a": 1}', 3, elbo=-4.0)
-    marks = compare(*discrete, lost, *normal, whole=True).marks
-    assert "missing: valid/perplexity in 1 of 7 runs, which its means leave out" in marks
+    caveats = compare(*discrete, lost, *normal, all_metrics=True).caveats
+    assert "missing: valid/perplexity in 1 of 7 runs; its means leave these runs out" in caveats
 
 
 def test_infinite_and_huge_values_are_no_numbers_of_a_table():
@@ -267,58 +333,57 @@ def test_infinite_and_huge_values_are_no_numbers_of_a_table():
     found = compare(
         *(run('{"k": 1}', seed, elbo=-1.0 - seed, lipschitz_bound=math.inf) for seed in range(2)),
         *(run('{"k": 2}', seed, elbo=-3.0 - seed, lipschitz_bound=10.0**160 * (1 + seed)) for seed in range(4, 7)),
-        whole=True,
+        all_metrics=True,
     )
     text = json.dumps(found.plain(), allow_nan=False)
     assert "valid/lipschitz_bound" not in json.loads(text)["arms"][0]["metrics"]
-    assert "not finite: valid/lipschitz_bound in 2 of 5 runs, which its means leave out" in found.marks
+    assert "not finite: valid/lipschitz_bound in 2 of 5 runs; its means leave these runs out" in found.caveats
     shown = compare(*found.arms[1].runs, metrics=["valid/lipschitz_bound"])
-    assert max(map(len, comparison.in_full(shown).splitlines())) < 120
+    assert max(map(len, as_text(shown).splitlines())) < 120
 
 
 def test_what_an_arm_pools_is_said():
     """By `a`, b is pooled: where arms have other b's, what looks like a's is b's."""
     alike = [run(json.dumps({"a": a, "b": b}), seed, elbo=-10.0 * b) for a in (1, 2) for b in (1, 2) for seed in (0, 1)]
-    (mark,) = compare(*alike, by=["a"]).marks
-    assert mark.startswith("pooled: 2 of 2 arms hold several parameter sets, over which the values of a seed are")
-    assert mark.endswith("; they differ in b")
+    (caveat,) = compare(*alike, by=["a"]).caveats
+    assert caveat == "pooled: 2 of 2 arms average several parameter sets for each seed; these differ in b"
     uneven = [one for one in alike if json.loads(one.tags["hdvae.arm"]) != {"a": 1, "b": 1}]
-    (pooled, confounded) = compare(*uneven, by=["a"]).marks
-    assert pooled.startswith("pooled: 1 of 2 arms hold several parameter sets")
+    (pooled, confounded) = compare(*uneven, by=["a"]).caveats
+    assert pooled.startswith("pooled: 1 of 2 arms average several parameter sets")
     assert confounded == (
-        "confounded: arms were not trained with the same other settings, so their differences are also those of b: "
-        "choose with --where what they share"
+        "confounded: the arms also differ in b, so their differences may come from there: "
+        "select runs with the same values by --where"
     )
     one_seed_each = [run('{"a": 1, "b": 1}', 0, elbo=-1.0), run('{"a": 1, "b": 2}', 1, elbo=-50.0)]
-    marks = compare(*one_seed_each, by=["a"]).marks
-    assert [mark.partition(":")[0] for mark in marks] == ["pooled", "pooled unevenly"]
-    assert compare(*alike).marks == []
+    caveats = compare(*one_seed_each, by=["a"]).caveats
+    assert [caveat.partition(":")[0] for caveat in caveats] == ["pooled", "pooled unevenly"]
+    assert compare(*alike).caveats == []
 
 
 def test_a_setting_that_means_nothing_in_an_arm_confounds_nothing():
     runs = [run('{"latent": "normal"}', seed, elbo=-1.0) for seed in (0, 1)]
     runs += [run(json.dumps({"latent": "x", "tau": tau}), seed, elbo=-2.0) for tau in (0.1, 0.5) for seed in (0, 1)]
-    assert [mark.partition(":")[0] for mark in compare(*runs, by=["latent"]).marks] == ["pooled"]
+    assert [caveat.partition(":")[0] for caveat in compare(*runs, by=["latent"]).caveats] == ["pooled"]
 
 
-def test_test_images_that_were_measured_differently_are_marked():
+def test_test_images_that_were_measured_differently_have_a_caveat():
     """What `hdvae evaluate` was asked for is no setting of the run."""
     ways = [{"draws": 1, "kappa": "local"}, {"draws": 10, "kappa": "certified"}]
     runs = [
         run(json.dumps({"a": a}), 0, tags={Tag.TEST_MEASURED: json.dumps(way)}, **{"elbo": -1.0, "test/elbo": -1.0})
         for a, way in enumerate(ways)
     ]
-    assert compare(*runs).marks == []
-    for found in (compare(*runs, metrics=["test/elbo"]), compare(*runs, whole=True)):
-        assert "measured differently: draws of test images is 1 or 10, under one name" in found.marks
-        assert 'measured differently: kappa of test images is "certified" or "local", under one name' in found.marks
-        assert any(mark.startswith("final: test/elbo may close a comparison") for mark in found.marks)
+    assert compare(*runs).caveats == []
+    for found in (compare(*runs, metrics=["test/elbo"]), compare(*runs, all_metrics=True)):
+        assert "measured differently: runs differ in draws on test images: 1, 10" in found.caveats
+        assert 'measured differently: runs differ in kappa on test images: "certified", "local"' in found.caveats
+        assert any(caveat.startswith("test images: use test/elbo for final numbers only") for caveat in found.caveats)
 
 
 def test_only_differences_that_are_withheld_are_missed():
     many = [run(json.dumps({"a": a}), seed, elbo=-a - seed / 7) for a in range(14) for seed in (0, 1)]
-    (mark,) = compare(*many).marks
-    assert mark == "many: more than 12 arms: for differences use --by, --where or --against"
+    (caveat,) = compare(*many).caveats
+    assert caveat == "many: differences are left out with more than 12 arms: use --by, --where or --against"
     against = compare(*many, against={"a": 3})
-    assert (len(against.differences), against.marks) == (2 * 13 - 13, [])
-    assert compare(*many, trend="a", metrics=["valid/elbo"]).marks == []
+    assert (len(against.differences), against.caveats) == (2 * 13 - 13, [])
+    assert compare(*many, trend="a", metrics=["valid/elbo"]).caveats == []

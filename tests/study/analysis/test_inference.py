@@ -11,9 +11,11 @@ from statsmodels.stats.multitest import multipletests
 
 from hdvae.errors import InputError
 from hdvae_platform.analysis.arms import Arm
+from hdvae_platform.analysis.blocks import Block
 from hdvae_platform.analysis.differences import over_seeds
 from hdvae_platform.analysis.inference import difference, holm, significance
-from hdvae_platform.analysis.trends import ALL, Block, jonckheere, ordered, permuted, trend
+from hdvae_platform.analysis.rank_tests import MAX_ORDERS, jonckheere, permutation_p, rank_test
+from hdvae_platform.analysis.trends import trend
 from hdvae_platform.tracking.client import TrackedRun
 
 STUDIES = 3000
@@ -128,8 +130,8 @@ def test_tied_blocks_keep_the_level():
 
 def test_complete_blocks_are_pages():
     table = np.random.default_rng(5).normal(size=(4, 5)) + np.arange(5)
-    found = ordered(table.tolist())
-    assert found.test == "page"
+    found = rank_test(table.tolist())
+    assert found.name == "page"
     assert found.increasing == pytest.approx(stats.page_trend_test(table).pvalue)
     assert found.decreasing == pytest.approx(stats.page_trend_test(table[:, ::-1]).pvalue)
 
@@ -139,9 +141,9 @@ def test_a_trend_is_fitted_free_of_the_heights_of_incomplete_blocks():
     found = trend([*blocks, Block(1, {2.0: 7.0})], "n", "m", "increasing")
     assert np.diff(found.means) == pytest.approx([1.0, -0.5])
     assert found.fitted[1] == pytest.approx(found.fitted[2])
-    assert (len(found.blocks), found.left_out, found.order.test) == (3, 1, "jonckheere")
+    assert (len(found.blocks), found.left_out, found.test.name) == (3, 1, "jonckheere")
     assert found.change.mean == pytest.approx(0.5)
-    with pytest.raises(InputError, match="differ by it alone"):
+    with pytest.raises(InputError, match="no two runs with m differ in this setting alone"):
         trend([Block(0, {1.0: 0.0})], "n", "m")
     with pytest.raises(InputError, match="cannot be compared"):
         trend([Block(0, {1.0: 0.0, 2.0: 1.0}), Block(0, {3.0: 0.0, 4.0: 1.0})], "n", "m")
@@ -152,10 +154,15 @@ def test_a_block_without_an_order_is_left_out():
     rising = [Block(seed, {1.0: 0.1, 2.0: 0.2, 4.0: 0.3}) for seed in range(3)]
     flat = [Block(seed, {1.0: 0.0, 2.0: 0.0, 4.0: 0.0}) for seed in range(3)]
     found, alone = trend([*rising, *flat], "n", "m", "increasing"), trend(rising, "n", "m", "increasing")
-    assert (found.p, found.order.exact, found.constant) == (alone.p, True, 3)
+    assert (found.p, found.test.exact, found.constant) == (alone.p, True, 3)
     assert found.means == pytest.approx([0.1, 0.2, 0.3])
     with pytest.raises(InputError, match="m is the same at every level"):
         trend(flat, "n", "m")
+
+
+def seed_permutation_p(blocks, direction):
+    seeds = sorted({block.seed for block in blocks})
+    return permutation_p([[block.values for block in blocks if block.seed == seed] for seed in seeds], direction)
 
 
 def test_permuting_whole_seeds_by_enumeration():
@@ -172,9 +179,9 @@ def test_permuting_whole_seeds_by_enumeration():
     every = itertools.product(itertools.permutations((1.0, 2.0, 3.0)), itertools.permutations((1.0, 2.0)))
     law = np.array([statistic(orders) for orders in every])
     up, down = np.mean(law >= statistic([(1, 2, 3), (1, 2)])), np.mean(law <= statistic([(1, 2, 3), (1, 2)]))
-    assert permuted(blocks, "increasing") == pytest.approx(up)
-    assert permuted(blocks, "decreasing") == pytest.approx(down)
-    assert permuted(blocks, "two-sided") == pytest.approx(min(1.0, 2 * min(up, down)))
+    assert seed_permutation_p(blocks, "increasing") == pytest.approx(up)
+    assert seed_permutation_p(blocks, "decreasing") == pytest.approx(down)
+    assert seed_permutation_p(blocks, "two-sided") == pytest.approx(min(1.0, 2 * min(up, down)))
 
 
 def test_a_trend_keeps_its_level_where_blocks_of_a_seed_go_together():
@@ -185,7 +192,7 @@ def test_a_trend_keeps_its_level_where_blocks_of_a_seed_go_together():
         rows = np.sqrt(0.8) * shared + np.sqrt(0.2) * own
         blocks = [Block(seed, dict(enumerate(row.tolist()))) for seed in range(3) for row in rows[seed]]
         one = trend(blocks, "n", "m")
-        found.append((one.p < 0.05, one.by_seed < 0.05))
+        found.append((one.p < 0.05, one.p_by_seed < 0.05))
     by_block, by_seed = np.mean(found, axis=0)
     assert by_block > 0.15
     assert by_seed < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
@@ -193,7 +200,7 @@ def test_a_trend_keeps_its_level_where_blocks_of_a_seed_go_together():
 
 def test_many_levels_are_permuted_as_often_as_few():
     blocks = [Block(seed, {float(level): level + shift for level in range(9)}) for seed in range(2) for shift in (0, 5)]
-    assert permuted(blocks, "increasing") == pytest.approx(1 / ALL**2)
+    assert seed_permutation_p(blocks, "increasing") == pytest.approx(1 / MAX_ORDERS**2)
 
 
 def test_differences_without_spread_are_quietly_certain(recwarn):

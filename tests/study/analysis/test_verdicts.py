@@ -11,7 +11,8 @@ from scipy import stats
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.verdicts import ALPHA, Verdict, overall, verdicts
 from hdvae_platform.study.expectation import Expectation
-from hdvae_platform.tracking.client import TrackedRun, flattened
+from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import flattened
 
 ELBO, BIAS = "valid/elbo", "valid/relaxation_bias"
 
@@ -47,40 +48,45 @@ def test_a_difference_supports_one_side_and_contradicts_the_other():
     expected = stats.ttest_rel(first, second, alternative="greater").pvalue
     assert higher.p_for == pytest.approx(expected)
     assert (lower.p_for, lower.p_against) == (pytest.approx(1 - expected), pytest.approx(expected))
-    assert higher.why.startswith("difference +2.12, 95% over seeds [+1.")
+    assert higher.why.startswith("difference +2.12, 95% interval [+1.")
     assert higher.why.endswith("], 4 pairs of seeds")
     assert overall([higher, lower]) == "contradicted"
 
 
-def test_what_could_not_be_tested_is_open_and_says_why():
+def test_what_could_not_be_tested_is_inconclusive_and_says_why():
     one_seed = [arm({"a": 1}, [-10.0]), arm({"a": 2}, [-12.0])]
     (found,) = verdicts([HIGHER], one_seed)
-    assert (found.answer, found.p_for) == ("open", None)
-    assert found.why.startswith("difference +2.00, 95% over seeds —, 1 pair of seeds: it takes two seeds in each arm")
+    assert (found.answer, found.p_for) == ("inconclusive", None)
+    assert found.why.startswith(
+        "difference +2.00, no interval, 1 pair of seeds; not tested: that needs two seeds in each arm"
+    )
     (found,) = verdicts([HIGHER], one_seed[:1])
-    assert (found.answer, found.why) == ("open", "no complete run with a 2 has valid/elbo")
+    assert (found.answer, found.why) == ("inconclusive", "no complete run with a 2 has valid/elbo")
     (found,) = verdicts([expect(grows_with="a")], one_seed[:1])
-    assert (found.answer, found.why) == ("open", "a: every run has 1: there is no trend")
+    assert (found.answer, found.why) == (
+        "inconclusive",
+        "a: all runs have the value 1 there, so there is no trend to test",
+    )
 
 
-def test_only_other_settings_that_both_sides_have_are_compared():
+def test_only_other_settings_that_both_groups_have_are_compared():
     """Of a = 1 there is b = 3 too, which is better by far: that says nothing of a."""
     arms = [arm({"a": 1, "b": 3}, [0.0, 0.1, 0.2])]
     arms += [arm({"a": a, "b": b}, [-10.0 - a - b, -11.0 - a, -9.0 - a + b / 9]) for a in (1, 2) for b in (1, 2)]
     (found,) = verdicts([HIGHER], arms)
-    assert found.found.mean == pytest.approx(1.0)
-    assert "3 pairs of seeds, over 2 choices of the other settings: it takes" in found.why
+    assert found.difference.mean == pytest.approx(1.0)
+    assert "3 pairs of seeds, averaged over 2 combinations of the other settings; not tested" in found.why
     (found,) = verdicts([HIGHER], [arms[0], arms[3]])
-    assert found.why == "no two arms of these groups share their other settings"
+    assert found.why == "no arm of the one group has the same other settings as an arm of the other group"
 
 
-def test_what_only_one_side_has_tells_its_arms_apart_no_further():
+def test_arms_are_averaged_over_a_setting_that_one_group_alone_has():
     """As the temperature of discrete models, which are compared with Gaussian ones."""
     normal, discrete = [-10.0, -11.0, -9.5], [-12.0, -13.5, -11.0]
     arms = [arm({"latent": "normal"}, normal)]
     arms += [arm({"latent": "discrete", "tau": tau}, [one - tau for one in discrete]) for tau in (0.1, 0.3)]
     (found,) = verdicts([expect(higher={"latent": "normal"}, than={"latent": "discrete"})], arms)
-    assert found.found.mean == pytest.approx(np.mean(normal) - np.mean(discrete) + 0.2)
+    assert found.difference.mean == pytest.approx(np.mean(normal) - np.mean(discrete) + 0.2)
     assert found.p_for == pytest.approx(stats.ttest_rel(normal, np.array(discrete) - 0.2, alternative="greater").pvalue)
 
 
@@ -88,17 +94,17 @@ def test_all_arms_of_a_side_count_in_whatever_order_they_come():
     arms = [arm({"a": a, "b": b}, [10.0 * b - a, 10.0 * b - a + 0.1 * b]) for a in (1, 2) for b in (1, 2)]
     ways = [expect(higher={"a": 1}, than={"a": 2, "b": 2})]
     (found,), (again,) = verdicts(ways, arms), verdicts(ways, arms[::-1])
-    assert found.found == again.found
-    assert found.found.mean == pytest.approx((9.05 + 19.1) / 2 - 18.1)
+    assert found.difference == again.difference
+    assert found.difference.mean == pytest.approx((9.05 + 19.1) / 2 - 18.1)
 
 
-def test_an_arm_on_both_sides_is_said():
+def test_an_arm_in_both_groups_is_refused():
     arms = [arm({"a": a, "b": b}, [1.0 * a, 2.0 * b]) for a in (1, 2) for b in (1, 2)]
     (found,) = verdicts([expect(higher={"a": 1}, than={"b": 2})], arms)
-    assert (found.answer, found.why) == ("open", "a 1, b 2 is on both sides")
+    assert (found.answer, found.why) == ("inconclusive", "the arm with a 1, b 2 belongs to both groups")
 
 
-def test_a_choice_that_lacks_seeds_takes_none_from_the_others():
+def test_settings_that_lack_seeds_take_none_from_the_others():
     def study(cut):
         values = {(a, b): [b - a + 0.01 * seed * a for seed in range(4)] for a in (1, 2) for b in (1, 2, 3)}
         arms = [arm({"a": a, "b": b}, found) for (a, b), found in values.items()]
@@ -107,11 +113,13 @@ def test_a_choice_that_lacks_seeds_takes_none_from_the_others():
 
     whole = study(lambda one: one)
     assert (whole.answer, "left out" in whole.why) == ("supported", False)
-    fewer = study(lambda one: Arm(one.arm, one.runs[:1]))
+    fewer = study(lambda one: Arm(one.settings, one.runs[:1]))
     assert fewer.answer == "supported"
-    assert fewer.why.endswith("4 pairs of seeds, over 2 choices of the other settings (1 left out for lack of seeds)")
-    foreign = study(lambda one: Arm(one.arm, []))
-    assert foreign.why.endswith("over 2 choices of the other settings"), "an arm without runs is none"
+    assert fewer.why.endswith(
+        "averaged over 2 combinations of the other settings (1 left out because seeds are missing there)"
+    )
+    foreign = study(lambda one: Arm(one.settings, []))
+    assert foreign.why.endswith("averaged over 2 combinations of the other settings"), "an arm without runs is none"
     (none,) = verdicts(
         [expect(metric=BIAS, higher={"a": 1}, than={"a": 2})],
         [
@@ -121,7 +129,7 @@ def test_a_choice_that_lacks_seeds_takes_none_from_the_others():
             arm({"a": 2, "b": 2}, [biased(0.1)]),
         ],
     )
-    assert none.why == "no seed has valid/relaxation_bias in every arm of a side"
+    assert none.why == "no seed has valid/relaxation_bias in all arms that would be compared"
 
 
 def test_equality_is_two_one_sided_tests():
@@ -135,18 +143,18 @@ def test_equality_is_two_one_sided_tests():
     ]
     assert (near.answer, near.p_for) == ("supported", pytest.approx(max(sides)))
     (close,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=0.01)], arms)
-    assert close.answer == "open"
+    assert close.answer == "inconclusive"
     far = [arm({"a": 1}, (first + 5).tolist()), arm({"a": 2}, second.tolist())]
     (apart,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=1.0)], far)
     assert apart.answer == "contradicted"
     assert apart.p_against == pytest.approx(2 * stats.ttest_rel(first + 4.0, second, alternative="greater").pvalue)
 
 
-def test_equality_that_cannot_be_tested_on_one_side_is_open():
+def test_equality_that_cannot_be_tested_on_one_side_is_inconclusive():
     """Shifted by this margin the differences are all the same, by rounding: there is nothing to test against."""
     arms = [arm({"a": 1}, [1.0, 1.0 + 2**-52]), arm({"a": 2}, [0.0, 0.0])]
     (found,) = verdicts([expect(equal={"a": 1}, to={"a": 2}, within=2.0)], arms)
-    assert (found.answer, found.p_for, found.p_against) == ("open", None, None)
+    assert (found.answer, found.p_for, found.p_against) == ("inconclusive", None, None)
 
 
 def test_a_trend_is_tested_with_seeds_as_units():
@@ -164,7 +172,7 @@ def test_a_trend_is_tested_with_seeds_as_units():
     assert grows.p_for == pytest.approx(2 / 6**3), "three seeds in order, adjusted for two expectations"
 
 
-def test_several_expectations_pay_for_their_number():
+def test_several_expectations_are_corrected_for_their_number():
     """Four times nothing: any verdict at all in no more than 2 ALPHA of the studies, each side having its own."""
     random, studies, wrong = np.random.default_rng(2), 400, 0
     expected = [
@@ -175,7 +183,7 @@ def test_several_expectations_pay_for_their_number():
     ]
     for _ in range(studies):
         arms = [arm({"a": a}, random.normal(-10, 1, 5).tolist()) for a in (1, 2, 3)]
-        wrong += any(one.answer != "open" for one in verdicts(expected, arms))
+        wrong += any(one.answer != "inconclusive" for one in verdicts(expected, arms))
     assert wrong / studies < 2 * ALPHA + 3 * np.sqrt(2 * ALPHA / studies)
 
 
@@ -185,14 +193,14 @@ def test_noise_in_a_bias_is_not_more_bias():
     (found,) = verdicts(
         [expect(metric=BIAS, higher={"a": 1}, than={"a": 2})], [arm({"a": 1}, noise), arm({"a": 2}, [biased(0.0)] * 5)]
     )
-    assert found.answer == "open"
+    assert found.answer == "inconclusive"
     assert found.p_for > 0.2
 
 
-def test_a_claim_needs_all_that_it_expects():
+def test_a_claim_needs_all_its_expectations():
     def of(answer):
         return Verdict("", answer, "", None, None, None)
 
     assert overall([of("supported"), of("supported")]) == "supported"
-    assert overall([of("supported"), of("open")]) == "open"
-    assert overall([of("open"), of("contradicted")]) == "contradicted"
+    assert overall([of("supported"), of("inconclusive")]) == "inconclusive"
+    assert overall([of("inconclusive"), of("contradicted")]) == "contradicted"

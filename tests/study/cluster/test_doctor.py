@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.postgres import free_port
-from hdvae.data.dataset import parquet_path
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.cluster import doctor
 from hdvae_platform.cluster.doctor import Unfit

@@ -19,13 +19,14 @@ from scipy import stats
 
 import hdvae_platform
 from hdvae.errors import InputError
-from hdvae_platform.analysis.image_pairs import CLEAR, _sign, derived
+from hdvae_platform.analysis.image_pairs import CLEAR_SIGN, _sign, derived
 from hdvae_platform.cli import run as hdvae
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.layout import per_image_artifact
 from hdvae_platform.store.per_image import as_parquet
 from hdvae_platform.store.places import Places
-from hdvae_platform.tracking.client import Client, flattened
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import flattened
 
 SEEDS, WIDTHS, IMAGES = 6, (2, 4, 8), 40
 DOCS = Path(__file__).parents[3] / "docs/comparison.md"
@@ -103,6 +104,9 @@ def test_a_difference_over_seeds_and_one_of_these_models(compare):
     arms = document["arms"]
     assert [len(arm["metrics"]["valid/elbo"]["values"]) for arm in arms] == [SEEDS] * 3
     assert (arms[0]["pruned"], arms[1]["pruned"]) == (1, 0)
+    assert [arm["name"] for arm in arms] == ["0", "1", "2"]
+    assert [one["a_name"] for one in document["differences"]] == ["1", "2"]
+    assert arms[1]["handles"] == [f"known/1/{seed}" for seed in range(SEEDS)]
 
 
 def test_arms_can_be_pooled(compare):
@@ -179,10 +183,12 @@ def test_a_trend_in_a_setting_that_few_vary_is_the_same_in_every_format(home, ca
     p = stats.page_trend_test([[1.0, 2.0, 3.0]] * 3).pvalue
     assert f"{2 * p:.2g}"[:5] in capsys.readouterr().out
     assert hdvae([*asked, "--trend", "training.ema"]) == 2
-    assert "--trend training.ema: every run has 1: there is no trend" in capsys.readouterr().err
+    assert (
+        "--trend training.ema: all runs have the value 1 there, so there is no trend to test" in capsys.readouterr().err
+    )
 
 
-def test_runs_that_are_not_in_a_trend_are_told_and_marked_for_nothing(home, capsys):
+def test_runs_outside_a_trend_have_one_caveat(home, capsys):
     """One study varies the width; the other has other code, and only one width."""
     client = Client(Places.under(home))
     old, new = ({"hdvae.version": "1", "hdvae.sources": letter * 64} for letter in "ab")
@@ -191,15 +197,20 @@ def test_runs_that_are_not_in_a_trend_are_told_and_marked_for_nothing(home, caps
     add(client, 0, 0, {"model.width": 8}, biased(0.1), study="narrow", **old)
     asked = ["compare", "wide", "narrow", "--home", str(home), "--trend", "model.width"]
     assert hdvae([*asked, "--json"]) == 0
-    told = "left out: 1 of 5 runs are not in the trend (1 of narrow), since no run differs from them in model.width "
-    told += "alone, or they lack the metric"
-    assert json.loads(capsys.readouterr().out)["marks"] == [told]
+    caveat = "left out: 1 of 5 runs did not enter the trend (1 of narrow): no other run differs from them only in "
+    caveat += "model.width, or they lack the metric"
+    assert json.loads(capsys.readouterr().out)["caveats"] == [caveat]
     assert hdvae(asked) == 0
-    assert f"! {told}" in capsys.readouterr().out
+    assert f"! {caveat}" in capsys.readouterr().out
 
 
 def test_a_file_is_what_its_ending_says(compare, tmp_path):
-    for name, begin in (("a.txt", b"arm: mean"), ("a.md", b"# known"), ("a.csv", b"what,arm"), ("a.parquet", b"PAR1")):
+    for name, begin in (
+        ("a.txt", b"arm: mean"),
+        ("a.md", b"# known"),
+        ("a.csv", b"what,name,arm"),
+        ("a.parquet", b"PAR1"),
+    ):
         code, out, _ = compare("--out", tmp_path / name)
         assert (code, out) == (0, f"{tmp_path / name}\n")
         assert (tmp_path / name).read_bytes().startswith(begin)
@@ -221,7 +232,7 @@ def test_every_format_says_the_same(compare, tmp_path):
     assert (code, json.loads(out)) == (0, {"out": str(tmp_path / "t.json")})
 
 
-def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
+def test_caveats_say_what_makes_numbers_less_comparable(home, capsys):
     """Two versions of the code, a run without the metric, and one that has not ended."""
     client, zero = Client(Places.under(home)), np.zeros(IMAGES)
     columns = {"elbo": zero, "surrogate_elbo@tau=0.1": zero}
@@ -230,13 +241,13 @@ def test_what_makes_numbers_less_comparable_is_marked(home, capsys):
     add(client, 1, 50, {"model.latent": "y"}, None, study="odd", **new)
     add(client, 1, 51, {"model.latent": "y"}, columns, study="odd", state="WAITING")
     assert hdvae(["compare", "odd", "--json", "--home", str(home)]) == 0
-    assert json.loads(capsys.readouterr().out)["marks"] == [
+    assert json.loads(capsys.readouterr().out)["caveats"] == [
         "unfinished: 1 run had not ended and is left out",
-        "not measured: valid/elbo, valid/relaxation_bias, valid/surrogate_elbo in any run of 1 of 2 arms",
+        "not measured: 1 of 2 arms has no value of valid/elbo, valid/relaxation_bias, valid/surrogate_elbo",
         "mixed code: 1 run with hdvae 1 (sources aaaaaaaa); 1 run with hdvae 1 (sources bbbbbbbb)",
     ]
     assert hdvae(["compare", "known", "--json", "--home", str(home)]) == 0
-    assert json.loads(capsys.readouterr().out)["marks"] == []
+    assert json.loads(capsys.readouterr().out)["caveats"] == []
 
 
 def test_settings_in_which_studies_differ_are_named(home, capsys):
@@ -250,9 +261,9 @@ def test_settings_in_which_studies_differ_are_named(home, capsys):
         add(client, 0, seed, {"model.latent": "x"}, biased(0.1), study="one", settings={**same, **one})
         add(client, 0, seed, {"model.latent": "y"}, biased(0.1), study="two", settings={**same, **two})
     assert hdvae(["compare", "one", "two", "--json", "--home", str(home)]) == 0
-    assert json.loads(capsys.readouterr().out)["marks"] == [
-        "studies differ, beyond what arms say (one | two): training.steps 100 | 500; training.temperature; "
-        "model.dropout 0.0 | 0.1; training.ema None | 0.9; and 1 more"
+    assert json.loads(capsys.readouterr().out)["caveats"] == [
+        "studies differ also in settings that are not shown (one | two): training.steps 100 | 500; "
+        "training.temperature; model.dropout 0.0 | 0.1; training.ema None | 0.9; and 1 more"
     ]
 
 
@@ -260,24 +271,30 @@ def test_settings_in_which_studies_differ_are_named(home, capsys):
     ("arguments", "words"),
     [
         (["--by", "model.latnt"], "--by model.latnt: no such setting; did you mean 'model.latent'?"),
-        (["--where", "model.latent=conv"], 'no run has model.latent="conv" (there are "normal", "categorical")'),
+        (["--where", "model.latent=conv"], 'no run has model.latent="conv" (runs have "normal", "categorical")'),
         (["--where", "model.latent"], "write --where path=value"),
-        (["--against", "model.latent=normal"], "--against latent normal: 3 arms have this"),
+        (
+            ["--against", "model.latent=normal"],
+            "--against latent normal: 3 arms have this, and one is needed: latent normal, width 2",
+        ),
         (["--metric", "elbow"], "no run has the metric valid/elbow; did you mean 'valid/elbo'?"),
         (["--trend", "model.widht"], "did you mean 'model.width'?"),
         (["--format", "parquet"], "--format parquet needs --out FILE"),
-        (["--out", "a.png"], "a picture is made of a trend: give --trend PATH"),
+        (["--out", "a.png"], "a figure is drawn of a trend only: give --trend PATH"),
         (["--out", "a.jpg"], "unknown ending '.jpg'; known: .txt, .md, .csv, .json, .parquet, .png, .svg"),
         (["--out", "a"], "unknown ending ''; known: .txt"),
         (["--out", "a.csv", "--format", "md"], "'.csv' is not the ending of format md, which is '.md'"),
         (["--json", "--out", "a.md"], "'.md' is not the ending of format json, which is '.json'"),
         (["--json", "--format", "md"], "--json and --format md: give one of them"),
-        (["--direction", "increasing"], "--direction increasing: it is of a trend: give --trend PATH"),
-        (["--direction", "two-sided"], "--direction two-sided: it is of a trend: give --trend PATH"),
-        (["--trend", "model.width", "--by", "model.latnt"], "--by and --trend: a trend is within runs that share"),
-        (["--trend", "model.width", "--against", "a=b"], "--against and --trend: a trend has no arm to compare with"),
-        (["--against", "model.latnt=normal"], "--against model.latnt: no setting that tells these arms apart; did you"),
-        (["--metric", "test/elbo"], "no run has the metric test/elbo: test images are measured by `hdvae evaluate"),
+        (["--direction", "increasing"], "--direction increasing: this is the direction of a trend: give --trend PATH"),
+        (["--direction", "two-sided"], "--direction two-sided: this is the direction of a trend: give --trend PATH"),
+        (["--trend", "model.width", "--by", "model.latnt"], "--by and --trend: a trend compares runs that share"),
+        (["--trend", "model.width", "--against", "a=b"], "--against and --trend: a trend is not compared with an arm"),
+        (["--against", "model.latnt=normal"], "--against model.latnt: the arms do not differ in this setting; did you"),
+        (
+            ["--metric", "test/elbo"],
+            "no run has the metric test/elbo: no run was evaluated on test images yet",
+        ),
     ],
 )
 def test_bad_input_is_one_line(compare, arguments, words):
@@ -287,7 +304,7 @@ def test_bad_input_is_one_line(compare, arguments, words):
 
 
 def test_nothing_is_chosen_by_a_metric_of_test_images(home, capsys):
-    """It is shown and marked; differences in it are taken from the arm that was named, and from no other."""
+    """It is shown with a caveat; differences in it are taken from the arm that was named, and from no other."""
     client, asked = Client(Places.under(home)), ["compare", "final", "--json", "--metric", "test/elbo"]
     for trial, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
         run_id = add(client, trial, seed, {"model.latent": "xy"[trial]}, None, study="final")
@@ -296,7 +313,7 @@ def test_nothing_is_chosen_by_a_metric_of_test_images(home, capsys):
     document = json.loads(capsys.readouterr().out)
     assert [arm["metrics"]["test/elbo"]["mean"] for arm in document["arms"]] == [-89.9375, -88.9375]
     assert document["differences"] == []
-    assert any(mark.startswith("final: test/elbo may close a comparison") for mark in document["marks"])
+    assert any(caveat.startswith("test images: use test/elbo for final numbers only") for caveat in document["caveats"])
     assert hdvae([*asked, "--against", "model.latent=x", "--home", str(home)]) == 0
     (one,) = json.loads(capsys.readouterr().out)["differences"]
     assert one["mean"] == 1.0
@@ -305,7 +322,7 @@ def test_nothing_is_chosen_by_a_metric_of_test_images(home, capsys):
 def test_a_bias_has_values_of_each_image_only_where_its_sign_is_clear():
     elbo, random = np.zeros(400), np.random.RandomState(0)
     clear = random.normal(-1, 1, size=400)
-    assert abs(clear.mean()) > CLEAR * clear.std() / 20
+    assert abs(clear.mean()) > CLEAR_SIGN * clear.std() / 20
     values = derived("relaxation_bias", {"elbo": elbo, "surrogate_elbo@tau=0.1": clear})
     assert np.array_equal(values, clear)
     unclear = random.normal(0, 1, size=400)
@@ -327,10 +344,10 @@ def test_a_trend_in_one_layer_does_not_mix_other_layers(home, capsys):
     assert hdvae([*asked, "model.layers.0.variables"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["trends"][0]["means"] == pytest.approx([1.0, 2.0])
-    assert document["marks"][0].startswith("left out: 3 of 9 runs are not in the trend")
+    assert document["caveats"][0].startswith("left out: 3 of 9 runs did not enter the trend")
 
 
-def test_a_sum_that_several_settings_have_is_marked(home, capsys):
+def test_a_sum_that_several_settings_have_is_a_caveat(home, capsys):
     client = Client(Places.under(home))
     cells = [((16, 8), 1.0), ((8, 16), 9.0), ((8, 8), 0.5)]
     for (trial, (layers, bias)), seed in itertools.product(enumerate(cells), range(3)):
@@ -340,7 +357,9 @@ def test_a_sum_that_several_settings_have_is_marked(home, capsys):
     assert hdvae(asked) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["trends"][0]["levels"], document["trends"][0]["runs"]) == ([16, 24], [3, 6])
-    assert document["marks"] == ["pooled: at model.layers.*.variables 24 a block has the mean of several settings"]
+    assert document["caveats"] == [
+        "pooled: at model.layers.*.variables = 24 a block averages runs with several settings"
+    ]
 
 
 def test_a_bias_below_zero_is_said_to_be(home, capsys):
@@ -348,8 +367,8 @@ def test_a_bias_below_zero_is_said_to_be(home, capsys):
     for (trial, (width, bias)), seed in itertools.product(enumerate([(2, -0.1), (4, -2.0)]), range(3)):
         add(client, trial, seed, {"model.width": width}, biased(bias), study="below")
     assert hdvae(["compare", "below", "--json", "--trend", "model.width", "--home", str(home)]) == 0
-    (mark,) = json.loads(capsys.readouterr().out)["marks"]
-    assert mark == "sign: the bias is below 0 at every level; its size grows where the trend is decreasing"
+    (caveat,) = json.loads(capsys.readouterr().out)["caveats"]
+    assert caveat == "sign: the bias is below 0 at every level, so a decreasing trend means that its size |δ| grows"
 
 
 def test_both_intervals_of_a_difference_are_of_the_same_seeds_and_size(home, capsys):
@@ -380,24 +399,27 @@ def test_an_infinite_metric_comes_back_from_mlflow_as_it_was(home, capsys):
     assert client.get(run_id).metrics["valid/lipschitz_bound"] == math.inf
     assert hdvae(["compare", "infinite", "--json", "--home", str(home)]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert "not finite: valid/lipschitz_bound in 2 of 2 runs, which its means leave out" in document["marks"]
+    assert "not finite: valid/lipschitz_bound in 2 of 2 runs; its means leave these runs out" in document["caveats"]
     assert hdvae_platform.results("infinite", home)["valid/lipschitz_bound"].tolist() == [math.inf, math.inf]
 
 
-def test_formats_without_a_place_for_marks_say_them_beside(home, capsys, tmp_path):
+def test_formats_without_a_place_for_caveats_print_them_to_standard_error(home, capsys, tmp_path):
     client = Client(Places.under(home))
     for seed in (0, 1):
-        add(client, 0, seed, {"model.width": seed}, biased(0.1), study="marked")
-    asked = ["compare", "marked", "--home", str(home)]
+        add(client, 0, seed, {"model.width": seed}, biased(0.1), study="caveats")
+    asked = ["compare", "caveats", "--home", str(home)]
     assert hdvae([*asked, "--format", "csv"]) == 0
-    seeds = "! seeds: arms differ in their seeds; pairs are made of those that two arms share, if most are\n"
+    seeds = (
+        "! seeds: the arms do not have the same seeds; a difference is paired where two arms share more than half of "
+    )
+    seeds += "each one's seeds\n"
     captured = capsys.readouterr()
     assert captured.err == seeds
-    assert captured.out.startswith("what,arm")
+    assert captured.out.startswith("what,name,arm")
     assert hdvae([*asked, "--out", str(tmp_path / "t.parquet")]) == 0
     assert capsys.readouterr().err == seeds
-    noted = parquet.read_schema(tmp_path / "t.parquet").metadata[b"hdvae.marks"]
-    assert [f"! {mark}\n" for mark in json.loads(noted)] == [seeds]
+    noted = parquet.read_schema(tmp_path / "t.parquet").metadata[b"hdvae.caveats"]
+    assert [f"! {caveat}\n" for caveat in json.loads(noted)] == [seeds]
 
 
 def test_schedules_can_be_grouped_by(home):
@@ -417,6 +439,7 @@ def test_results_are_a_row_for_each_run(home):
     means = table[table["state"] == "COMPLETE"].groupby("model.width")["valid/elbo"].mean()
     assert means.diff().dropna().tolist() == pytest.approx([3.0, 3.0], abs=0.5)
     assert table["arm"].iloc[0] == "latent normal, width 2"
+    assert table["handle"].iloc[0] == "known/0/0"
     with pytest.raises(InputError, match="did you mean 'known'"):
         hdvae_platform.results("knwon", home)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hdvae.experiment.presets import names, preset
-from hdvae_platform.analysis.comparison import Interval
+from hdvae_platform.analysis.inference import Interval
 from hdvae_platform.paper import printed
-from hdvae_platform.paper.tables import Found, beside
+from hdvae_platform.paper.tables import Result, side_by_side
 
 NUMBERS = [
     number for tables in printed.TABLES.values() for table in tables for row in table.rows for number in row.numbers
@@ -59,15 +59,15 @@ def test_rows_are_of_the_networks_that_they_name():
             assert {number.data for number in row.numbers} == {row.labels[0]}
 
 
-def test_the_bias_is_the_printed_difference_but_where_it_is_marked():
-    """And the marks are on the right cells: those that differ do so by a hundredth."""
-    marked = 0
+def test_the_bias_is_the_printed_difference_except_where_a_fault_is_noted():
+    """And the faults are noted at the right cells: those that differ do so by a hundredth."""
+    noted = 0
     for row in printed.BIAS.rows:
         surrogate, elbo, bias = (number.value for number in row.numbers)
         gap = abs(round(100 * (surrogate - elbo)) - round(100 * bias))
         assert gap == (printed.ROUNDED in row.numbers[2].faults), row.labels
-        marked += gap
-    assert marked == 6
+        noted += gap
+    assert noted == 6
 
 
 def test_the_faults_in_print_are_where_they_are_printed():
@@ -90,28 +90,28 @@ def test_places_name_table_row_and_column():
 
 
 @pytest.fixture
-def side():
+def table():
     metrics = {"surrogate_elbo@tau=0.1": Interval(-90.0, -92.0, -88.0), "elbo": Interval(-93.0, None, None)}
     cells = {
-        ("binarized_mnist", "table4-L1-N48"): Found(
-            {**metrics, "relaxation_bias@tau=0.1": Interval(3.0, 2.9, 3.1)}, ("r",)
+        ("binarized_mnist", "table4-L1-N48"): Result(
+            {**metrics, "relaxation_bias@tau=0.1": Interval(3.0, 2.9, 3.1)}, ("r",), ("s/0/0",)
         ),
-        ("binarized_mnist", "table4-L2-N12"): Found({}, instead="failed"),
+        ("binarized_mnist", "table4-L2-N12"): Result({}, instead="failed"),
     }
-    return beside(printed.BIAS, cells)
+    return side_by_side(printed.BIAS, cells)
 
 
-def test_differences_are_ours_minus_the_papers_with_their_intervals(side):
-    cells = side.rows[2]
+def test_differences_are_ours_minus_the_papers_with_their_intervals(table):
+    cells = table.rows[2]
     assert cells[0].difference.mean == pytest.approx(1.76)
     assert cells[0].difference.low == pytest.approx(-0.24)
     assert cells[0].difference.high == pytest.approx(3.76)
     assert (cells[1].difference.low, cells[1].difference.high) == (None, None)
-    assert side.rows[0][0].difference is None
+    assert table.rows[0][0].difference is None
 
 
-def test_a_table_in_text(side):
-    text = side.text()
+def test_a_table_in_text(table):
+    text = table.text()
     run = next(line for line in text.splitlines() if line.split()[:2] == ["1", "48"])
     assert "+1.76 [-0.24, +3.76]" in run
     assert "3.11 a" in run.replace("3.11 b", "3.11 a")
@@ -120,14 +120,14 @@ def test_a_table_in_text(side):
     assert text.count("not run") == 3 * 22
     for fault in (printed.NAMED_98, printed.INDIVISIBLE, printed.HEAD_ELBO, printed.HEAD_BIAS, printed.ROUNDED):
         assert text.count(fault) == 1
-    assert "| 1 | 48 |" in side.markdown()
+    assert "| 1 | 48 |" in table.markdown()
 
 
-def test_a_table_as_json(side):
-    rows = side.plain()["rows"]
+def test_a_table_as_json(table):
+    rows = table.plain()["rows"]
     assert len(rows) == 24
     assert rows[2]["labels"] == {"L": "1", "N": "48"}
     cell = rows[2]["cells"][2]
-    assert (cell["paper"], cell["ours"]["mean"], cell["runs"]) == (3.11, 3.0, ["r"])
+    assert (cell["paper"], cell["ours"]["mean"], cell["handles"], cell["run_ids"]) == (3.11, 3.0, ["s/0/0"], ["r"])
     assert cell["faults"] == [printed.HEAD_BIAS]
     assert rows[0]["cells"][0]["ours"] is None

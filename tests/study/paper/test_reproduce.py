@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 
 from hdvae.errors import InputError
-from hdvae_platform.analysis.comparison import Interval, interval
+from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.cli import run
 from hdvae_platform.paper import figures
 from hdvae_platform.paper import reproduce as reproduce_module
@@ -21,7 +21,7 @@ from hdvae_platform.paper.budgets import BUDGETS, Budget, timed_experiment
 from hdvae_platform.paper.printed import TABLES
 from hdvae_platform.paper.reproduce import reproduce
 from hdvae_platform.paper.step_cost import measured_alone
-from hdvae_platform.paper.tables import Found, beside
+from hdvae_platform.paper.tables import Result, side_by_side
 from hdvae_platform.running.launch import Launch
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking.client import Client
@@ -72,7 +72,7 @@ def figure2(home):
 
 
 def cells(done):
-    return {cell.place: cell for side in done.tables for row in side.rows for cell in row}
+    return {cell.place: cell for table in done.tables for row in table.rows for cell in row}
 
 
 def test_cells_that_were_run_are_the_metrics_on_test_of_their_runs(table4, home):
@@ -83,8 +83,9 @@ def test_cells_that_were_run_are_the_metrics_on_test_of_their_runs(table4, home)
     assert len(found) == 6
     client = Client(home[0])
     for cell in found.values():
-        (run_id,) = cell.runs
+        (run_id,) = cell.run_ids
         tracked = client.get(run_id)
+        assert cell.handles == (tracked.handle,)
         assert json.loads(tracked.tags["hdvae.arm"]) == {"preset": cell.printed.preset}
         assert tracked.metrics[f"test/{cell.printed.metric}"] == cell.ours.mean
         assert cell.ours.low < cell.ours.mean < cell.ours.high
@@ -103,8 +104,8 @@ def test_captions_say_budget_network_steps_seeds_and_data(table4):
         "for binarized_mnist (16 test",
     ):
         assert words in text
-    assert "Not the paper's own, which is skip_lvae of conv blocks, width 64" in text
-    assert "without the chance of training" in text
+    assert "The paper's settings are different: skip_lvae of conv blocks, width 64" in text
+    assert "leaves out the variation between trainings" in text
 
 
 def test_figure_1_has_two_panels_and_trains_and_measures_nothing_again(table4, home):
@@ -131,44 +132,46 @@ def test_other_settings_of_the_evaluation_measure_again(table4, home):
 
 def test_where_no_cell_was_run_the_figure_says_so():
     """A study that was stopped before its first run, or of which all runs failed."""
-    side = beside(TABLES["table4"][0], {})
-    assert reproduce_module._lines(side, ours=True) == {}
+    table = side_by_side(TABLES["table4"][0], {})
+    assert reproduce_module._lines(table, ours=True) == {}
     files = figures.bias_figure({}, {}, "nothing")
     assert_drawn(files["figure1.png"])
     assert files["figure1.svg"].decode().count("<!-- not run -->") == 2
 
 
 def test_what_is_not_finite_is_no_number_of_a_cell():
-    documents = [{"run": "a", "metrics": {"elbo": None, "kl": 3.0}, "standard_errors": {}}]
-    assert reproduce_module._joined(documents) == Found({"kl": Interval(3.0, None, None)}, ("a",))
-    again = [*documents, {"run": "b", "metrics": {"elbo": -1.0, "kl": 5.0}, "standard_errors": {}}]
+    evaluations = [("s/0/0", {"run": "a", "metrics": {"elbo": None, "kl": 3.0}, "standard_errors": {}})]
+    assert reproduce_module._joined(evaluations) == Result({"kl": Interval(3.0, None, None)}, ("a",), ("s/0/0",))
+    again = [*evaluations, ("s/0/1", {"run": "b", "metrics": {"elbo": -1.0, "kl": 5.0}, "standard_errors": {}})]
     assert list(reproduce_module._joined(again).values) == ["kl"], "never the mean of those that are finite"
-    side = beside(TABLES["table4"][0], {("binarized_mnist", "table4-L1-N12"): reproduce_module._joined(documents)})
-    assert "not finite" in side.text()
+    table = side_by_side(
+        TABLES["table4"][0], {("binarized_mnist", "table4-L1-N12"): reproduce_module._joined(evaluations)}
+    )
+    assert "not finite" in table.text()
 
 
-def test_runs_of_several_versions_of_the_code_are_marked(table4, home):
+def test_runs_of_several_versions_of_the_code_have_a_caption(table4, home):
     places, file = home
     client = Client(places)
-    run_id = next(cell.runs[0] for cell in cells(table4[0]).values() if cell.runs)
+    run_id = next(cell.run_ids[0] for cell in cells(table4[0]).values() if cell.run_ids)
     before = client.get(run_id).tags["hdvae.sources"]
     client.set_tags(run_id, {"hdvae.sources": "f" * 64})
     try:
         done = reproduce("table4", budget(file), places, lambda line: None, Launch())
     finally:
         client.set_tags(run_id, {"hdvae.sources": before})
-    (mark,) = (caption for caption in done.captions if caption.startswith("mixed code"))
-    assert "(sources ffffffff" in mark
+    (caveat,) = (caption for caption in done.captions if caption.startswith("mixed code"))
+    assert "(sources ffffffff" in caveat
     assert not any(caption.startswith("mixed code") for caption in table4[0].captions)
 
 
 def test_what_other_code_measured_is_measured_again(table4, home):
     places, file = home
     client, said = Client(places), []
-    run_id = next(cell.runs[0] for cell in cells(table4[0]).values() if cell.runs)
-    kept = json.loads(client.read_file(run_id, reproduce_module.KEPT))
+    run_id = next(cell.run_ids[0] for cell in cells(table4[0]).values() if cell.run_ids)
+    kept = json.loads(client.read_file(run_id, reproduce_module.EVALUATION_FILE))
     wrong = {**kept, "sources": "other", "metrics": {**kept["metrics"], "elbo": -1.0}}
-    client.log_file(run_id, reproduce_module.KEPT, json.dumps(wrong).encode())
+    client.log_file(run_id, reproduce_module.EVALUATION_FILE, json.dumps(wrong).encode())
     done = reproduce("table4", budget(file), places, said.append, Launch())
     assert len([line for line in said if "16 test images" in line]) == 1
     assert {place: cell.ours for place, cell in cells(done).items()} == {
@@ -177,14 +180,14 @@ def test_what_other_code_measured_is_measured_again(table4, home):
 
 
 def test_several_seeds_give_intervals_over_runs():
-    documents = [
-        {"run": run, "metrics": {"elbo": value}, "standard_errors": {"elbo": 5.0}}
+    evaluations = [
+        (f"s/0/{run}", {"run": run, "metrics": {"elbo": value}, "standard_errors": {"elbo": 5.0}})
         for run, value in (("a", -3.0), ("b", -1.0), ("c", -2.0))
     ]
-    found = reproduce_module._joined(documents)
-    assert found.runs == ("a", "b", "c")
+    found = reproduce_module._joined(evaluations)
+    assert (found.run_ids, found.handles) == (("a", "b", "c"), ("s/0/a", "s/0/b", "s/0/c"))
     assert found.values["elbo"] == interval([-3.0, -1.0, -2.0])
-    (alone,) = [reproduce_module._joined(documents[:1])]
+    (alone,) = [reproduce_module._joined(evaluations[:1])]
     assert alone.values["elbo"] == Interval(-3.0, pytest.approx(-3 - 1.96 * 5), pytest.approx(-3 + 1.96 * 5))
 
 
@@ -239,7 +242,7 @@ def test_table_1_has_a_bound_of_several_samples_and_the_kl(figure2, home):
     assert {cell.printed.metric for cell in found.values()} == {"iw_elbo", "kl"}
     assert {cell.printed.preset for cell in found.values()} == {"table2-L3", "table2-L3-normal"}
     for cell in found.values():
-        metrics = Client(places).get(cell.runs[0]).metrics
+        metrics = Client(places).get(cell.run_ids[0]).metrics
         assert metrics["test/iw_elbo@S=4"] == metrics["test/iw_elbo"]
         assert cell.ours.low < metrics[f"test/{cell.printed.metric}"] < cell.ours.high
     assert "S = 4 for L_S" in done.text()
@@ -265,9 +268,9 @@ def test_table_3_measures_time_and_memory_of_both_models(home, monkeypatch):
     assert "2 steps are timed" in done.text()
 
 
-def test_a_process_that_does_not_get_to_its_end_is_told(monkeypatch):
+def test_a_failed_process_is_reported(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InputError, match="ended with code 1"):
+    with pytest.raises(InputError, match="ended with exit code 1"):
         measured_alone(timed_experiment("table3", BUDGETS["smoke"]), 1)
 
 

@@ -17,11 +17,12 @@ import yaml
 from selenium.webdriver.support.expected_conditions import frame_to_be_available_and_switch_to_it
 from selenium.webdriver.support.wait import WebDriverWait
 
-from hdvae_platform.analysis import comparison
+from hdvae_platform.analysis.arms_from_mlflow import read_arms
+from hdvae_platform.analysis.inference import difference, interval
 from hdvae_platform.cli import run as run_command
-from hdvae_platform.report.contents import read_contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
-from hdvae_platform.report.figures import all_figures
+from hdvae_platform.report.figures.collection import all_figures
+from hdvae_platform.report.reading import read_contents
 from hdvae_platform.report.writing import is_reported
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
@@ -117,20 +118,20 @@ def test_what_a_user_wrote_is_text(page):
 
 def test_means_and_differences_are_those_of_the_comparison(finished, page):
     text = page.read_text()
-    found = comparison.arms(Client(Places.under(finished)), ["small"])
+    found = read_arms(Client(Places.under(finished)), ["small"])
     assert len(found) == 6
     for arm in found:
-        value = comparison.interval(arm.values("valid/elbo"))
+        value = interval(arm.values("valid/elbo"))
         assert f"{value.mean:.2f} ± {value.high - value.mean:.2f}<" in text
-    value, paired = comparison.difference(found[0].by_seed("valid/elbo"), found[1].by_seed("valid/elbo"))
+    value, paired = difference(found[0].by_seed("valid/elbo"), found[1].by_seed("valid/elbo"))
     assert paired
     assert f">{value.mean:+.2f}</td>" in text
     for run_id in (run.run_id for arm in found for run in arm.runs):
         assert re.search(rf'"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}">{run_id}</a>', text)
-    assert "These pages are there while <code>hdvae ui</code> runs on this machine" in text
+    assert "The links work while <code>hdvae ui</code> runs on this machine" in text
 
 
-def test_provenance_is_told(page):
+def test_provenance_is_stated(page):
     text = page.read_text()
     for part in ("hdvae 0", "data checksum", "Python", "torch", "hours"):
         assert part in text
@@ -146,7 +147,7 @@ def test_figures_apply_or_say_why(finished):
     figures = {one.name: one for one in all_figures(contents)}
     assert {name for name, one in figures.items() if isinstance(one, Drawn)} == FIGURES
     assert isinstance(figures["importance"], NotDrawn)
-    assert "10 complete trials" in figures["importance"].reason
+    assert "at least 10 complete trials" in figures["importance"].reason
     sizes = figures["bias_by_variables"].rows
     assert {(row[0], row[1]) for row in sizes} == {
         (f"latent categorical, temperature {spec}", size) for spec in ("0.1", "0.8→0.1 at 20") for size in ("3", "5")
@@ -176,7 +177,7 @@ def test_curves_come_from_mlflow_where_the_storage_has_none(home):
         assert found.curves[run_id][20]["valid/elbo"] == curve[20]["valid/elbo"]
 
 
-def test_mixed_code_and_missing_metrics_and_failures_are_marked(home):
+def test_mixed_code_and_missing_metrics_and_failures_are_shown(home):
     client = Client(Places.under(home))
     runs = list(client.find({"hdvae.study": "small", "hdvae.kind": "run"}))
     client.set_tags(runs[0].run_id, {"hdvae.sources": "0123456789abcdef"})
@@ -194,8 +195,8 @@ def test_mixed_code_and_missing_metrics_and_failures_are_marked(home):
     assert "<strong>mixed code</strong>: 10 runs with hdvae" in text
     assert "1 run with hdvae" in text
     assert "(sources 01234567" in text
-    assert "<strong>missing</strong>: valid/relaxation_bias in 1 of 11 runs, which its means leave out" in text
-    assert "1 of 2 runs have it" in text
+    assert "<strong>missing</strong>: valid/relaxation_bias in 1 of 11 runs; its means leave these runs out" in text
+    assert "from 1 of 2 runs" in text
     assert "postgresql://…@host/db &lt;img src=" in text
     assert "secret" not in text
     assert "11 complete, 1 failed" in text
@@ -221,7 +222,7 @@ def test_bad_input_is_one_line(home, monkeypatch, capsys, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in home.glob("reports/**/*")} == before
 
 
-def test_an_arm_of_which_mlflow_lacks_every_run_is_said(home):
+def test_an_arm_of_which_mlflow_lacks_every_run_is_a_caveat(home):
     """The study database knows that they are complete; MLflow was away when they ended, or lost them."""
     client = mlflow.MlflowClient(Places.under(home).tracking)
     lost = [run.run_id for run in Client(Places.under(home)).find({"hdvae.study": "small", "hdvae.trial": "0"})]
@@ -231,7 +232,7 @@ def test_an_arm_of_which_mlflow_lacks_every_run_is_said(home):
     found = read_contents(Places.under(home), "small")
     assert (found.sent, found.unsent, found.not_begun, len(found.arms)) == (10, 2, 0, 5)
     report(home)
-    assert "not in MLflow</strong>: the final numbers of 2 complete runs, which are not in these means" in text_of(home)
+    assert "not in MLflow</strong>: the final numbers of 2 complete runs are missing from the means" in text_of(home)
 
 
 def test_a_report_is_made_again_when_something_else_is_expected(home):
@@ -281,7 +282,7 @@ def test_on_paper_it_is_black_on_white(chromium, page, dark):
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [scheme]})
     style = "const one = getComputedStyle(document.querySelector(arguments[0])); return [one.color, one.breakInside]"
-    for where in ("tbody tr", ".judge"):
+    for where in ("tbody tr", ".verdict"):
         assert chromium.driver.execute_script(style, where) == ["rgb(0, 0, 0)", "avoid"], where
     assert chromium.driver.execute_script(style, "body")[0] == "rgb(0, 0, 0)"
     chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -336,7 +337,7 @@ def test_tables_are_sorted_by_click_and_by_keyboard(chromium, page):
     assert column(chromium, 1) == sorted(given, reverse=True)
     assert heads[1].get_attribute("aria-sort") == "descending"
     heads[0].find_element("css selector", "button").send_keys(" ")
-    assert column(chromium, 0) == [1, 2, 3, 4, 5, 6]
+    assert column(chromium, 0) == [0, 1, 2, 3, 4, 5]
     assert [head.get_attribute("aria-sort") for head in heads[:2]] == ["ascending", None]
     assert chromium.said() == []
 

@@ -99,8 +99,8 @@ def _moves(spec: Any) -> bool:
 
 
 def _constants(by_name: Mapping[str, Sequence[tuple[Any, object]]]) -> str:
-    return ", ".join(
-        f"{SCHEDULES[key]} {specs[0][0]:g}" for key, specs in by_name.items() if specs and not _moves(specs[0][0])
+    return "; ".join(
+        f"{SCHEDULES[key]}: {specs[0][0]:g}" for key, specs in by_name.items() if specs and not _moves(specs[0][0])
     )
 
 
