@@ -16,7 +16,7 @@ def check_address(address: str) -> None:
     """Check that an address says where a study is to run: `local`, `auto` or `HOST:PORT`.
 
     Raises:
-        InputError: it does not; says what to give instead.
+        InputError: it does not; the message says what to give instead.
     """
     if address in (LOCAL, AUTO):
         return
@@ -33,7 +33,7 @@ def check_address(address: str) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT can be reached from this machine alone."""
+    """Whether HOST:PORT can be reached only from this machine."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -60,8 +60,9 @@ def test_mlflow_shows_the_arms_and_names_runs_by_their_settings(finished):
     (parent,), children = tracked(places)
     said = parent.tags["mlflow.note.content"]
     assert said.startswith("Small things run fast.")
-    for arm in ("latent normal", "temperature 0.1", "temperature 0.8→0.1 at 20"):
-        assert any(line.startswith("| latent") and arm in line for line in said.splitlines())
+    arms = ("latent normal", "latent categorical, temperature 0.1", "latent categorical, temperature 0.8→0.1 at 20")
+    for trial, arm in enumerate(arms):
+        assert any(line.startswith(f"| ({trial}) {arm} |") for line in said.splitlines())
     assert children[0, 1].tags["mlflow.runName"] == "small/0/1: latent normal"
     assert "- temperature 0.8→0.1 at 20" in children[2, 0].tags["mlflow.note.content"]
 
