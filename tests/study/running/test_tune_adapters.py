@@ -17,7 +17,7 @@ class Calls:
 
     def __init__(self):
         self.calls = []
-        self.study = SimpleNamespace(resources=SimpleNamespace(together=False))
+        self.study = SimpleNamespace(resources=SimpleNamespace(uses_worker_group=False))
 
     def guard(self, act):
         return act()
