@@ -28,7 +28,8 @@ from benchmarks.nodes import cluster
 from hdvae.config import parse
 from hdvae.data.dataset import Dataset
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import Snapshot, train
+from hdvae.training.loop import train
+from hdvae.training.snapshot import Snapshot
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
 from hdvae_platform.cluster.connection import packages

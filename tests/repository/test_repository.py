@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from hdvae_platform.study.file import load_study
 
@@ -23,6 +25,10 @@ def locked() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
 def test_the_lock_file_can_be_served_by_public_indexes():
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
@@ -32,8 +38,7 @@ def test_the_lock_file_can_be_served_by_public_indexes():
 
 
 def test_every_dependency_is_locked():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    wanted = [*project()["dependencies"], *itertools.chain(*project()["optional-dependencies"].values())]
     names = {name.lower().replace("_", "-") for name in locked()}
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)[0]
@@ -68,10 +73,19 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 def test_minimum_versions_close_known_holes():
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = project()["dependencies"]
     for name, least in (("ray", (2, 56)), ("mlflow", (3, 11))):
         assert tuple(map(int, locked()[name].split(".")[:2])) >= least
-        assert any(re.match(rf"{name}(\[.*\])?>={least[0]}\.{least[1]}$", one) for one in wanted), name
+        assert any(re.match(rf"{name}(\[.*\])?>={least[0]}\.{least[1]}(,|$)", one) for one in wanted), name
+
+
+def test_versions_beyond_the_locked_ones_of_what_is_used_privately_are_refused():
+    wanted = [Requirement(one) for one in project()["dependencies"]]
+    for name in ("ray", "mlflow", "optuna"):
+        (requirement,) = (one for one in wanted if one.name == name)
+        major, minor = map(int, locked()[name].split(".")[:2])
+        assert requirement.specifier.contains(locked()[name])
+        assert not requirement.specifier.contains(f"{major}.{minor + 1}.0"), name
 
 
 UNSAFE = {"pickle", "cloudpickle", "joblib", "shelve", "marshal", "dill"}

@@ -7,8 +7,8 @@ once its manifest exists and its tensors have the size and checksum stated there
 from __future__ import annotations
 
 from hdvae.training.checkpoints import Damaged, encode, newest, read_checkpoint
-from hdvae.training.loop import Snapshot
 from hdvae.training.run_files import addresses, stems, step_of, written_by
+from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.layout import CHECKPOINTS
 from hdvae_platform.store.storage import Storage

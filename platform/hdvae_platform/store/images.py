@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hdvae.data.dataset import Dataset, load, parquet_path
+from hdvae.data.dataset import Dataset
+from hdvae.data.loading import load
+from hdvae.data.parquet import parquet_path
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.store.catalogue import check_name
 

@@ -6,7 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from hdvae.data.dataset import Dataset, read_parquet, write_parquet
+from hdvae.data.dataset import Dataset
+from hdvae.data.parquet import read_parquet, write_parquet
 from hdvae.errors import InputError
 from hdvae_platform.store.layout import shared_images
 from hdvae_platform.store.storage import Storage, write_atomically

@@ -15,7 +15,8 @@ from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.file import load_study
-from hdvae_platform.tracking.client import Client, Tracker
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.tracker import Tracker
 from hdvae_platform.training.messages import Ended, EndKind, Reported, Resumed, Started, Warned
 from hdvae_platform.training.run import run
 from hdvae_platform.training.spec import RunSpec
