@@ -171,7 +171,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, pl
 
     done = hdvae("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "runs 1/1 · small/0/0 done" in done.stdout
+    assert "runs 1/1 · other/0/0 done" in done.stdout
     assert "Small things run fast." in done.stdout
     assert "INFO" not in done.stdout + done.stderr
 
