@@ -1,13 +1,12 @@
-"""How much common random numbers save when the relaxation bias is measured: `python -m benchmarks.bias`.
+"""Variance reduction by common random numbers in measurements of the relaxation bias: `python -m benchmarks.bias`.
 
-Trains a 2-layer model, then draws surrogate and hard samples of the same images, on the same noise and on noises of
-their own. What is compared is the variance of one draw of their difference, within images, averaged over images.
+It trains a 2-layer model, and draws surrogate and hard samples of the same images on common and on independent noise.
+It compares the variance of one draw of their difference within images, averaged over images.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,48 +14,22 @@ from torch import Tensor
 
 from benchmarks.common import report
 from hdvae.config import parse
-from hdvae.data.dataset import load
-from hdvae.evaluation.evaluation import choose_images, measure
+from hdvae.data.loading import load
+from hdvae.evaluation.chains import measure
+from hdvae.evaluation.evaluation import choose_images
 from hdvae.evaluation.metrics import tau_label
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE, evaluating
-from hdvae.training.loop import Snapshot, train
-from hdvae.workers import ALONE
+from hdvae.training.in_memory import InMemory
+from hdvae.training.loop import train
 
 TAUS = (0.1, 0.5)
 BAR = 10.0
-"""`crn_variance_ratio` at τ = 0.1 has to be at least this."""
-
-
-class Silent:
-    """A session that keeps nothing."""
-
-    workers = ALONE
-
-    def latest(self) -> Snapshot | None:
-        """Training starts anew."""
-        return None
-
-    def stops(self) -> bool:
-        """Nothing ends it."""
-        return False
-
-    def save(self, step: int, snapshot: Snapshot) -> None:
-        """Nothing is kept."""
-
-    def report(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        per_image: Mapping[str, Tensor],
-        snapshot: Callable[[], Snapshot],
-    ) -> None:
-        """Say how far training is."""
-        print(f"step {step}: valid/elbo {metrics['valid/elbo']:.1f}", flush=True)
+"""Smallest allowed `crn_variance_ratio` at τ = 0.1."""
 
 
 def experiment(steps: int) -> Experiment:
-    """Two layers of the paper's sizes, in the network that two cores train in minutes."""
+    """Two layers of the sizes in the paper, in a network that two cores train in minutes."""
     layers = [{"variables": 16, "classes": 256}, {"variables": 8, "classes": 64}]
     plain = {
         "data": {"name": "mnist5k"},
@@ -68,7 +41,7 @@ def experiment(steps: int) -> Experiment:
 
 
 def variances(model: HDVAE, images: Tensor, draws: int) -> dict[float, tuple[float, float]]:
-    """For each temperature the variance of one draw with common and with independent noise, nats²."""
+    """For each temperature, the variance of one draw with common and with independent noise, nats²."""
     temperatures = {tau_label(tau): tau for tau in TAUS}
     with evaluating(model):
         each = [measure(model, images, temperatures, 1, seed) for seed in range(draws)]
@@ -82,22 +55,23 @@ def variances(model: HDVAE, images: Tensor, draws: int) -> dict[float, tuple[flo
 
 
 def main() -> None:
-    """Train, measure, print a table and the bar."""
+    """Train, measure, and print a table and the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bias", description=__doc__)
-    parser.add_argument("--home", type=Path, default=Path("runs"), help="where `hdvae data fetch mnist5k` put the data")
-    parser.add_argument("--steps", type=int, default=1200, help="of training")
+    parser.add_argument("--home", type=Path, default=Path("runs"), help="folder of `hdvae data fetch mnist5k`")
+    parser.add_argument("--steps", type=int, default=1200, help="number of training steps")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--draws", type=int, default=30, help="for each image")
+    parser.add_argument("--draws", type=int, default=30, help="number of draws for each image")
     options = parser.parse_args()
     settings = experiment(options.steps)
     dataset = load(options.home, "mnist5k", None, "none")
-    model = train(settings, dataset, 0, Silent(), torch.device("cpu")).model
+    session = InMemory(lambda step, metrics: print(f"step {step}: valid/elbo {metrics['valid/elbo']:.1f}", flush=True))
+    model = train(settings, dataset, 0, session, torch.device("cpu")).model
     chosen = choose_images(options.images, dataset.size("valid"))
-    found = variances(model, torch.from_numpy(dataset.images("valid")[chosen]), options.draws)
-    print("\n| τ | common noise, nats² | independent noises, nats² | ratio |\n|---:|---:|---:|---:|")
-    for tau, (common, independent) in found.items():
+    measured = variances(model, torch.from_numpy(dataset.images("valid")[chosen]), options.draws)
+    print("\n| τ | common noise, nats² | independent noise, nats² | ratio |\n|---:|---:|---:|---:|")
+    for tau, (common, independent) in measured.items():
         print(f"| {tau:g} | {common:.2f} | {independent:.2f} | {independent / common:.1f} |")
-    ratios = {tau: independent / common for tau, (common, independent) in found.items()}
+    ratios = {tau: independent / common for tau, (common, independent) in measured.items()}
     report("bias", {"crn_variance_ratio": {"value": ratios[0.1], "limit": BAR, "at_tau_0.5": ratios[0.5]}})
 
 

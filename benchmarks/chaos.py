@@ -40,7 +40,9 @@ from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.file import load_study
+from hdvae_platform.tracking import environment
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import MODEL_SCHEME, RunKind, Status, Tag
 
 EVERY = 50
 STEPS = {1: 1500, 2: 1000}
@@ -291,14 +293,14 @@ def violations(place: Stand, name: str, expected: Result) -> list[str]:
         if points != expected[arm][1]:
             found.append(f"{arm}: the journal differs")
     client = Client(Places(**{**vars(places), "tracking": place.environment["MLFLOW_TRACKING_URI"], "artifacts": None}))
-    runs = list(client.find({"hdvae.study": name}))
-    kinds = sorted(run.tags["hdvae.kind"] for run in runs)
-    if kinds != ["run", "run", "study"]:
+    runs = list(client.find({Tag.STUDY: name}))
+    kinds = sorted(run.kind for run in runs)
+    if kinds != [RunKind.SEARCH, RunKind.SEARCH, RunKind.STUDY]:
         found.append(f"MLflow has {kinds}")
-    found += [f"MLflow: a {run.tags['hdvae.kind']} is {run.status}" for run in runs if run.status != "FINISHED"]
+    found += [f"MLflow: a {run.kind} is {run.status}" for run in runs if run.status != Status.FINISHED]
     for run in runs:
-        if run.tags["hdvae.kind"] == "run":
-            arm = ARMS[int(run.tags["hdvae.trial"])]
+        if run.kind == RunKind.SEARCH:
+            arm = ARMS[run.trial]
             found += series_violations(client, run.run_id, arm, expected[arm][1])
     status = json.loads(
         subprocess.run(
@@ -316,21 +318,21 @@ def violations(place: Stand, name: str, expected: Result) -> list[str]:
     if values != [("COMPLETE", expected[arm][1].get(("valid/elbo", end))) for arm, end in zip(ARMS, ends, strict=True)]:
         found.append(f"Optuna has {values}")
     best = max(told, key=lambda trial: -math.inf if trial.value is None else trial.value).number
-    (run,) = (run for run in runs if run.tags.get("hdvae.trial") == str(best))
-    return found + registry_violations(client, name, run.tags["hdvae.checkpoint"])
+    (run,) = (run for run in runs if run.tags.get(Tag.TRIAL) == str(best))
+    return found + registry_violations(client, name, run.tags[Tag.CHECKPOINT])
 
 
 def registry_violations(client: Client, name: str, checkpoint: str) -> list[str]:
     """What is wrong with the registered model of a study, of which there is one, with the weights of the best run."""
     try:
-        trained = [hdvae.load(checkpoint), client.registered(f"models:/{name}/latest")]
+        trained = [hdvae.load(checkpoint), client.registered(f"{MODEL_SCHEME}{name}/latest")]
     except InputError as fault:
         return [f"MLflow's registry: {fault}"]
     found = []
     if len({encode(model.snapshot(), model.step)[0] for model in trained}) > 1:
         found.append("MLflow's registry has another model than the best one")
     with suppress(InputError):
-        client.registered(f"models:/{name}/2")
+        client.registered(f"{MODEL_SCHEME}{name}/2")
         found.append("MLflow's registry has a second model")
     return found
 
@@ -348,6 +350,7 @@ def series_violations(client: Client, run: str, arm: str, expected: dict[tuple[s
 
 def main() -> None:
     """Torment studies, print what happened to each, and the bars."""
+    environment.configure()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--studies", type=int, default=6)
     parser.add_argument("--kills", type=int, default=5, help="of each study")

@@ -30,7 +30,11 @@ from hdvae_platform.analysis.comparison_text import as_text
 from hdvae_platform.analysis.inference import difference
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.tracking import environment
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import Param, RunKind, Status, Tag
+from hdvae_platform.tracking.study_run import run_identity, study_identity
 
 SEEDS, WIDTHS = 5, 10
 METRICS = [f"valid/{name}" for name in ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")]
@@ -64,17 +68,17 @@ class Cost(NamedTuple):
 def fill(places: Places, study: str, runs: int) -> None:
     """Leave so many complete runs of a study."""
     client = Client(places)
-    client.open_run(study, {}, {"hdvae.study": study, "hdvae.kind": "study"}, new=True)
+    client.open_run(study, {}, study_identity(study), new=True)
     for index in range(runs):
         trial, seed = divmod(index, SEEDS)
-        identity = {"hdvae.study": study, "hdvae.kind": "run", "hdvae.trial": str(trial), "hdvae.seed": str(seed)}
+        identity = run_identity(study, RunKind.SEARCH, trial, seed)
         arm = {"model.width": trial % WIDTHS, "training.freebits": trial // WIDTHS}
-        tags = {"hdvae.arm": json.dumps(arm), "hdvae.state": "COMPLETE", "hdvae.data_checksum": "d"}
+        tags = {Tag.ARM: json.dumps(arm), Tag.STATE: RunState.COMPLETE, Tag.DATA_CHECKSUM: "d"}
         run_id = client.open_run(f"trial {trial}", tags, identity, new=True)
-        client.log_params(run_id, {**PARAMS, **arm, "seed": seed})
+        client.log_params(run_id, {**PARAMS, **arm, Param.SEED: seed})
         values = dict.fromkeys([*METRICS, *MORE], -100.0 + trial % WIDTHS + seed / 10)
         client.log_entry(run_id, Entry(10, int(1000 * time.time()), values))
-        client.close_run(run_id, "FINISHED")
+        client.close_run(run_id, Status.FINISHED)
 
 
 def copy(database: Path, study: str, runs: int) -> None:
@@ -141,6 +145,7 @@ def simulated(studies: int = 4000, seeds: int = 5) -> dict[str, Bar]:
 
 def main() -> None:
     """Fill, compare, simulate, print tables, and the bars."""
+    environment.configure()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help=f"more than {FEW}")
     runs = parser.parse_args().runs

@@ -43,8 +43,11 @@ from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.study import Study
-from hdvae_platform.tracking.client import Client, Tracker
-from hdvae_platform.tracking.names import STATUS_OF
+from hdvae_platform.tracking import environment
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import STATUS_OF, Status
+from hdvae_platform.tracking.study_run import search_runs, study_identity
+from hdvae_platform.tracking.tracker import Tracker
 from hdvae_platform.training.messages import Ended, EndKind, Reported
 from hdvae_platform.training.tune_trainable import result_of
 
@@ -293,12 +296,11 @@ def violations(done: Simulation, trials: int) -> list[str]:
                 f"trial {number}: the run is {run.state}, the trial {told[number].state}, tracked {run.tracked}"
             )
     tracked: Counter[tuple[int, str | None, str]] = Counter(
-        (int(run.tags["hdvae.trial"]), run.run_id, run.status)
-        for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "run"})
+        (run.trial, run.run_id, run.status) for run in search_runs(Client(places), study.name)
     )
     expected = Counter((number, run.run_id, str(STATUS_OF[run.state])) for number, run in runs.items())
-    parents = [run.status for run in Client(places).find({"hdvae.study": study.name, "hdvae.kind": "study"})]
-    if parents != ["FINISHED"]:
+    parents = [run.status for run in Client(places).find(study_identity(study.name))]
+    if parents != [Status.FINISHED]:
         found.append(f"MLflow has the study as {parents}")
     found += [f"MLflow lacks {lacking}" for lacking in expected - tracked]
     found += [f"MLflow has {extra}" for extra in tracked - expected]
@@ -339,6 +341,7 @@ def bars(backend: Backend, trials: int, outcome: Outcome) -> dict[str, Bar]:
 
 def main() -> None:
     """Simulate the studies, print what their trials cost, and the bars."""
+    environment.configure()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trials", description=__doc__)
     parser.add_argument("--trials", type=int, default=10_000, help="of random search, 300 or more")
     parser.add_argument("--tpe", type=int, default=1000, help="trials with TPE, 0 for none")

@@ -28,8 +28,10 @@ from benchmarks.nodes import cluster
 from hdvae.config import parse
 from hdvae.data.dataset import Dataset
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import Snapshot, train
+from hdvae.training.loop import train
+from hdvae.training.snapshot import Snapshot
 from hdvae.workers import Workers
+from hdvae_platform.cluster import environment
 from hdvae_platform.cluster.connection import packages
 from hdvae_platform.training.worker_group import LeanTorchTrainer, RayAddressTorchConfig
 
@@ -121,6 +123,7 @@ def furthest(one: Found, other: Found) -> tuple[float, float]:
 
 def main() -> None:
     """Train everything, print the differences, and the bars."""
+    environment.configure_training()
     bars: dict[str, Bar] = {}
     print("| precision | metrics | tensors |\n|---|---:|---:|")
     with cluster((1, 1)) as nodes, tempfile.TemporaryDirectory(prefix="hdvae-workers-") as folder:

@@ -1,4 +1,4 @@
-"""Strict configuration: JSON-like values in, immutable typed settings out, or one clear line."""
+"""Strict configuration: from JSON-like values to immutable, typed settings, or to an error of one line."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def parse(kind: type[C], plain: Any, where: str) -> C:
 
     Args:
         kind: the configuration class.
-        plain: what a YAML or JSON file held.
-        where: what to name in the error, e.g. the file.
+        plain: the values, e.g. of a YAML or JSON file.
+        where: the name of the source in error messages, e.g. the file.
 
     Raises:
-        InputError: one line with the field, what is wrong and the nearest right thing.
+        InputError: a field is unknown or missing, or has a wrong value. The message names it and suggests a correction.
     """
     if not isinstance(plain, Mapping):
         raise InputError(f"{where}: expected a mapping of fields, got {type(plain).__name__}")
     try:
         text = json.dumps(plain)
     except (TypeError, ValueError, RecursionError) as fault:
-        raise InputError(f"{where}: {fault}; use numbers, texts, lists and mappings only") from None
+        raise InputError(f"{where}: {fault}; use numbers, strings, lists and mappings only") from None
     try:
         return kind.model_validate_json(text)
     except ValidationError as fault:
@@ -44,7 +44,7 @@ def parse(kind: type[C], plain: Any, where: str) -> C:
 
 
 def one_line(kind: type[BaseModel], fault: ValidationError) -> str:
-    """The first error of a validation, unknown fields before all others."""
+    """The first error of a validation in one line. Unknown fields come before all other errors."""
     errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")
     error = errors[0]
     path = ".".join(str(part) for part in error["loc"])
@@ -59,7 +59,7 @@ def one_line(kind: type[BaseModel], fault: ValidationError) -> str:
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The fields of the configuration class that `path` leads to, from `kind`."""
+    """The fields of the configuration class at `path` below `kind`."""
     for part in path:
         if isinstance(part, str) and part in kind.model_fields:
             inner = _inner_config(kind.model_fields[part].annotation)
@@ -73,7 +73,7 @@ def _inner_config(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _inner_config(argument)
-        if found is not None:
-            return found
+        inner = _inner_config(argument)
+        if inner is not None:
+            return inner
     return None

@@ -1,24 +1,24 @@
-"""What can go wrong in a way the user can mend, and how it is said: one line, what, where, the nearest right thing."""
+"""Errors that a user can do something about. Each message is one line: what is wrong, where, and what to do instead."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-NAMED = 20
-"""Known words that are named where none is near."""
+LISTED = 20
+"""Largest number of known words that a message lists if none is similar."""
 
 
 class InputError(ValueError):
-    """Bad input. Its text is one line for the user; commands print it and exit with code 2."""
+    """Wrong input. The message is one line for the user; commands print it and exit with code 2."""
 
 
 class NonFinite(ArithmeticError):
-    """A quantity of the loss stopped being finite.
+    """A quantity of the loss is not finite.
 
     Args:
-        step: the optimisation step at which it was seen.
-        quantity: its name, with the layer where it has one, e.g. `kl/layer_2`.
+        step: the optimisation step.
+        quantity: the name of the quantity, with its layer if it has one, e.g. `kl/layer_2`.
     """
 
     def __init__(self, step: int, quantity: str) -> None:
@@ -31,10 +31,10 @@ class NonFinite(ArithmeticError):
 
 
 class BoundViolated(ArithmeticError):
-    """A measured quantity is above a bound that is proven: a fault of the program, never of the data.
+    """A measured quantity is above a proven bound, which can only be a bug in the program.
 
     Args:
-        quantity: what was measured, and where.
+        quantity: the name of the quantity, and where it was measured.
         value: its value, nats.
         bound: the certified bound, nats.
     """
@@ -44,14 +44,15 @@ class BoundViolated(ArithmeticError):
         self.quantity, self.value, self.bound = quantity, value, bound
 
     def __str__(self) -> str:
-        return f"{self.quantity} is {self.value:.6g} nats, above its certified bound {self.bound:.6g}: a bug by proof"
+        excess = f"{self.quantity} is {self.value:.6g} nats, above its certified bound {self.bound:.6g}"
+        return f"{excess}: the bound is proven, so this is a bug in hdvae; please report it"
 
 
 class Interrupted(Exception):
-    """Training was asked to end, and did: what it had done is kept, and it can go on from there.
+    """Training stopped because it was asked to. All finished steps are saved, and it can resume from there.
 
     Args:
-        step: steps done.
+        step: the number of finished steps.
     """
 
     def __init__(self, step: int) -> None:
@@ -59,15 +60,15 @@ class Interrupted(Exception):
         self.step = step
 
     def __str__(self) -> str:
-        return f"asked to end after step {self.step}"
+        return f"stopped on request after step {self.step}"
 
 
 class PeerLost(RuntimeError):
-    """Another worker of this run does not answer: it failed or was killed, which is told elsewhere."""
+    """Another worker of this run does not answer. It failed or was killed; its own error is reported elsewhere."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Name the known word nearest to `word`, as the end of an error line.
+    """The end of an error message that names the most similar known word.
 
     >>> nearest("freebit", ["freebits", "steps"])
     "; did you mean 'freebits'?"
@@ -78,5 +79,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"; known: {', '.join(names[:NAMED])}{more}" if names else ""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"; known: {', '.join(names[:LISTED])}{more}" if names else ""
+
+
+def reason_of(error: Exception) -> str:
+    """Why an operation failed, in one line, without the path that the text of an OSError repeats.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "images.npz"))
+    'No such file or directory'
+    """
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -1,3 +1,3 @@
-"""The version of both packages."""
+"""The version of both packages, `hdvae` and `hdvae_platform`."""
 
 __version__ = "0.1.0"

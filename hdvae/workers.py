@@ -1,7 +1,7 @@
-"""The processes that train one model together: who this one is, and what they tell each other.
+"""Workers: the processes that train one model together, and their communication.
 
-Every worker holds the whole model and a share of each batch. Random numbers belong to images, batch-level numbers are
-taken over all shares, and gradients are averaged: so the number of workers changes nothing but rounding, and dropout.
+Every worker has the whole model and a share of each batch. Random numbers belong to images, means are over all shares,
+and gradients are averaged. So the number of workers affects only rounding errors and dropout.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those of a run. More than one need `torch.distributed`'s process group.
+    """This process among the workers of a run. Several workers need the process group of `torch.distributed`.
 
-    `mean`, `largest`, `average_gradients`, `any`, `gather` and `from_first` are for all workers to call, in the same
-    order. They raise `PeerLost` when one of them does not answer.
+    `mean`, `largest`, `average_gradients`, `any`, `gather` and `from_first` must be called by all workers in the same
+    order. They raise `PeerLost` if one of the workers does not answer.
 
     Attributes:
-        rank: of this one, 0 … size − 1; the first one speaks for all of them.
-        size: how many there are.
+        rank: the rank of this worker, 0 … size − 1. The first worker reads and reports for all of them.
+        size: the number of workers.
     """
 
     rank: int
@@ -39,42 +39,42 @@ class Workers:
 
     @staticmethod
     def here() -> Workers:
-        """This process in the process group that is set up."""
+        """This process in the current process group of `torch.distributed`."""
         return Workers(dist.get_rank(), dist.get_world_size())
 
     @property
     def is_first(self) -> bool:
-        """Whether this one speaks for all."""
+        """Whether this is the first worker, which reads and reports for all."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Which of `count` images are this worker's: whole blocks, one after another; may be none."""
+        """The images out of `count` that belong to this worker: consecutive whole blocks, possibly none."""
         blocks = -(-count // BLOCK)
         first, last = (blocks * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(min(first * BLOCK, count), min(last * BLOCK, count))
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Means over the workers, without graphs: each of its tensor's shape and type."""
+        """The means of tensors over the workers, with the same shapes and types, without graphs."""
         own = [tensor.detach() for tensor in tensors]
         if self.size == 1 or not own:
             return own
-        flat = torch.cat([tensor.flatten() for tensor in own])  # in the widest of their types
+        flat = torch.cat([tensor.flatten() for tensor in own])  # has the widest of their types
         with _answering():
             dist.all_reduce(flat)
         parts = torch.split(flat / self.size, [tensor.numel() for tensor in own])
         return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, own, strict=True)]
 
     def largest(self, tensors: Iterable[Tensor]) -> None:
-        """The largest numbers over the workers, in the place of each tensor."""
+        """Replace each tensor by its elementwise maximum over the workers, in place."""
         if self.size > 1:
             with _answering():
                 for tensor in tensors:
                     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the mean over the workers in the place of each gradient; a sparse one has each row once afterwards.
+        """Replace each gradient by its mean over the workers. Sparse gradients are coalesced afterwards.
 
-        Of a sparse gradient only the rows that some worker has are exchanged.
+        For a sparse gradient, only the rows that some worker has are exchanged.
         """
         dense: list[Tensor] = []
         for parameter in parameters:
@@ -87,7 +87,7 @@ class Workers:
                 gradient.copy_(mean)
 
     def _mean_rows(self, gradient: Tensor) -> Tensor:
-        """The mean of coalesced sparse gradients, coalesced."""
+        """The mean of a coalesced sparse gradient over the workers, coalesced."""
         if self.size == 1:
             return gradient
         counts = self._gathered(torch.tensor([gradient._nnz()], device=gradient.device))
@@ -100,36 +100,36 @@ class Workers:
         return rows_once(torch.sparse_coo_tensor(everywhere, entries, gradient.shape, check_invariants=False))
 
     def _gathered(self, tensor: Tensor) -> list[Tensor]:
-        """Tensors of the same shape from all workers, in the order of ranks."""
+        """The tensors of all workers, which have the same shape, in the order of ranks."""
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         with _answering():
             dist.all_gather(parts, tensor.contiguous())
         return parts
 
     def any(self, mine: bool) -> bool:
-        """Whether it is so on any of the workers; the same answer on all."""
+        """Whether `mine` is true on any worker."""
         if self.size == 1:
             return mine
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        found = torch.tensor(float(mine), device=device)
+        largest = torch.tensor(float(mine), device=device)
         with _answering():
-            dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return bool(largest)
 
     def gather(self, act: Callable[[], T]) -> list[T]:
-        """Let every worker do its part; what each of them got, in the order of ranks, on all of them.
+        """Call `act` on every worker, and return all results in the order of ranks, on all workers.
 
-        What is gathered is pickled: tensors belong on the CPU.
+        The results are pickled; tensors must be on the CPU.
 
         Raises:
-            ArithmeticError: what the first worker that failed raised, on all of them.
+            ArithmeticError: `act` raised it on some worker. All workers raise that of the first such worker.
         """
         if self.size == 1:
             return [act()]
         own: T | ArithmeticError
         try:
             own = act()
-        except ArithmeticError as fault:  # the others wait: they must hear of it
+        except ArithmeticError as fault:  # the others wait for this result, so it is sent instead of raised here
             own = fault
         parts: list[Any] = [None] * self.size
         with _answering():
@@ -140,24 +140,27 @@ class Workers:
         return parts
 
     def from_first(self, act: Callable[[], T]) -> T:
-        """Let the first worker do something, and give what it got to all; pickled, tensors on the CPU."""
+        """Call `act` on the first worker only, and return its result on all workers.
+
+        The result is pickled; tensors must be on the CPU.
+        """
         if self.size == 1:
             return act()
         box: list[Any] = [act() if self.is_first else None]
         with _answering():
             dist.broadcast_object_list(box, src=0)
-        got: T = box[0]
-        return got
+        result: T = box[0]
+        return result
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
-    """Rows (n, …) with zeros below, (count, …)."""
+    """Rows (n, …) followed by rows of zeros: (count, …)."""
     return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Tell a lost worker from a failure of this one: the back ends raise a bare RuntimeError."""
+    """Raise `PeerLost` for the plain RuntimeError that the back ends raise when another worker is lost."""
     try:
         yield
     except RuntimeError as fault:

@@ -1,1 +1,1 @@
-"""Bounds of the relaxation bias: Lipschitz constants, norms, and exact enumeration of small models."""
+"""Bounds of the relaxation bias: spectral norms, Lipschitz constants, and exact enumeration of small models."""

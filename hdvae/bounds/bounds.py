@@ -1,11 +1,12 @@
-"""Bounds of the relaxation bias (eqs. 7 to 12, with appendix E repaired).
+"""Bounds of the relaxation bias (eqs. 7 to 12, with a correction of appendix E).
 
-The surrogate and the coupled sample share q, so they differ by what p and the decoder make of z̃ instead of H(z̃):
+The surrogate and the coupled sample have the same q. They differ only because p and the decoder depend on z̃ in one and
+on H(z̃) in the other:
 
     surrogate − coupled = [log p(x|z̃) − log p(x|H(z̃))] + Σ_{i<L} [log p(z_i|z̃_{>i}) − log p(z_i|H(z̃_{>i}))]
 
-and each bracket is at most a Lipschitz constant times how far z̃ is from H(z̃), for every single sample. κ^q is not
-needed. `docs/bias.md` has the argument.
+For every single sample, each bracket is at most a Lipschitz constant times the distance between z̃ and H(z̃). κ^q is not
+needed. The proof is in `docs/bias.md`.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ from torch import Tensor
 from hdvae.bounds.lipschitz import TINY, Certificate, memory
 from hdvae.errors import BoundViolated
 from hdvae.latents.distributions import Draw
-from hdvae.network.model import HDVAE, Terms, bernoulli_log_prob
+from hdvae.network.model import HDVAE
+from hdvae.network.terms import Terms, bernoulli_log_prob
 from hdvae.network.wiring import Node
 from hdvae.objectives.objectives import expected_log_weight
 
 SEGMENT = (0.0, 0.5, 1.0)
-"""Where on the way from H(z̃) to z̃ the local κ looks at gradients."""
+"""The points between H(z̃) (0) and z̃ (1) at which the local κ evaluates gradients."""
 ROUNDING = 1000
-"""How many units in the last place of the sums a single draw may be above its certified bound."""
+"""Number of units in the last place of the sums by which a single draw may exceed its certified bound."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a layer's relaxed sample is from its hard one, (B,) each.
+    """Distances between the relaxed and the hard sample of a layer, (B,) each.
 
     Attributes:
         soft: ‖z̃ − H(z̃)‖₂ over all variables and classes.
-        read: ‖y(z̃) − y(H(z̃))‖₂, of what the memory returns.
+        read: ‖y(z̃) − y(H(z̃))‖₂ of the reads y.
     """
 
     soft: Tensor
@@ -44,11 +46,11 @@ class Distance:
 
 @dataclass(frozen=True)
 class Bound:
-    """Upper bounds of |surrogate − coupled| of each image's sample, (B,), nats.
+    """Upper bounds of |surrogate − coupled| for the sample of each image, (B,), nats.
 
     Attributes:
-        soft: from the distances of the samples; `lipschitz_bound`.
-        read: from the distances of the reads, never above `soft`; `lipschitz_bound_reads`.
+        soft: the bound by the distances of the samples: the metric `lipschitz_bound`.
+        read: the bound by the distances of the reads, never above `soft`: the metric `lipschitz_bound_reads`.
     """
 
     soft: Tensor
@@ -56,18 +58,18 @@ class Bound:
 
 
 def hardened(model: HDVAE, terms: Terms) -> dict[Node, Draw]:
-    """H(z̃) of every layer, with its read."""
+    """The hard sample H(z̃) of every layer, with its read."""
     return {layer.node: model.layer(layer.node).at(layer.draw.hard) for layer in terms.layers}
 
 
 def distances(terms: Terms, hard: Mapping[Node, Draw]) -> dict[Node, Distance]:
-    """How far each layer's relaxed sample is from H of it."""
+    """The distances between the relaxed and the hard sample of every layer."""
     return {layer.node: _distance(layer.draw, hard[layer.node]) for layer in terms.layers}
 
 
 def _distance(draw: Draw, hard: Draw) -> Distance:
     assert draw.soft is not None
-    # 1 − z̃_H as the sum of the others: as a difference it would be rounding noise at low temperatures.
+    # 1 − z̃_H is computed as the sum of the other weights; the difference would be rounding noise at low temperatures.
     others = draw.soft.scatter(-1, draw.place.unsqueeze(-1), 0.0)
     squared = others.sum(-1).square() + others.square().sum(-1)
     return Distance(_root(squared.sum(-1)), _root((draw.read - hard.read).square().sum(-1)))
@@ -78,38 +80,38 @@ def _root(squared: Tensor) -> Tensor:
 
 
 def certified_bound(certificate: Certificate, x: Tensor, apart: Mapping[Node, Distance]) -> Bound:
-    """The bound that is proven.
+    """The proven bound.
 
     Args:
-        certificate: of the model that drew the samples.
+        certificate: the certificate of the model that drew the samples.
         x: images of 0 and 1, (B, H, W).
-        apart: `distances` of them.
+        apart: the `distances` of the samples.
     """
     functions = [certificate.likelihood(x), *certificate.priors.values()]
     read = [k * apart[j].read for constants in functions for j, k in constants.items()]
     soft = [k * certificate.values[j] * apart[j].soft for constants in functions for j, k in constants.items()]
-    # Both are bounds. `read` is the smaller one, unless both distances are at the floor of `_root`.
+    # Both sums are bounds. The first one is the smaller unless both distances are at the floor of `_root`.
     total = torch.stack(soft).sum(0)
     return Bound(total, torch.minimum(torch.stack(read).sum(0), total))
 
 
 def local_bound(model: HDVAE, x: Tensor, terms: Terms, hard: Mapping[Node, Draw]) -> Bound:
-    """The same sums with the largest gradients found on the way from H(z̃) to z̃: an estimate, not a bound.
+    """An estimate of the bound: κ is the largest gradient norm at some points between H(z̃) and z̃. It is not proven.
 
-    The constants are detached: the gradient of the result is that of the distances.
+    The constants have no graph; the gradient of the result is that of the distances.
 
     Args:
-        model: that drew the samples.
+        model: the model that drew the samples.
         x: images of 0 and 1, (B, H, W).
-        terms: of the relaxed chain.
-        hard: `hardened` of them.
+        terms: the terms of the relaxed chain.
+        hard: the result of `hardened` for these terms.
     """
     apart = distances(terms, hard)
-    found = [_slopes(model, x, terms, hard, place) for place in SEGMENT]
+    at_points = [_slopes(model, x, terms, hard, place) for place in SEGMENT]
     soft, read = [], []
-    for function, j in found[0]:
-        steepest_soft = torch.stack([slopes[function, j].soft for slopes in found]).amax(0)
-        steepest_read = torch.stack([slopes[function, j].read for slopes in found]).amax(0)
+    for function, j in at_points[0]:
+        steepest_soft = torch.stack([slopes[function, j].soft for slopes in at_points]).amax(0)
+        steepest_read = torch.stack([slopes[function, j].read for slopes in at_points]).amax(0)
         soft.append(steepest_soft * apart[j].soft)
         read.append(steepest_read * apart[j].read)
     return Bound(torch.stack(soft).sum(0), torch.stack(read).sum(0))
@@ -119,7 +121,10 @@ Slopes = dict[tuple[int, Node], Distance]
 
 
 def _slopes(model: HDVAE, x: Tensor, terms: Terms, hard: Mapping[Node, Draw], place: float) -> Slopes:
-    """Gradient norms of each function (log p(x|·), then each log p(z_i|·)) in each layer of its context."""
+    """Gradient norms of each function (log p(x|·), then each log p(z_i|·)) in each layer of its context.
+
+    `place` is the point between H(z̃) (0) and z̃ (1).
+    """
     between = {
         layer.node: torch.lerp(hard[layer.node].read, layer.draw.read, place).detach().requires_grad_()
         for layer in terms.layers
@@ -130,7 +135,7 @@ def _slopes(model: HDVAE, x: Tensor, terms: Terms, hard: Mapping[Node, Draw], pl
         functions = [bernoulli_log_prob(x, logits)]
         functions += [-replace(layer, p=priors[layer.node]).expected_log_ratio() for layer in terms.layers]
         for index, function in enumerate(functions):
-            if not function.requires_grad:  # no context, and frozen weights, as averaged ones are
+            if not function.requires_grad:  # it has no context, and the weights are frozen, as averaged weights are
                 continue
             gradients = torch.autograd.grad(
                 function.sum(), list(between.values()), retain_graph=True, allow_unused=True, materialize_grads=False
@@ -142,7 +147,7 @@ def _slopes(model: HDVAE, x: Tensor, terms: Terms, hard: Mapping[Node, Draw], pl
 
 
 def _slope(model: HDVAE, node: Node, gradient: Tensor) -> Distance:
-    """Norms of a gradient in the reads, and of what it is in the relaxed samples: V_n g_n for each variable n."""
+    """The norm of a gradient g in the reads, and that of the gradient V_n g_n of each variable in the samples z̃."""
     layer, gradient = memory(model, node), gradient.double()
     g_BND = gradient.view(len(gradient), layer.variables, -1)
     gram_NDD = layer.gram().expand(layer.variables, -1, -1)  # ‖V g‖² = gᵀ(VᵀV)g, whatever the number of slots
@@ -151,21 +156,21 @@ def _slope(model: HDVAE, node: Node, gradient: Tensor) -> Distance:
 
 
 def check(bound: Bound, relaxed: Terms, coupled: Terms, first: int = 0) -> None:
-    """See that no single sample contradicts its certified bound.
+    """Check every single sample against its certified bound.
 
     Args:
-        bound: certified, of these samples.
-        relaxed: terms of the relaxed chain.
-        coupled: terms of the coupled chain that belongs to it.
-        first: place of the first image, for the message.
+        bound: the certified bounds of these samples.
+        relaxed: the terms of the relaxed chain.
+        coupled: the terms of its coupled chain.
+        first: the index of the first image, for the message.
 
     Raises:
-        BoundViolated: |surrogate − coupled| is above the bound beyond rounding.
+        BoundViolated: |surrogate − coupled| exceeds the bound by more than rounding.
     """
     apart = (expected_log_weight(relaxed) - expected_log_weight(coupled)).abs()
     size = 1 + sum(_magnitude(terms) for terms in (relaxed, coupled))
     excess = apart - bound.read - ROUNDING * torch.finfo(relaxed.log_px.dtype).eps * size
-    excess = excess.nan_to_num(-torch.inf)  # what is not a number contradicts nothing, and is seen in the metrics
+    excess = excess.nan_to_num(-torch.inf)  # NaN violates no bound, and shows in the metrics
     if (excess > 0).any():
         worst = int(excess.argmax())
         quantity = f"image {first + worst}: |surrogate − coupled| of one draw"

@@ -1,7 +1,9 @@
-"""Exact values of small models, by enumeration of every configuration of their latent variables.
+"""Exact values of small models, by enumeration of all configurations of their latent variables.
 
-For models of a handful of variables alone: what sampled quantities, and estimators of gradients, are held against.
-Everything is differentiable, so the exact gradient of a bound is one `backward` away.
+It is meant for models with a handful of variables, as a reference for sampled quantities and gradient estimators.
+Everything is differentiable, so `backward` gives the exact gradient of a bound.
+
+Shape letters: C configurations, N variables of a node, S samples.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from torch import Tensor
 
 from hdvae.latents.distributions import Distribution, Draw
 from hdvae.latents.layers import MemoryLayer, StochasticLayer
-from hdvae.network.model import HDVAE, Terms, bernoulli_log_prob
+from hdvae.network.model import HDVAE
+from hdvae.network.terms import Terms, bernoulli_log_prob
 from hdvae.network.wiring import Node
 
 
 def given(node: Node, layer: StochasticLayer, law: Distribution, hard: Tensor) -> Draw:
-    """The sampler whose noise is the hard values themselves."""
+    """The sampler that takes the hard values themselves as noise."""
     return layer.at(hard)
 
 
 def configurations(model: HDVAE) -> dict[Node, Tensor]:
-    """Every configuration of all latent variables, one in each row: (C, N) for each node.
+    """All configurations of the latent variables, one per row: (C, N) for each node.
 
     Raises:
         TypeError: a latent variable is not categorical.
@@ -44,10 +47,10 @@ def configurations(model: HDVAE) -> dict[Node, Tensor]:
 
 @dataclass(frozen=True)
 class Exact:
-    """What enumeration says of one image; every tensor is (C,), one entry for each configuration.
+    """The exact values of one image. All tensors are (C,), with one entry per configuration; logarithms are in nats.
 
     Attributes:
-        terms: the terms of the model, with the configurations as its samples.
+        terms: the terms of the model with the configurations as samples.
         log_q: log q(z_i | contexts, x) of each node.
         log_p: log p(z_i | z_{>i}) of each node.
     """
@@ -96,14 +99,14 @@ class Exact:
         return (self.posterior * value).sum().item()
 
     def bound(self, samples: int) -> Tensor:
-        """L_S, the importance-weighted bound with S samples, differentiable; L_1 is the ELBO. The cost is C^S."""
+        """The importance-weighted bound L_S with S samples, differentiable; L_1 is the ELBO. The cost is O(C^S)."""
         chosen = torch.tensor(list(itertools.product(range(len(self.log_posterior)), repeat=samples)))
         probability = self.log_posterior[chosen].sum(1).exp()
         return (probability * (self.log_weight[chosen].logsumexp(1) - math.log(samples))).sum()
 
 
 def enumerate_exactly(model: HDVAE, x: Tensor) -> Exact:
-    """Enumerate every configuration for one image (H, W), by the model's own inference and `score`."""
+    """Enumerate all configurations for one image (H, W), with the inference and `score` of the model."""
     values = configurations(model)
     count = len(next(iter(values.values())))
     terms = model(x.expand(count, *x.shape), values, given)

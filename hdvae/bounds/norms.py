@@ -1,7 +1,9 @@
-"""Upper bounds on the spectral norms of linear layers, which hold without exception, and are differentiable.
+"""Proven, differentiable upper bounds of the spectral norms of linear maps and convolutions.
 
-Everything is computed in float64 by eigenvalues, not by power iteration, which approaches the norm from below. A
-relative margin covers what rounding can take away.
+They are computed in float64 from eigenvalues; power iteration would approach the norm from below. A relative margin
+covers rounding.
+
+Shape letters: O and I outputs and inputs, k side of a kernel.
 """
 
 from __future__ import annotations
@@ -15,43 +17,48 @@ from torch.nn.utils import parametrize
 from hdvae.network.contractions import AlmostOrthogonal, check_plain, polyphase
 
 ROUNDING = 1e-9
-"""Relative margin; the error of an n × n eigenvalue or of a sum over n is below n · 1e-15."""
+"""Relative margin. The error of an n × n eigenvalue, or of a sum of n terms, is below n · 1e-15."""
 
 
 def _largest_singular_value(matrices: Tensor) -> Tensor:
-    """Of all matrices (…, O, I), real or complex, by the smaller Gram matrix; 0-dim, with the margin.
+    """The largest singular value of all matrices (…, O, I), real or complex, with the margin; 0-dim.
 
-    The gradient at zero, where the norm has a kink, is zero.
+    It is computed from the smaller Gram matrix. The gradient at zero, where the norm is not differentiable, is zero.
     """
     adjoint = matrices.mH
     small = matrices @ adjoint if matrices.shape[-2] <= matrices.shape[-1] else adjoint @ matrices
     square = torch.linalg.eigvalsh(small).amax()
-    zero = square <= 0  # false for nan, which is passed on
+    zero = square <= 0  # false for NaN, which is propagated
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt()) * (1 + ROUNDING)
 
 
 def matrix_norm(weight: Tensor) -> Tensor:
-    """The spectral norm of a matrix (O, I), not less and at most 1e-9 more of it; 0-dim, float64.
+    """The spectral norm of a matrix (O, I), rounded up by at most 1e-9 of its value; 0-dim, float64.
 
-    Its entries are squared: keep them within the range of float32.
+    The entries are squared, so they must be within the range of float32. If an entry is not finite, the result may be
+    NaN.
 
-    Errors: torch.linalg.LinAlgError, or nan as the norm, when an entry is not finite.
+    Raises:
+        torch.linalg.LinAlgError: an entry is not finite.
     """
     return _largest_singular_value(weight.double())
 
 
 def _axis(size: int, kernel: int, stride: int, padding: int) -> tuple[slice, int]:
-    """Along one axis: the taps that touch the image at all, and the size of a torus for them, in strides.
+    """The taps that read the image along one axis, and the size of a torus for the convolution, in strides.
 
-    Output y reads y · stride − padding + tap. On the torus, what it reads outside the image must not be a pixel of
-    the image, and no two outputs may be one.
+    Output y reads the position y · stride − padding + tap. The torus is so large that no position outside the image
+    coincides with a pixel of it, and that no two outputs coincide.
+
+    Raises:
+        ValueError: the convolution has no output.
     """
     outputs = (size + 2 * padding - kernel) // stride + 1
     if min(size, outputs) < 1:
         raise ValueError(f"a kernel of {kernel} with padding {padding} has no output on {size} pixels")
     reach = (outputs - 1) * stride
     first, end = max(0, padding - reach), min(kernel, size + padding)
-    before, after = padding - first, reach - padding + end  # as far as is read: −before … after − 1
+    before, after = padding - first, reach - padding + end  # the positions that are read: −before … after − 1
     return slice(first, end), math.ceil(max(size + before, after, reach + 1) / stride)
 
 
@@ -63,14 +70,16 @@ def _waves(positions: int, taps: int, frequencies: int, like: Tensor) -> Tensor:
 
 
 def conv_norm(weight_OIkk: Tensor, size: tuple[int, int], stride: int, padding: int) -> Tensor:
-    """A bound on the norm of a zero-padded convolution of images (I, *size); 0-dim, float64.
+    """An upper bound of the norm of a zero-padded convolution of images (I, *size); 0-dim, float64.
 
-    The map is a circular convolution on a larger torus between an embedding and a restriction, whose norms are 1. That
-    convolution (of stride 1, by `polyphase`) is block-diagonal in the Fourier basis, so its norm is the largest of
-    the blocks (Sedghi, Gupta and Long 2019). The kernel is real: half of the frequencies have the norms of all. The
-    bound is exact for 1 × 1 kernels and images of one pixel.
+    The map is a circular convolution on a larger torus between an embedding and a restriction, both of norm 1. The
+    circular convolution (of stride 1, by `polyphase`) is block-diagonal in the Fourier basis, so its norm is the
+    largest norm of a block (Sedghi, Gupta and Long 2019). Since the kernel is real, half of the frequencies suffice.
+    The bound is exact for 1 × 1 kernels and for images of one pixel. If a weight is not finite, it may be NaN.
 
-    Errors: ValueError when there are no outputs; torch.linalg.LinAlgError, or nan, when a weight is not finite.
+    Raises:
+        ValueError: the convolution has no output.
+        torch.linalg.LinAlgError: a weight is not finite.
     """
     (rows, m), (columns, n) = (
         _axis(pixels, side, stride, padding) for pixels, side in zip(size, weight_OIkk.shape[2:], strict=True)
@@ -83,15 +92,18 @@ def conv_norm(weight_OIkk: Tensor, size: tuple[int, int], stride: int, padding: 
 
 
 def module_norm(module: nn.Module, size: tuple[int, int] | None = None, *, tight: bool = False) -> Tensor:
-    """A bound on the norm of a linear map or (transposed) convolution, without its bias; 0-dim, float64.
+    """An upper bound of the norm of a linear map or a (transposed) convolution, without its bias; 0-dim, float64.
 
-    `size` is the larger grid of a convolution: of the inputs of nn.Conv2d, of the outputs of nn.ConvTranspose2d, which
-    is the adjoint of the convolution from there with the same weight. The weight may be parametrized; when it is almost
-    orthogonal (`hdvae.network.contractions`), 1 is returned at once, by the theorem there, unless `tight` wants its
-    norm.
+    Args:
+        module: the map; its weight may be parametrised.
+        size: the larger grid of a convolution: that of the inputs of `nn.Conv2d`, or of the outputs of
+            `nn.ConvTranspose2d`, the adjoint of the convolution with the same weight from that grid.
+        tight: whether to compute the norm of an almost orthogonal map (`hdvae.network.contractions`), instead of
+            returning 1, which bounds it by construction.
 
-    Errors: TypeError for another kind of module; ValueError for convolutions without a size, or with groups,
-    dilation, or padding other than zeros.
+    Raises:
+        TypeError: the module is of another type.
+        ValueError: a convolution without a size, or with groups, dilation, or padding other than zeros.
     """
     if not isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         raise TypeError(f"no bound is known for {type(module).__name__}")
@@ -110,7 +122,7 @@ def module_norm(module: nn.Module, size: tuple[int, int] | None = None, *, tight
 
 
 def _is_almost_orthogonal(module: nn.Module, stride: int) -> bool:
-    """Whether the last step to the weight is `AlmostOrthogonal`, for this stride."""
+    """Whether the last parametrisation of the weight is `AlmostOrthogonal` for this stride."""
     if not parametrize.is_parametrized(module, "weight"):
         return False
     steps = getattr(module, "parametrizations")["weight"]  # noqa: B009  (nn.Module types it as a tensor)

@@ -1,1 +1,1 @@
-"""Data sets of binary images: read from Parquet or `.npz`, checked and binarised."""
+"""Data sets of binary images: in memory, as Parquet files, and from your own `.npz` files."""

@@ -1,1 +1,1 @@
-"""Evaluation: metrics and their names, use of the memories, samples."""
+"""Evaluation: metrics and their names, bounds of single images, usage of the memories, and samples."""

@@ -1,8 +1,8 @@
-"""The names of all metrics, in one place: evaluation, tracking, search and comparison use these.
+"""The names of all metrics, for evaluation, tracking, search and comparison.
 
-A full name is `split/metric`, e.g. `valid/elbo`. A metric that depends on a temperature or a sample count also
-appears as `metric@tau=0.1` and `metric@S=100`; the bare name means the first temperature of `evaluation.tau`.
-All are means over images, in nats per image, unless said otherwise.
+A full name is `split/metric`, e.g. `valid/elbo`. A metric that depends on a temperature or a number of samples also
+appears as `metric@tau=0.1` or `metric@S=100`; a name without a temperature means the first one of `evaluation.tau`.
+Unless stated otherwise, metrics are means over images, in nats per image.
 """
 
 from __future__ import annotations
@@ -14,52 +14,53 @@ from hdvae.network.wiring import WIRINGS
 DESCRIPTIONS = {
     "elbo": "L₁ at τ = 0: the evidence lower bound with hard samples; higher is better",
     "iw_elbo": "L_S at τ = 0: the importance-weighted bound with S hard samples; higher is better",
-    "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training climbs; no bound of the likelihood",
-    "coupled_elbo": "the relaxed chain's q, p and decoder given H(z̃): a lower bound of log p(x)",
+    "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training maximises; not a bound of log p(x)",
+    "coupled_elbo": "q of the relaxed chain with p and the decoder given H(z̃): a lower bound of log p(x)",
     "relaxed_elbo": "surrogate_elbo − lipschitz_bound: a lower bound of log p(x) with a certified κ, else an estimate",
-    "relaxed_elbo_reads": "surrogate_elbo − lipschitz_bound_reads: the tighter one",
+    "relaxed_elbo_reads": "surrogate_elbo − lipschitz_bound_reads: the tighter bound of the two",
     "relaxation_bias": "|surrogate_elbo − elbo| at τ (eq. 6)",
     "relaxation_bias_signed": "surrogate_elbo − elbo at τ",
     "relaxation_bias_se": "standard error of relaxation_bias_signed over images",
     "coupled_bias": "|surrogate_elbo − coupled_elbo| at τ",
     "coupled_bias_se": "standard error of surrogate_elbo − coupled_elbo over images",
-    "jensen_bound": "E|surrogate − coupled sample|, one noise (finite sums in the KL terms): bounds coupled_bias",
+    "jensen_bound": "E|surrogate − coupled| on the same noise (finite sums in the KL terms): bounds coupled_bias",
     "lipschitz_bound": "Σ κ E‖z̃ − H(z̃)‖₂: bounds jensen_bound if κ is certified (evaluation.kappa)",
-    "lipschitz_bound_reads": "Σ κ E‖y(z̃) − y(H(z̃))‖₂, behind the memories: tighter, and as valid",
+    "lipschitz_bound_reads": "Σ κ E‖y(z̃) − y(H(z̃))‖₂ of the reads y: tighter, and equally valid",
     "kl": "E[log q/p] over the hard chain, all layers",
     "log_px": "E[log p(x|z)] over the hard chain",
 }
-"""The metrics of an evaluation; also for each layer `kl/layer_i`, `distance/layer_i`: E‖z̃ − H(z̃)‖₂, and where reads are
-races `dropped_mass/layer_i`: a bound of the expected share of z̃ that comes after the arrivals; of memories
-`perplexity/layer_i`: exp of the entropy of the use of their slots, mean over the variables."""
+"""The metrics of an evaluation. For each layer there are also `kl/layer_i`; `distance/layer_i`, E‖z̃ − H(z̃)‖₂; with
+sampled top-m reads `dropped_mass/layer_i`, an upper bound of the expected share of z̃ that they drop; and with memories
+`perplexity/layer_i`, exp of the entropy of the slot usage, mean over the variables."""
 
 AT_ZERO = ("elbo", "iw_elbo", "kl", "log_px")
 """The metrics that do not depend on a temperature."""
 CURRENT = "tau=current"
-"""Label of the temperature, or temperatures, of training at the step of the evaluation."""
+"""Label of the training temperature (or temperatures) at the step of the evaluation."""
 
 TRAINING_DESCRIPTIONS = {
-    "objective": "the training objective (with free bits), to be maximised",
+    "objective": "the training objective (with free bits), which is maximised",
     "surrogate_elbo": "the surrogate on training batches at the current temperature",
     "log_px": "E[log p(x|z̃)] on training batches",
-    "kl": "the KL of training, all layers, without free bits",
-    "tau": "the temperature; learned: the mean over layers, and `tau/layer_i`",
+    "kl": "the KL on training batches, all layers, without free bits",
+    "tau": "the temperature; if it is learned, the mean over layers, and `tau/layer_i`",
     "freebits": "λ, nats for each layer",
-    "learning_rate": "of all parameters but the memory values",
+    "learning_rate": "learning rate of all parameters except the memory values",
     "gradient_norm": "norm of the whole gradient before clipping",
 }
-"""The metrics under `train/`: means since the last report; of each memory also `slots_used/layer_i`, how many of its
-slots were ever used, and `dead_slots/layer_i`, how many were not in the last `training.dead_after` steps."""
+"""The metrics under `train/`: means since the last report. For each memory there are also `slots_used/layer_i`, the
+number of slots used so far, and `dead_slots/layer_i`, the number of slots not used in the last `training.dead_after`
+steps."""
 
 
 PER_LAYER = tuple(
     f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", "perplexity", "slots_used", "dead_slots")
 )
-"""How the names of metrics of single layers begin."""
+"""The beginnings of the names of metrics of single layers."""
 
 
 def tau_label(tau: float) -> str:
-    """How a temperature stands in names.
+    """The label of a temperature in metric names.
 
     >>> tau_label(0.1)
     'tau=0.1'
@@ -68,7 +69,7 @@ def tau_label(tau: float) -> str:
 
 
 def at(metric: str, label: str) -> str:
-    """The name at one temperature.
+    """The name of a metric at one temperature.
 
     >>> at("surrogate_elbo", tau_label(0.1)), at("surrogate_elbo", CURRENT)
     ('surrogate_elbo@tau=0.1', 'surrogate_elbo@tau=current')
@@ -77,7 +78,7 @@ def at(metric: str, label: str) -> str:
 
 
 def at_samples(metric: str, samples: int) -> str:
-    """The name at one sample count.
+    """The name of a metric with one number of samples.
 
     >>> at_samples("iw_elbo", 100)
     'iw_elbo@S=100'
@@ -86,12 +87,12 @@ def at_samples(metric: str, samples: int) -> str:
 
 
 def metric_names(experiment: Experiment) -> list[str]:
-    """Every name, without the split, that an evaluation of this experiment gives."""
+    """The names, without the split, of all metrics in an evaluation of this experiment."""
     wiring, levels = WIRINGS[experiment.model.wiring], len(experiment.model.layers)
     names = [wiring.name(node, levels) for node in wiring.nodes(levels)]
     relaxed = [name for name in DESCRIPTIONS if name not in AT_ZERO]
     relaxed += [f"distance/{name}" for name in names] if experiment.model.latent == "categorical" else []
-    relaxed += [f"dropped_mass/{name}" for name in names] if experiment.model.races else []
+    relaxed += [f"dropped_mass/{name}" for name in names] if experiment.model.top_m_reads else []
     labels = [*(tau_label(tau) for tau in experiment.evaluation.tau), CURRENT]
     return [
         *AT_ZERO,
@@ -104,15 +105,15 @@ def metric_names(experiment: Experiment) -> list[str]:
 
 
 def check_tunable(name: str) -> None:
-    """Refuse a full metric name on which a study must not be tuned, or that does not exist.
+    """Check that a study can be tuned on a metric, given by its full name.
 
     Raises:
-        InputError: one line, with the nearest metric that does.
+        InputError: the metric does not exist, or is of the test split. The message names the nearest metric.
     """
     split, _, metric = name.partition("/")
     base = metric.partition("@")[0]
     if split == "test":
-        raise InputError(f"a study is tuned on valid, never on test: use valid/{metric}, not {name}")
+        raise InputError(f"a study must not be tuned on the test split: use valid/{metric}, not {name}")
     known = DESCRIPTIONS if split == "valid" else TRAINING_DESCRIPTIONS if split == "train" else {}
     if base not in known and not base.startswith(PER_LAYER):
         if name in DESCRIPTIONS:
@@ -122,7 +123,7 @@ def check_tunable(name: str) -> None:
 
 
 def nested(split: str, values: dict[str, float]) -> dict[str, float]:
-    """Put metric names under a split.
+    """Metrics with the split before their names.
 
     >>> nested("valid", {"elbo": -90.0})
     {'valid/elbo': -90.0}

@@ -1,11 +1,12 @@
-"""Pictures of what a model has learned, with hard latent variables (τ = 0): pixel probabilities in [0, 1]."""
+"""Samples and reconstructions with hard latent variables (τ = 0), as pixel probabilities in [0, 1]."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hdvae.network.model import HDVAE, Noise, evaluating, independent
+from hdvae.network.model import HDVAE, evaluating
+from hdvae.network.samplers import Noise, independent
 from hdvae.randomness.noise import NoiseSource
 
 
@@ -23,7 +24,7 @@ def prior_samples(model: HDVAE, count: int, seed: int) -> Tensor:
 
 
 def reconstructions(model: HDVAE, images: Tensor, seed: int) -> Tensor:
-    """The images as one hard sample of their posterior gives them back: (n, H, W) → (n, H, W)."""
+    """Reconstructions of images (n, H, W) from one hard sample of their posterior: (n, H, W)."""
     x = images.to(next(model.parameters()).dtype)
     with evaluating(model):
         terms = model(x, _noise(model, len(x), seed, "reconstructions"), independent)
@@ -32,17 +33,19 @@ def reconstructions(model: HDVAE, images: Tensor, seed: int) -> Tensor:
 
 
 def layer_resamples(model: HDVAE, samples: int, times: int, seed: int) -> Tensor:
-    """What each layer decides: samples of the prior, with the lower layers drawn anew and the upper ones kept.
+    """Samples of the prior in which the lower layers are resampled and the upper layers are kept.
+
+    They show what each layer determines.
 
     Args:
         model: the model.
-        samples: prior samples to start from.
-        times: how often the lower layers are drawn anew.
-        seed: of the noise.
+        samples: the number of prior samples to start from.
+        times: how often the lower layers are resampled.
+        seed: the seed of the noise.
 
     Returns:
-        (samples, L, 1 + times, H, W): for each sample and each i = 1 … L the sample itself, then with z_1 … z_i
-        drawn anew and what lies above kept. In the last row everything is new.
+        (samples, L, 1 + times, H, W): for each sample and each i = 1 … L, the sample itself, then the sample with
+        z_1 … z_i resampled and z_{>i} kept. For i = L everything is resampled.
     """
     with evaluating(model):
         draws, logits = model.generate(_noise(model, samples, seed, "prior samples"), independent)

@@ -1,1 +1,1 @@
-"""What is trained: the `Experiment`, its schedules, and the presets of the paper's tables."""
+"""The settings of a run: the `Experiment`, schedules, the rules of estimators, and presets of the paper's tables."""

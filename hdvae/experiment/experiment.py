@@ -1,8 +1,8 @@
-"""The `Experiment`: one training run, described by plain values.
+"""The `Experiment`: the settings of one training run.
 
-It is read from the `experiment:` part of a study file, strictly: an unknown or ill-typed field is an
-`InputError` that names the field and the nearest known one. Everything else in the library takes its
-settings from here.
+`Experiment.from_plain` reads it from JSON-like values, such as the `experiment:` part of a study file. Reading is
+strict: an unknown field or a value of the wrong type is an `InputError` that names the field and the nearest known one.
+Everything else in the library takes its settings from here.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hdvae.config import Config
+from hdvae.config import Config, parse
+from hdvae.experiment.estimators import RULES, EstimatorName, KlTreatment
 from hdvae.experiment.schedules import LEARNED, Ramp, ScheduleSpec, TemperatureSpec, values
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Grade = Literal["certified", "local"]
-"""Of a Lipschitz constant: proven to be an upper bound, or the largest gradient that was found."""
-WHOLE_SAMPLES = ("straight_through", "gumbel_rao", "reinmax")
-"""Estimators whose gradient is that of a relaxed sample of all classes."""
+"""Kind of a Lipschitz constant κ: a proven upper bound, or an estimate by the largest of some gradients."""
 MOST_DRAWS = 1024
-"""For one race."""
+"""Largest number of classes drawn for one sampled top-m read."""
 LEAST_TAU = 1e-6
-"""Below it a relaxed sample is a hard one in single precision."""
+"""Smallest temperature; below it a relaxed sample equals a hard one in single precision."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataConfig(Config):
-    """The images: a fetched data set by `name`, or the user's own `.npz` by `path`."""
+    """The images: a fetched data set by its `name`, or your own `.npz` file by its `path`."""
 
     name: str | None = None
     path: str | None = None
@@ -42,19 +41,19 @@ class DataConfig(Config):
         if (self.name is None) == (self.path is None):
             raise ValueError("give either name (a fetched data set) or path (your own .npz)")
         if self.name is not None and self.binarization != "none":
-            raise ValueError("binarization is for your own images (path): a named data set is binary already")
+            raise ValueError("binarization is for your own images (path); a named data set is binary already")
         return self
 
 
 class LayerConfig(Config):
-    """One stochastic layer z_i: N variables; K classes each (unused by `latent: normal`)."""
+    """One stochastic layer z_i of N variables with K classes each (`latent: normal` ignores the classes)."""
 
     variables: Size
     classes: Annotated[int, Field(ge=2, le=2**24)] = 256
     stride: Positive | None = None
-    """Down-sampling from the level below (`blocks: conv`); by default 2 for z_1 and z_2, then 1."""
+    """Stride of the down-sampling from the level below (`blocks: conv`); by default 2 for z_1 and z_2, else 1."""
     kernel: Positive = 3
-    """Side of the convolution kernels of this level; odd."""
+    """Side length of the convolution kernels of this level, an odd number."""
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> LayerConfig:
@@ -64,19 +63,20 @@ class LayerConfig(Config):
 
 
 class RaceConfig(Config):
-    """How `reads: race` draws a relaxed sample; see `hdvae.latents.top_m`."""
+    """The sampled top-m reads of `reads: race`; see `hdvae.latents.top_m`."""
 
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 64
-    """Classes drawn for a read: what it costs."""
+    """Number of classes drawn for each read. The cost of a read grows with it."""
     arrivals: Positive | Literal["auto"] = "auto"
-    """m: how many of them are arrivals; the others stand for all classes that come later. `auto` chooses from τ."""
+    """m, the number of draws that have their exact weights (the first arrivals of the race); the other draws estimate
+    the weight of all remaining classes. `auto` chooses m from the temperature."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """What `auto` lets the arrivals drop, as a share of the sample; a tail stands for it where they drop more."""
+    """Largest expected share of the sample that `auto` may drop; where m draws drop more, the others estimate it."""
 
     @model_validator(mode="after")
     def _fits(self) -> RaceConfig:
         if self.arrivals != "auto" and self.arrivals > self.draws:
-            raise ValueError(f"arrivals is {self.arrivals}, but draws is {self.draws}: take at most as many")
+            raise ValueError(f"arrivals is {self.arrivals}, but draws is {self.draws}: arrivals must not exceed draws")
         return self
 
 
@@ -87,30 +87,30 @@ class ModelConfig(Config):
     latent: Literal["categorical", "normal"] = "categorical"
     blocks: Literal["conv", "dense"] = "conv"
     width: Size = 64
-    """Filters of the convolutions, or units of the fully connected blocks."""
+    """Number of filters of the convolutions, or of units of the fully connected blocks."""
     depth: Size = 3
-    """Gated residual blocks in each deterministic connection."""
+    """Number of gated residual blocks in each deterministic connection."""
     dropout: Probability = 0.5
     keys: Literal["factored", "plain"] = "factored"
     key_size: Size = 8
-    """d1: size of a half-key (factored), or of a key (plain)."""
+    """d1, the size of a half-key (factored keys) or of a key (plain keys)."""
     value_size: Size = 8
-    """d2: size of a memory value."""
+    """d2, the size of a memory value."""
     reads: Literal["dense", "race"] = "dense"
-    """Relaxed samples of all classes, or of the first that arrive."""
+    """Whether relaxed samples have a weight for every class, or are sampled top-m reads (by a race of the classes)."""
     race: RaceConfig = RaceConfig()
     shared_values: bool = False
-    """Whether the variables of a layer read the same values."""
+    """Whether all variables of a layer read one common table of values."""
     decoder: Literal["free", "lipschitz"] = "free"
-    """Whether the generative network is free, or made of maps that are 1-Lipschitz by construction."""
+    """Whether the generative network is unconstrained, or made of maps that are 1-Lipschitz by construction."""
     decoder_scale: Annotated[float, Field(gt=0)] | Literal["learned"] = 10.0
-    """κ, by which the logits of a `lipschitz` decoder are scaled."""
+    """κ, the factor on the logits of a `lipschitz` decoder."""
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
-    """z_1, next to the data, comes first."""
+    """The stochastic layers; z_1, next to the data, comes first."""
 
     @property
-    def races(self) -> bool:
-        """Whether relaxed samples are races."""
+    def top_m_reads(self) -> bool:
+        """Whether relaxed samples are sampled top-m reads (`reads: race`)."""
         return self.latent == "categorical" and self.reads == "race"
 
     @model_validator(mode="after")
@@ -132,24 +132,25 @@ class TrainingConfig(Config):
 
     steps: Positive
     batch_size: Positive = 128
-    """Images in a step, over all workers."""
+    """Number of images in a step, summed over all workers."""
     temperature: TemperatureSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
-    """A schedule; or `learned`: one τ for each layer, which follows the gradient of the relaxed ELBO."""
+    """A schedule; or `learned`: one τ for each layer, trained with the gradient of the relaxed ELBO."""
     temperature_start: Annotated[float, Field(gt=0)] = 0.5
-    """Where a learned temperature starts."""
+    """Initial value of a learned temperature."""
     temperature_floor: Annotated[float, Field(gt=0)] = 0.05
-    """What a learned temperature stays above."""
+    """Lower limit of a learned temperature."""
     freebits: ScheduleSpec = 2.0
-    """λ in nats for each stochastic layer."""
+    """λ, nats for each stochastic layer."""
     freebits_per: Literal["batch", "image"] = "batch"
-    """Whether the mean over the batch must spend λ, or every image."""
-    kl: Literal["analytic", "hard", "relaxed", "concrete"] = "analytic"
+    """Whether free bits apply to the mean KL of the batch, or to the KL of every image."""
+    kl: KlTreatment = "analytic"
     """How the KL terms are treated (appendix D); see `hdvae.objectives.objectives.training_kl`."""
     objective: Literal["surrogate", "relaxed_elbo", "relaxed_elbo_reads"] = "surrogate"
-    """What is climbed: eq. 5; or that minus its Lipschitz bound (eqs. 8 and 12), in z̃ or behind the reads."""
+    """The training objective: eq. 5, or eq. 5 minus its Lipschitz bound (eqs. 8 and 12) in terms of the relaxed samples
+    z̃ or of the reads."""
     kappa: Grade = "certified"
-    """The κ of a relaxed ELBO that trains a model or a temperature."""
-    estimator: Literal["concrete", "straight_through", "gumbel_rao", "reinmax", "rloo", "vimco"] = "concrete"
+    """The kind of κ in a relaxed ELBO that trains the model or a temperature."""
+    estimator: EstimatorName = "concrete"
     """How the gradient passes through the samples; see `hdvae.objectives.estimators`."""
     estimator_samples: Annotated[int, Field(ge=2, le=10**4)] = 4
     """S: samples of each image for `rloo` and `vimco`; conditional samples of `gumbel_rao`."""
@@ -157,20 +158,28 @@ class TrainingConfig(Config):
     memory_learning_rate: ScheduleSpec = 2e-2
     """Learning rate of the memory values."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the whole gradient; none by default."""
+    """Largest norm of the whole gradient; no clipping by default."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated; none by default."""
+    """Decay of an exponential moving average of the weights, which are then evaluated; no averaging by default."""
     dead_after: Positive = 1000
-    """A slot that q has not chosen for so many steps is dead."""
+    """Number of steps without being chosen by q after which a slot counts as dead."""
     revive: bool = False
-    """Whether dead slots are drawn anew at each evaluation."""
+    """Whether dead slots are initialised again at each evaluation."""
     patience: Positive | None = None
-    """Stop after this many evaluations without a better ELBO, and keep the best weights; none by default."""
+    """Number of evaluations without a better ELBO after which training stops early and keeps the best weights; by
+    default training never stops early."""
 
     @property
     def needs_bound(self) -> bool:
-        """Whether a Lipschitz bound takes part in training."""
-        return self.objective != "surrogate" or self.temperature == LEARNED
+        """Whether training computes a Lipschitz bound."""
+        return self.bound_setting is not None
+
+    @property
+    def bound_setting(self) -> str | None:
+        """The setting, as written in a study file, because of which training computes a Lipschitz bound."""
+        if self.objective != "surrogate":
+            return f"objective: {self.objective}"
+        return f"temperature: {LEARNED}" if self.temperature == LEARNED else None
 
     @model_validator(mode="after")
     def _ranges(self) -> TrainingConfig:
@@ -201,37 +210,29 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _estimator(self) -> TrainingConfig:
-        if self.estimator == "concrete":
-            return self
-        if self.needs_bound:
-            what = "temperature: learned" if self.objective == "surrogate" else f"objective: {self.objective}"
-            raise ValueError(f"{what} needs estimator: concrete; with {self.estimator} the samples are hard")
-        if self.kl == "concrete":
-            raise ValueError(f"kl: concrete needs estimator: concrete; with {self.estimator} the samples are hard")
-        if self.estimator in ("rloo", "vimco") and self.kl != "analytic":
-            raise ValueError(f"estimator: {self.estimator} has its own treatment of the KL; leave kl: analytic")
+        RULES[self.estimator].check_training(self)
         return self
 
 
 class EvaluationConfig(Config):
-    """What is measured, how often and how precisely."""
+    """What evaluations measure, how often and how precisely."""
 
     every: Positive = 1000
-    """Steps between evaluations; a checkpoint is kept at each."""
+    """Steps between two evaluations. A checkpoint is kept at each evaluation."""
     images: Positive = 1000
-    """A fixed random subset of the split; all of it if it holds fewer."""
+    """Size of the fixed random subset of the split; all images if the split has fewer."""
     draws: Positive = 10
-    """M: noise draws for each image."""
+    """M, the number of noise draws for each image."""
     samples: Positive = 100
-    """S: importance-weighted samples for each image, at the end of training."""
+    """S, the number of importance-weighted samples for each image at the end of training."""
     tau: Annotated[tuple[Annotated[float, Field(ge=LEAST_TAU)], ...], Field(min_length=1)] = (0.1,)
-    """Temperatures at which bias and bounds are measured; a bare metric name means the first."""
+    """Temperatures at which biases and bounds are measured. A metric name without a temperature means the first."""
     kappa: Grade = "certified"
-    """The κ of `lipschitz_bound`: `certified` is proven, `local` is an estimate, and dearer for deep models."""
+    """The kind of κ in `lipschitz_bound`: `certified` is proven; `local` is an estimate, and slower for deep models."""
 
 
 class Experiment(Config):
-    """One training run without its seed."""
+    """The settings of one training run, without its seed."""
 
     data: DataConfig
     model: ModelConfig
@@ -239,35 +240,36 @@ class Experiment(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _categorical(self) -> Experiment:
-        training = self.training
-        if self.model.latent == "normal" and (training.estimator != "concrete" or training.needs_bound):
-            what = "temperature: learned"
-            if training.estimator != "concrete":
-                what = f"estimator: {training.estimator}"
-            elif training.objective != "surrogate":
-                what = f"objective: {training.objective}"
-            raise ValueError(f"training.{what} is for model.latent: categorical; a normal variable is not relaxed")
+    def _training_suits_the_model(self) -> Experiment:
+        model, training = self.model, self.training
+        RULES[training.estimator].check_model(model)
+        if model.latent == "normal" and training.needs_bound:
+            setting = training.bound_setting
+            raise ValueError(f"training.{setting} is for model.latent: categorical; normal variables are not relaxed")
+        if model.top_m_reads and training.kl == "concrete":
+            raise ValueError("training.kl: concrete needs relaxed samples of all classes: set model.reads: dense")
         return self
 
-    @model_validator(mode="after")
-    def _races(self) -> Experiment:
-        training = self.training
-        whole = "estimator" if training.estimator in WHOLE_SAMPLES else "kl" if training.kl == "concrete" else None
-        if whole is not None and self.model.races:
-            raise ValueError(
-                f"training.{whole}: {getattr(training, whole)} needs relaxed samples of all classes: "
-                "set model.reads: dense"
-            )
-        return self
+    @classmethod
+    def from_plain(cls, values: Any, where: str = "experiment") -> Experiment:
+        """Read an experiment from JSON-like values, as they stand in a study file.
+
+        Args:
+            values: a mapping of fields; those with defaults may be left out.
+            where: the name of the source in error messages, e.g. a file.
+
+        Raises:
+            InputError: a field is unknown or missing, or has a wrong value.
+        """
+        return parse(cls, values, where)
 
     def plain(self) -> dict[str, Any]:
-        """The experiment as JSON-like values, every default filled in."""
+        """The experiment as JSON-like values, with every default filled in."""
         return self.model_dump(mode="json")
 
     @property
     def fingerprint(self) -> str:
-        """A short name of exactly these settings: the same settings have the same one on every machine."""
+        """A short hash of the settings: equal settings have equal hashes on every machine."""
         return fingerprint(self.plain())
 
 

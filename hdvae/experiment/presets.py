@@ -1,13 +1,13 @@
-"""The networks of the paper's tables, by name: differences to put over, or under, an experiment.
+"""Presets: the networks of the paper's tables by name.
 
-- `table2-L1` … `table2-L5`: table 2. The paper prints three rows as L = 3; the last two have four and five layers and
-  are L4 and L5 here. It gives no row for L = 1: N = 16, K = 256 is this project's choice.
-- `table3`: the runtime model of table 3, 6 × 16 variables, K = 256.
-- `table4-L1-N12` … `table4-L6-N96`: the grid of table 4, K = 256 throughout. The paper prints N = 98 after 12, 24 and
-  48; 96 is meant. It does not say how N is split over the layers: here as evenly as possible, and what is left over
-  goes to the layers nearest to the data, one variable each. Write `model.layers` to split otherwise.
+- `table2-L1` … `table2-L5`: table 2. The paper prints L = 3 in three rows; the last two of them have four and five
+  layers, and are L4 and L5 here. It has no row for L = 1; N = 16 and K = 256 are a choice of this project.
+- `table3`: the model of the runtimes in table 3, 6 × 16 variables with K = 256.
+- `table4-L1-N12` … `table4-L6-N96`: the grid of table 4 with K = 256. The paper prints N = 98 after 12, 24 and 48,
+  which should be 96. It does not say how the N variables are distributed over the layers; here they are distributed as
+  evenly as possible, and the remaining ones go to the layers nearest to the data. `model.layers` can override this.
 
-Each name followed by `-normal` is the Gaussian baseline with the same N.
+A name with `-normal` at its end is the Gaussian baseline with the same N.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE2 = {
     4: [(16, 256), (8, 64), (4, 16), (4, 16)],
     5: [(16, 256), (8, 64), (4, 16), (4, 16), (4, 16)],
 }
-"""Variables and classes of z_1 … z_L."""
+"""The numbers of variables and classes of z_1 … z_L, by L."""
 TABLE4_LAYERS, TABLE4_VARIABLES = range(1, 7), (12, 24, 48, 96)
 
 PAPER: dict[str, Any] = {
@@ -33,28 +33,27 @@ PAPER: dict[str, Any] = {
     "model": {"layers": [{"variables": n, "classes": k} for n, k in TABLE2[2]]},
     "training": {"steps": 400_000},
 }
-"""The experiment of appendix A where nothing else is said; the defaults of `Experiment` are the paper's."""
-
+"""The experiment of appendix A. All other settings are defaults of `Experiment`, which are those of the paper."""
 
 STATED = ("model.wiring", "model.latent", "model.layers")
-"""The settings that a preset states."""
+"""The settings that a preset determines."""
 
 
 def names() -> list[str]:
-    """All presets."""
+    """The names of all presets."""
     tables = [f"table2-L{depth}" for depth in TABLE2] + ["table3"]
     tables += [f"table4-L{depth}-N{n}" for depth in TABLE4_LAYERS for n in TABLE4_VARIABLES]
     return [name + latent for name in tables for latent in ("", "-normal")]
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The part of an experiment that a preset states, as JSON-like values.
+    """The settings of a preset, as a part of an experiment in JSON-like values.
 
     >>> preset("table4-L5-N12")["model"]["layers"][:3]
     [{'variables': 3, 'classes': 256}, {'variables': 3, 'classes': 256}, {'variables': 2, 'classes': 256}]
 
     Raises:
-        InputError: there is none of this name; names the nearest.
+        InputError: there is no such preset. The message names the nearest one.
     """
     if name not in names():
         raise InputError(f"no preset {name}{nearest(name, names())}")
@@ -75,7 +74,9 @@ def _sizes(table: str) -> list[tuple[int, int]]:
 
 
 def split_variables(total: int, layers: int) -> list[int]:
-    """N over L layers, z_1 first: as evenly as possible, the remainder to the layers nearest to the data.
+    """The number of variables in each of L layers, z_1 first.
+
+    They are as equal as possible; the first layers, nearest to the data, have one more each.
 
     >>> split_variables(48, 5)
     [10, 10, 10, 9, 9]
@@ -85,7 +86,7 @@ def split_variables(total: int, layers: int) -> list[int]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-like mappings merged, field by field; where both have a value that is no mapping, `over` wins.
+    """Merge two JSON-like mappings recursively. If both have a field, and one value is not a mapping, `over` wins.
 
     >>> merged({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}})
     {'a': {'b': 1, 'c': [3]}}
@@ -98,7 +99,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expanded(experiment: Any) -> Any:
-    """An experiment as written, with its `preset`, if it names one, put under its own fields."""
+    """An experiment with the settings of its `preset`, if it names one. Its own fields override the preset."""
     if not isinstance(experiment, Mapping) or "preset" not in experiment:
         return experiment
     own = {key: value for key, value in experiment.items() if key != "preset"}

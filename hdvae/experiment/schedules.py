@@ -1,9 +1,9 @@
-"""Schedules: pure functions step → value for temperature, free bits and learning rate.
+"""Schedules: pure functions step → value for the temperature, the free bits and the learning rates.
 
-A schedule is written in a study file in one of three forms:
+In a study file a schedule has one of three forms:
 
 - a number: constant;
-- points `[[step, value], …]`: joined straight lines, constant before the first and after the last point;
+- points `[[step, value], …]`: piecewise linear, and constant before the first and after the last point;
 - a ramp `{start, end, steps, shape}`: from start to end over the first `steps` steps, then constant.
 """
 
@@ -26,8 +26,8 @@ Points = tuple[tuple[float, float], ...]
 class Ramp(Config):
     """A ramp from `start` to `end` over the first `steps` optimisation steps.
 
-    Shapes, with u = min(step / steps, 1): linear `start + u (end − start)`; exponential
-    `start (end / start)^u`; cosine `end + (start − end)(1 + cos πu)/2`.
+    The shapes are, with u = min(step / steps, 1): linear, `start + u (end − start)`; exponential,
+    `start (end / start)^u`; cosine, `end + (start − end)(1 + cos πu)/2`.
     """
 
     start: float
@@ -37,7 +37,11 @@ class Ramp(Config):
 
 
 def _check(spec: Any) -> float | Points | Ramp:
-    """Read a written schedule, in the words of the study file rather than of a union of types."""
+    """Read a schedule. Errors are in the terms of the study file, not of pydantic's union of types.
+
+    Raises:
+        ValueError: it has none of the three forms.
+    """
     if _is_number(spec):
         return float(spec)
     if isinstance(spec, Ramp):
@@ -47,7 +51,7 @@ def _check(spec: Any) -> float | Points | Ramp:
     if isinstance(spec, list | tuple):
         return _points(spec)
     raise ValueError(
-        f"{spec!r} is no schedule: write a number, points [[step, value], …] or a ramp {{start, end, steps, shape}}"
+        f"{spec!r} is not a schedule: write a number, points [[step, value], …] or a ramp {{start, end, steps, shape}}"
     )
 
 
@@ -69,7 +73,7 @@ def _points(spec: Sequence[Any]) -> Points:
     steps = [step for step, _ in pairs]
     if any(b <= a for a, b in itertools.pairwise(steps)):
         raise ValueError(f"the steps of a schedule must increase, got {steps}")
-    # 1000.0 and 1000 are one step, and must have one form: the fingerprint of an experiment is made of it.
+    # 1000.0 and 1000 are the same step and need the same form, since the fingerprint of an experiment depends on it.
     return tuple((int(step) if step == int(step) else step, float(value)) for step, value in pairs)
 
 
@@ -85,7 +89,7 @@ LEARNED: Literal["learned"] = "learned"
 
 def _check_or_learned(spec: Any) -> float | Points | Ramp | Literal["learned"]:
     if isinstance(spec, str) and spec != LEARNED:
-        raise ValueError(f"{spec!r} is no schedule: write a number, points, a ramp, or {LEARNED}")
+        raise ValueError(f"{spec!r} is not a schedule: write a number, points, a ramp, or {LEARNED}")
     return LEARNED if spec == LEARNED else _check(spec)
 
 
@@ -96,7 +100,7 @@ TemperatureSpec = Annotated[
 
 
 def constant(value: float) -> Schedule:
-    """The schedule that is `value` at every step.
+    """The schedule with the same value at every step.
 
     >>> constant(0.5)(10)
     0.5
@@ -105,9 +109,9 @@ def constant(value: float) -> Schedule:
 
 
 def joined_lines(points: Points) -> Schedule:
-    """Join `points` (step, value) by straight lines; constant outside them.
+    """The piecewise linear schedule through `points` (step, value), which is constant outside of them.
 
-    The paper's temperature (appendix A) is one such join:
+    The temperature of the paper (appendix A) is an example:
 
     >>> tau = joined_lines(((0, 0.8), (200_000, 0.3), (400_000, 0.1)))
     >>> [round(tau(step), 3) for step in (0, 100_000, 200_000, 300_000, 400_000, 500_000)]
@@ -147,7 +151,7 @@ def ramp(spec: Ramp) -> Schedule:
 
 
 def schedule(spec: float | Points | Ramp) -> Schedule:
-    """The function step → value of a written schedule."""
+    """The function step → value of a schedule in any of its three forms."""
     if isinstance(spec, Ramp):
         return ramp(spec)
     if isinstance(spec, tuple):
@@ -156,7 +160,7 @@ def schedule(spec: float | Points | Ramp) -> Schedule:
 
 
 def values(spec: float | Points | Ramp) -> list[float]:
-    """Every value that bounds a written schedule: its extremes are among them (to check a range)."""
+    """Some values of a schedule, among them its smallest and largest, to check its range."""
     if isinstance(spec, Ramp):
         return [spec.start, spec.end]
     if isinstance(spec, tuple):

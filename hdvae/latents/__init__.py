@@ -1,1 +1,1 @@
-"""The stochastic layers: categorical variables with learned memories, and normal ones."""
+"""Stochastic layers: categorical variables with learned memories, and normal variables."""

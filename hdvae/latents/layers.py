@@ -1,12 +1,13 @@
-"""Stochastic layers: from features to q and p, from noise to samples, from samples to what is read.
+"""Stochastic layers: from features to q and p, from noise to samples, and from samples to reads.
 
-A `MemoryLayer` (eq. 2) holds categorical variables whose classes are the slots of a learned memory; a `RaceLayer` is
-one whose relaxed samples see the first arrivals of a race, so that its cost hardly grows with the memory; a
-`NormalLayer` is the Gaussian baseline in its place. All keep the interface of `StochasticLayer`, and the same
-behavioural tests run over them.
+- `MemoryLayer` (eq. 2): categorical variables whose classes are the slots of a learned memory.
+- `TopMLayer`: the same with sampled top-m reads (`hdvae.latents.top_m`), whose cost hardly grows with the memory.
+- `NormalLayer`: normal variables, for the Gaussian baseline.
 
-Shape letters: B batch, N variables, K classes, M = √K (factored) or K (plain), P key parts (2 or 1), C classes that are
-seen, D value size, Q query size for one variable (P · d1).
+All have the interface `StochasticLayer`, and the same behavioural tests run on all of them.
+
+Shape letters: B batch, N variables, K classes, M = √K (factored) or K (plain), P key parts (2 or 1), C classes of a
+sampled top-m read, D value size, Q query size for one variable (P · d1).
 """
 
 from __future__ import annotations
@@ -21,21 +22,27 @@ from torch import Tensor, nn
 
 from hdvae.experiment.experiment import LayerConfig, ModelConfig
 from hdvae.latents.distributions import Categorical, Distribution, Draw, Normal, powers_of_two
+from hdvae.latents.inversion import draw_classes
 from hdvae.latents.sparse_reads import read_slots, tie_products
-from hdvae.latents.top_m import draw, plan, race
+from hdvae.latents.top_m import sample_top_m, split_draws
 from hdvae.randomness.noise import NoiseSource
 
 FEW_KEYS = 256
-"""Keys of a part up to which the gradient of all logits costs less than that of some."""
+"""Largest number of keys of a part for which the gradient of all logits is cheaper than that of the drawn classes."""
 LOG_SCALE_BOUND = 8.0
-"""|log σ| of normal variables stays below it: a safety bound, far from where training goes."""
+"""Upper limit of |log σ| of normal variables: a safety limit, far from the values that occur in training."""
 
 
 class StochasticLayer(Protocol):
-    """What the network needs of a layer of latent variables.
+    """A layer of latent variables, as the network sees it.
 
-    The parameters that a layer asks the network for (`parameters_per_variable` for each variable) are computed
-    from features by the network, once for q and once for p; the layer owns everything behind them.
+    The network computes the parameters of the distributions from features, once for q and once for p, and the layer
+    does the rest.
+
+    Attributes:
+        variables: N.
+        parameters_per_variable: number of parameters that the network computes for each variable.
+        read_size: size of a read, over all variables.
     """
 
     variables: int
@@ -43,23 +50,23 @@ class StochasticLayer(Protocol):
     read_size: int
 
     def distribution(self, raw: Tensor) -> Distribution:
-        """The law with raw parameters (B, N · parameters_per_variable)."""
+        """The distribution with raw parameters (B, N · parameters_per_variable)."""
         ...
 
     def noise(self, source: NoiseSource) -> Tensor:
-        """Noise for one sample, shared by the relaxed and the hard chain."""
+        """Noise for one sample, for both `relax` and `harden`."""
         ...
 
     def hard_noise(self, source: NoiseSource) -> Tensor:
-        """Noise for one hard sample that need not be shared with a relaxed one; it may be cheaper."""
+        """Noise for one hard sample by `sample`. It may be cheaper than `noise`."""
         ...
 
     def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
-        """The relaxed sample at temperature τ > 0, with its gradient (eq. 4)."""
+        """The relaxed sample at temperature τ > 0 from `noise`, with its gradient (eq. 4)."""
         ...
 
     def harden(self, law: Distribution, noise: Tensor) -> Draw:
-        """The hard sample on the same noise as `relax`: τ = 0."""
+        """The hard sample (τ = 0) from `noise`: H of the relaxed sample from the same noise."""
         ...
 
     def sample(self, law: Distribution, noise: Tensor) -> Draw:
@@ -67,16 +74,16 @@ class StochasticLayer(Protocol):
         ...
 
     def at(self, hard: Tensor) -> Draw:
-        """The draw that has these hard values (B, N)."""
+        """The draw with these hard values (B, N)."""
         ...
 
 
 class Keyed(Categorical):
-    """A categorical law that knows its logits to be products of queries and keys, and has them when they are asked for.
+    """A categorical distribution whose logits are products of queries and keys, computed when first needed.
 
     Attributes:
-        queries: of each part, (B, N, Q).
-        keys: of each part, (N, M, Q).
+        queries: the queries of each key part, (B, N, Q).
+        keys: the keys of each part, (N, M, Q).
     """
 
     def __init__(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> None:
@@ -93,26 +100,26 @@ class Keyed(Categorical):
         return [keys.shape[1] for keys in self.keys]
 
     def weights(self, part: int, variables: slice) -> Tensor:
-        """See `Categorical.weights`; of products that are made for them, and not kept."""
+        """See `Categorical.weights`. The products are computed for this call only, and not kept."""
         queries, keys = self.queries[part][:, variables].detach(), self.keys[part][variables].detach()
         return powers_of_two(_products(queries / math.log(2), keys))
 
     def tie(self, part: int, chosen: Tensor) -> Tensor:
-        """See `Categorical.tie`; the gradient goes to queries and keys directly, without one of all logits."""
+        """See `Categorical.tie`. The gradient goes to queries and keys directly, not through all logits."""
         return tie_products(self.queries[part], self.keys[part], chosen)
 
 
 def _products(queries: Tensor, keys: Tensor) -> Tensor:
-    """Of queries (B, N, Q) and keys (N, M, Q), (B, N, M); in memory (N, B, M)."""
+    """Products of queries (B, N, Q) and keys (N, M, Q): (B, N, M), with the memory layout (N, B, M)."""
     return torch.einsum("bnq,nmq->bnm", queries, keys)
 
 
 class MemoryLayer(nn.Module):
-    """N categorical variables, each an address into a memory of K values of its own (eq. 2).
+    """N categorical variables, each an address into a memory of K values (eq. 2).
 
-    log π_k = Q(h)ᵀ k_k + c, with c the normaliser. Factored keys: class (a, b) has the key [k_a; k'_b], so the
-    logits are sums of two sets of M = √K. The prior and the posterior of a variable address the same memory:
-    they share keys and values, and differ in the query. Table 2 and appendix A of the paper; sizes d1, d2.
+    log π_k = Q(h)ᵀ k_k + c with the normaliser c. With factored keys, class (a, b) has the key [k_a; k'_b], so the
+    logits are sums of two sets of M = √K numbers. The prior and the posterior of a variable address the same memory:
+    they share keys and values, and have different queries. Source: table 2 and appendix A of the paper, sizes d1, d2.
     """
 
     def __init__(self, layer: LayerConfig, config: ModelConfig) -> None:
@@ -128,7 +135,7 @@ class MemoryLayer(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """The values of every variable, (N, K, D), also where they share them."""
+        """The values of every variable, (N, K, D), also if the variables share one table."""
         return self.values_NKD.expand(self.variables, -1, -1)
 
     @torch.no_grad()
@@ -137,7 +144,7 @@ class MemoryLayer(nn.Module):
         return torch.stack([table.double().T @ table.double() for table in self.values_NKD])
 
     def distribution(self, raw: Tensor) -> Categorical:
-        """The categorical law of queries (B, N · P · d1)."""
+        """The categorical distribution with queries (B, N · P · d1)."""
         queries = raw.view(len(raw), self.variables, self.key_parts, -1).unbind(2)
         keys = self.keys_PNMQ.unbind(0)
         law = Keyed(queries, keys)
@@ -148,7 +155,7 @@ class MemoryLayer(nn.Module):
         return source.gumbel(self.variables, self.classes)
 
     def hard_noise(self, source: NoiseSource) -> Tensor:
-        """Gumbel noise for every class of each key part, (B, N, P, M): P·M numbers instead of K."""
+        """Gumbel noise for the classes of each key part, (B, N, P, M): P·M numbers instead of K for each variable."""
         return source.gumbel(self.variables, self.key_parts, self.part_classes)
 
     def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
@@ -164,74 +171,74 @@ class MemoryLayer(nn.Module):
         return self.at((law.joint() + noise).argmax(-1))
 
     def sample(self, law: Distribution, noise: Tensor) -> Draw:
-        """Gumbel-max in each key part: the parts of a class are independent under the law."""
+        """The Gumbel-max sample of each key part; the parts of a class are independent."""
         assert isinstance(law, Categorical)
         parts = [(part + noise[:, :, p]).argmax(-1) for p, part in enumerate(law.parts)]
         return self.at(parts[0] if len(parts) == 1 else parts[0] * self.part_classes + parts[1])
 
     def read(self, weights: Tensor) -> Tensor:
-        """What the memory returns for weights of its slots (B, N, K): Σ_k w_k v_k, (B, N · D)."""
+        """The read Σ_k w_k v_k for weights of the slots (B, N, K): (B, N · D)."""
         return torch.einsum("bnk,nkd->bnd", weights, self.values).flatten(1)
 
     def at(self, hard: Tensor) -> Draw:
-        """Read the slots at class indices (B, N)."""
+        """The draw with class indices (B, N), which reads their slots."""
         variables = torch.arange(self.variables, device=hard.device)
         return Draw(hard=hard, read=self.values[variables, hard].flatten(1))
 
 
-class RaceLayer(MemoryLayer):
-    """A memory with relaxed samples from `hdvae.latents.top_m`: O(M + C) for each, however many classes there are.
+class TopMLayer(MemoryLayer):
+    """A memory with sampled top-m reads (`reads: race`): a relaxed sample costs O(M + C), whatever K is.
 
-    Hard samples follow the law exactly: they are the first arrivals. The gradient of the values is sparse.
+    Hard samples follow the distribution exactly. The gradient of the values is sparse.
     """
 
     def __init__(self, layer: LayerConfig, config: ModelConfig) -> None:
         super().__init__(layer, config)
-        self.race = config.race
+        self.config = config.race
 
     def noise(self, source: NoiseSource) -> Tensor:
-        """Uniform noise for every draw: of its time, then of its class in each part, (B, N, 1 + P, C)."""
-        return source.uniform(self.variables, 1 + self.key_parts, self.race.draws)
+        """Uniform noise for every draw, (B, N, 1 + P, C): for its arrival time, then for its class in each part."""
+        return source.uniform(self.variables, 1 + self.key_parts, self.config.draws)
 
     def hard_noise(self, source: NoiseSource) -> Tensor:
         """Uniform noise for one class, (B, N, P, 1)."""
         return source.uniform(self.variables, self.key_parts, 1)
 
     def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
-        """The largest weights of eq. 4 and what is read with them; at high τ draws that stand for the others."""
+        """The largest weights of eq. 4, at high τ also an estimate of the others, and their read."""
         assert isinstance(law, Categorical)
-        seen = race(law, noise, tau, *plan(self.race, self.classes, tau))
-        soft = seen.scores.softmax(-1)
+        top = sample_top_m(law, noise, tau, *split_draws(self.config, self.classes, tau))
+        soft = top.scores.softmax(-1)
         return Draw(
-            hard=seen.slots[..., 0],
-            read=read_slots(self.values_NKD, seen.slots, soft).flatten(1),
-            scores=seen.scores,
+            hard=top.slots[..., 0],
+            read=read_slots(self.values_NKD, top.slots, soft).flatten(1),
+            scores=top.scores,
             soft=soft,
             tau=tau,
-            slots=seen.slots,
-            dropped=seen.dropped.mean(-1),
+            slots=top.slots,
+            dropped=top.dropped.mean(-1),
         )
 
     def harden(self, law: Distribution, noise: Tensor) -> Draw:
-        """The first arrival."""
+        """The class of the largest weight: the first arrival of the race."""
         return self.sample(law, noise[:, :, 1:, :1])
 
     def sample(self, law: Distribution, noise: Tensor) -> Draw:
-        """A class by inversion in each part."""
+        """A sample by inversion in each key part."""
         assert isinstance(law, Categorical)
-        return self.at(draw(law, noise).slots.squeeze(-1))
+        return self.at(draw_classes(law, noise).slots.squeeze(-1))
 
     def at(self, hard: Tensor) -> Draw:
-        """Read the slots at class indices (B, N)."""
+        """The draw with class indices (B, N), which reads their slots."""
         slots = hard.unsqueeze(-1)
         weights = torch.ones_like(slots, dtype=self.values_NKD.dtype)
         return Draw(hard=hard, read=read_slots(self.values_NKD, slots, weights).flatten(1))
 
 
 class NormalLayer(nn.Module):
-    """N normal variables: the Gaussian baseline. All its chains coincide, and biases are 0.
+    """N normal variables, for the Gaussian baseline. All chains coincide, and all relaxation biases are 0.
 
-    The scale may shrink as far as the data want: only |log σ| < 8 is enforced, smoothly.
+    The only constraint on the scale is |log σ| < 8, enforced smoothly by a tanh.
     """
 
     def __init__(self, layer: LayerConfig) -> None:
@@ -241,7 +248,7 @@ class NormalLayer(nn.Module):
         self.read_size = layer.variables
 
     def distribution(self, raw: Tensor) -> Normal:
-        """The normal law of raw parameters (B, 2N): means, then log-scales before the bound."""
+        """The normal distribution with raw parameters (B, 2N): means, then log-scales before the tanh."""
         mean, log_scale = raw.chunk(2, -1)
         return Normal(mean, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND))
 
@@ -254,7 +261,7 @@ class NormalLayer(nn.Module):
         return self.noise(source)
 
     def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
-        """The reparametrised sample: a normal variable needs no relaxation."""
+        """The reparametrised sample; normal variables need no relaxation."""
         return self.harden(law, noise)
 
     def harden(self, law: Distribution, noise: Tensor) -> Draw:
@@ -272,7 +279,7 @@ class NormalLayer(nn.Module):
 
 
 def stochastic_layer(layer: LayerConfig, config: ModelConfig) -> MemoryLayer | NormalLayer:
-    """The layer of `latent: categorical | normal`, with dense reads or races."""
+    """The layer that the configuration asks for by `latent` and `reads`."""
     if config.latent == "normal":
         return NormalLayer(layer)
-    return RaceLayer(layer, config) if config.races else MemoryLayer(layer, config)
+    return TopMLayer(layer, config) if config.top_m_reads else MemoryLayer(layer, config)

@@ -1,4 +1,8 @@
-"""Reads of a few slots of a memory, whose gradient in the values touches those slots alone."""
+"""Reads of a few slots of a memory, with a sparse gradient that has entries for these slots only.
+
+Shape letters: B batch, N variables, K classes, C slots per read, D value size, Q query size, M keys of a part,
+U distinct rows, E entries.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from torch.nn.functional import embedding_bag
 
 
 class _Gather(torch.autograd.Function):
-    """Σ_c w_c v_c over some rows of a table; the table's gradient is sparse, with every row once."""
+    """Σ_c w_c v_c over some rows of a table. The gradient of the table is sparse, with every row at most once."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -32,12 +36,12 @@ class _Gather(torch.autograd.Function):
 
 
 def read_slots(values_NKD: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of slots, Σ_c w_c v_c, (B, N, D), whose gradient in the values is sparse (a COO tensor).
+    """Weighted sums of slots Σ_c w_c v_c, (B, N, D). The gradient of the values is a sparse COO tensor.
 
     Args:
-        values_NKD: of every variable, or one table for all of them, (N or 1, K, D).
-        slots: class indices (B, N, C).
-        weights: (B, N, C).
+        values_NKD: the values of each variable, or one table for all variables, (N or 1, K, D).
+        slots: class indices, (B, N, C).
+        weights: the weights of the slots, (B, N, C).
     """
     tables, classes, _ = values_NKD.shape
     rows = slots
@@ -48,7 +52,7 @@ def read_slots(values_NKD: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Products(torch.autograd.Function):
-    """Zeros with the gradient of some products of queries and keys."""
+    """Zeros with the gradient of the products of queries and chosen keys."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
@@ -69,23 +73,29 @@ class _Products(torch.autograd.Function):
 
 
 def tie_products(queries: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
-    """Zeros (B, N, C) with the gradient of the products of queries (B, N, Q) and some keys (B, N, C) of (N, M, Q)."""
+    """Zeros (B, N, C) with the gradient of the products of queries and chosen keys.
+
+    Args:
+        queries: the queries, (B, N, Q).
+        keys: the keys of a part, (N, M, Q).
+        chosen: the indices of the chosen keys, (B, N, C).
+    """
     zeros: Tensor = _Products.apply(queries, keys, chosen)  # type: ignore[no-untyped-call]
     return zeros
 
 
 def _sums(rows: Tensor, weights: Tensor, gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """Sums over all entries of a row of weight times the gradient of what it was read for.
+    """For each row of a table, the sum over its entries of their weight times the gradient of their read.
 
     Args:
-        rows: the one of each entry, (R, C).
-        weights: (R, C).
-        gradient: of each of R reads, (R, D).
-        order: the entries in the order of their rows, (R · C,).
-        starts: where the entries of each row begin in it, (U,).
+        rows: the row of each entry, (R, C), for R reads with C entries each.
+        weights: the weight of each entry, (R, C).
+        gradient: the gradient of each read, (R, D).
+        order: the indices of the entries, sorted by row, (R · C,).
+        starts: the position in `order` at which the entries of each row begin, (U,).
 
     Returns:
-        Of each row, (U, D); 0 where there are no entries.
+        The sum of each row, (U, D); 0 for a row without entries.
     """
     readers = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1]).index_select(0, order)
     weight = weights.flatten().index_select(0, order)
@@ -93,20 +103,28 @@ def _sums(rows: Tensor, weights: Tensor, gradient: Tensor, order: Tensor, starts
 
 
 def _narrow(rows: Tensor, count: int) -> Tensor:
-    """The rows of a table of `count` as narrow numbers where they can be: these are sorted in half the time."""
+    """Row numbers below `count` as 32-bit integers if possible, since these are sorted in half the time."""
     return rows.int() if count < 2**31 else rows
 
 
 def fetch(table: Tensor, rows: Tensor) -> Tensor:
-    """Some rows (R,) of a table (…, D), (R, D), without a graph: `index_select`, twice as fast on a large table.
+    """Rows (R,) of a table (…, D): (R, D), without a graph. Twice as fast as `index_select` on a large table.
 
-    A bag of one row is that row; on a CPU, bags fetch rows ahead of their use, where `index_select` waits for each.
+    A bag of one row is that row. On a CPU, `embedding_bag` prefetches rows, while `index_select` waits for each.
     """
     return embedding_bag(rows.unsqueeze(-1), table.detach(), mode="sum")
 
 
 def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Entries of the same row together: the rows, increasing (U,), the order (E,), and where each begins in it (U,)."""
+    """Group entries by their row.
+
+    Args:
+        rows: the row of each entry, (E,).
+
+    Returns:
+        The distinct rows in increasing order (U,), the indices of the entries sorted by row (E,), and the position in
+        these at which each row begins (U,).
+    """
     ordered, order = rows.sort(stable=True)
     new = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=new[1:])
@@ -115,7 +133,7 @@ def grouped(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def of_rows(rows: Tensor, entries: Tensor, shape: torch.Size) -> Tensor:
-    """The sparse tensor (N, K, D) that has entries (U, D) in some rows of its flattened table, each of them once."""
+    """The coalesced sparse tensor (N, K, D) with entries (U, D) in the given distinct rows of its flattened table."""
     if shape[0] == 1:
         return _coalesced(torch.stack([torch.zeros_like(rows), rows]), entries, shape)
     table = rows // shape[1]
@@ -127,13 +145,13 @@ def _coalesced(places: Tensor, entries: Tensor, shape: torch.Size) -> Tensor:
 
 
 def rows_of(gradient: Tensor) -> Tensor:
-    """Which rows of the flattened table a sparse tensor (N, K, D) has, (U,)."""
+    """The rows of the flattened table for which a sparse tensor (N, K, D) has entries, (U,)."""
     places: Tensor = gradient._indices()
     return places[1] if gradient.shape[0] == 1 else places[0] * gradient.shape[1] + places[1]
 
 
 def rows_once(gradient: Tensor) -> Tensor:
-    """A sparse tensor (N, K, D) with each of its rows once, in increasing order, and marked as such."""
+    """The coalesced form of a sparse tensor (N, K, D): each row once, in increasing order."""
     rows, entries = rows_of(gradient), gradient._values()
     if (rows[1:] > rows[:-1]).all():
         return _coalesced(gradient._indices(), entries, gradient.shape)

@@ -1,1 +1,1 @@
-"""The network: blocks, the five wirings, and the model that returns `LayerTerms`."""
+"""The network: its blocks, the five wirings, the samplers, and the model that returns `Terms`."""

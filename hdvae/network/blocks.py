@@ -1,9 +1,11 @@
 """The deterministic parts of the network (paper, appendix A), convolutional or fully connected.
 
-Every connection is a resampling map followed by gated residual blocks; their maps have weight normalisation
-(Salimans and Kingma 2016), and every block has dropout. What leads to and from the latent variables, and to the
-pixels, is linear. A `Trunk` builds the parts that `hdvae.network.model` puts together, so that the model does not know
-which kind it is made of. Level 0 has the resolution of the image.
+Every connection is a resampling map followed by gated residual blocks. Their maps have weight normalisation (Salimans
+and Kingma 2016), and every block has dropout. The maps to and from the latent variables, and to the pixels, are linear.
+A `Trunk` builds the parts from which `hdvae.network.model` is composed, so that the model is independent of their kind.
+Level 0 has the resolution of the image.
+
+Shape letters: B batch, H and W height and width of the images.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class GatedResidual(nn.Module):
 
 
 class Scale(nn.Module):
-    """Multiplies by κ > 0, fixed or learned from `START`."""
+    """Multiplication by κ > 0, which is fixed, or learned with the initial value `START`."""
 
     START = 10.0
 
@@ -52,15 +54,15 @@ class Scale(nn.Module):
         return self.log_scale.exp()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Scale features of any shape."""
         return self.scale * x
 
 
 class Trunk(Protocol):
-    """Builds the deterministic parts for levels 1 … L; both implementations pass the same tests.
+    """A builder of the deterministic parts of levels 1 … L. Both implementations pass the same tests.
 
-    What the generative network is made of (`down`, `prior`, `expand_down`, `logits`) is free, or, with `decoder:
-    lipschitz`, made of maps that are 1-Lipschitz by construction, with one scale κ before the pixels.
+    The parts of the generative network (`down`, `prior`, `expand_down`, `logits`) are unconstrained, or, with
+    `decoder: lipschitz`, made of maps that are 1-Lipschitz by construction, with one scale κ before the pixels.
     """
 
     def feature_shape(self, level: int) -> tuple[int, ...]:
@@ -101,7 +103,13 @@ class Trunk(Protocol):
 
 
 def _generative(config: ModelConfig, map_: Map, *, normalised: bool) -> nn.Module:
-    """A map of the generative network: a contraction with `decoder: lipschitz`, else free, with weight norm or not."""
+    """A map of the generative network: a contraction with `decoder: lipschitz`, else unconstrained.
+
+    Args:
+        config: the settings of the network.
+        map_: the map.
+        normalised: whether an unconstrained map has weight normalisation.
+    """
     if config.decoder == "lipschitz":
         return contraction(map_)
     return _normalised(map_) if normalised else map_
@@ -117,7 +125,7 @@ def _scaled(config: ModelConfig) -> list[nn.Module]:
 
 
 class DenseTrunk:
-    """Fully connected blocks: the same network for machines without an accelerator."""
+    """Fully connected blocks, which are fast on machines without an accelerator."""
 
     def __init__(self, config: ModelConfig, image: tuple[int, int]) -> None:
         self.config, self.image = config, image

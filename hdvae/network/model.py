@@ -1,13 +1,15 @@
-"""The HD-VAE: one network code for all wirings, both kinds of latent variables, any depth.
+"""The HD-VAE: one network class for all wirings, both kinds of latent variables, and any depth.
 
-Design, in one place:
+Design:
 
-- The bottom-up pass makes features h_i, the top-down pass features d_i (`hdvae.network.wiring` says from what). The
-  prior at the top is read from a learned d_L, so every level has the same parts.
-- `encode` is what does not depend on the noise; it is computed once for any number of samples.
-- How a sample is drawn is an argument, a `Sampler`: relaxed at τ, hard on the same noise, or hard on cheaper
-  noise. The chains of the theory are this one code with different samplers.
-- The model returns terms; what is made of them is the objectives' business.
+- The bottom-up pass computes features h_i, the top-down pass features d_i; `hdvae.network.wiring` lists their inputs.
+  The top prior is computed from a learned d_L, so all levels have the same parts.
+- `encode` computes the features that do not depend on the noise, once for any number of samples.
+- A `Sampler` argument decides how samples are drawn (`hdvae.network.samplers`): relaxed at τ, hard on the same noise,
+  or hard on cheaper noise.
+- The model returns `Terms`; `hdvae.objectives` and `hdvae.evaluation` turn them into numbers.
+
+Shape letters: B batch, H and W height and width of the images.
 """
 
 from __future__ import annotations
@@ -18,81 +20,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from hdvae.experiment.experiment import ModelConfig
 from hdvae.latents.distributions import Distribution, Draw
-from hdvae.latents.layers import MemoryLayer, NormalLayer, StochasticLayer, stochastic_layer
+from hdvae.latents.layers import MemoryLayer, NormalLayer, stochastic_layer
 from hdvae.network.blocks import trunk
+from hdvae.network.samplers import Noise, Sampler
+from hdvae.network.terms import LayerTerms, Terms, bernoulli_log_prob
 from hdvae.network.wiring import WIRINGS, Node
 from hdvae.randomness.noise import NoiseSource
-
-Noise = Mapping[Node, Tensor]
-Sampler = Callable[[Node, StochasticLayer, Distribution, Tensor], Draw]
-Temperature = float | Mapping[Node, Tensor]
-"""τ of all layers, or of each."""
-
-
-def relaxed(tau: Temperature) -> Sampler:
-    """Relaxed samples at temperature τ > 0, from `HDVAE.noise`."""
-    if isinstance(tau, Mapping):
-        return lambda node, layer, law, noise: layer.relax(law, noise, tau[node])
-    return lambda node, layer, law, noise: layer.relax(law, noise, tau)
-
-
-def hard(node: Node, layer: StochasticLayer, law: Distribution, noise: Tensor) -> Draw:
-    """Hard samples on the noise of the relaxed ones, from `HDVAE.noise`."""
-    return layer.harden(law, noise)
-
-
-def independent(node: Node, layer: StochasticLayer, law: Distribution, noise: Tensor) -> Draw:
-    """Hard samples on noise of their own, from `HDVAE.hard_noise`."""
-    return layer.sample(law, noise)
-
-
-@dataclass(frozen=True)
-class LayerTerms:
-    """What one group of latent variables contributes to the objectives.
-
-    Attributes:
-        node: which variables.
-        q: their posterior given the contexts of the chain that was run.
-        p: their prior given the contexts of the chain that was run.
-        draw: the sample.
-        finite_kl: whether E[log q/p] is the finite sum KL(q ‖ p), because p's context was sampled first.
-    """
-
-    node: Node
-    q: Distribution
-    p: Distribution
-    draw: Draw
-    finite_kl: bool
-
-    def log_ratio(self) -> Tensor:
-        """Log q(H(z̃)|·) − log p(H(z̃)|·), (B,), the hard terms of eq. 14."""
-        return self.q.log_prob(self.draw.hard) - self.p.log_prob(self.draw.hard)
-
-    def expected_log_ratio(self) -> Tensor:
-        """The same expectation with the noise of this layer's own sample removed where that is exact, (B,).
-
-        The KL where `finite_kl`; elsewhere −entropy(q) − log p(H(z̃)|·), since only E[log q] is a finite sum.
-        """
-        if self.finite_kl:
-            return self.q.kl(self.p)
-        return -self.q.entropy() - self.p.log_prob(self.draw.hard)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Everything that the objectives need of one sample for each image.
-
-    Attributes:
-        log_px: log p(x|z_dec), nats per image, (B,).
-        layers: one for each node of the wiring, in the order in which q samples them.
-    """
-
-    log_px: Tensor
-    layers: Sequence[LayerTerms]
 
 
 class Level(nn.Module):
@@ -121,23 +57,23 @@ class Level(nn.Module):
             self.merge = build.merge(level)
 
     def layer(self, node: Node) -> MemoryLayer | NormalLayer:
-        """The stochastic layer of a node of this level."""
+        """The stochastic layer of a node at this level."""
         layer = self.layers[node.direction]
         assert isinstance(layer, MemoryLayer | NormalLayer)
         return layer
 
     def posterior(self, node: Node, features: Tensor) -> Distribution:
-        """Q of a node, from features of this level."""
+        """The posterior q of a node, from features of this level."""
         return self.layer(node).distribution(self.posteriors[node.direction](features))
 
     def prior(self, node: Node, features: Tensor) -> Distribution:
-        """P of a node, from top-down features of this level."""
+        """The prior p of a node, from top-down features of this level."""
         return self.layer(node).distribution(self.priors[node.direction](features))
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """q and a sample of one node; what a chain has inferred."""
+    """The posterior q of one node, and the sample that was drawn from it."""
 
     q: Distribution
     draw: Draw
@@ -147,8 +83,8 @@ class HDVAE(nn.Module):
     """A hierarchical VAE with categorical (memory) or normal latent variables.
 
     Args:
-        config: the network.
-        image: height and width of the images.
+        config: the settings of the network.
+        image: height and width of the images, in pixels.
     """
 
     def __init__(self, config: ModelConfig, image: tuple[int, int]) -> None:
@@ -173,20 +109,20 @@ class HDVAE(nn.Module):
         return self.level(node.level).layer(node)
 
     def name(self, node: Node) -> str:
-        """What a node is called in metrics."""
+        """The name of a node in metrics."""
         return self.wiring.name(node, len(self.levels))
 
     def memory_values(self) -> list[nn.Parameter]:
-        """The values of all memories, which have a learning rate of their own."""
+        """The values of all memories, which have their own learning rate."""
         layers = [self.layer(node) for node in self.nodes]
         return [layer.values_NKD for layer in layers if isinstance(layer, MemoryLayer)]
 
     def noise(self, source: NoiseSource) -> Noise:
-        """Noise for one sample of every node, for the samplers `relaxed` and `hard`."""
+        """The noise of one sample of every node, for the samplers `relaxed` and `hard`."""
         return {node: self.layer(node).noise(source) for node in self.nodes}
 
     def hard_noise(self, source: NoiseSource) -> Noise:
-        """Noise for one sample of every node, for the sampler `independent`."""
+        """The noise of one sample of every node, for the sampler `independent`."""
         return {node: self.layer(node).hard_noise(source) for node in self.nodes}
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -196,7 +132,7 @@ class HDVAE(nn.Module):
             x: images of 0 and 1, (B, H, W).
 
         Returns:
-            h_1 … h_L where nothing is sampled on the way up, else h_1 alone.
+            h_1 … h_L if no variable is sampled in the bottom-up pass, else h_1 only.
         """
         features = [self.level(1).up(2 * x - 1)]
         if not self.wiring.samples_up:
@@ -205,18 +141,18 @@ class HDVAE(nn.Module):
         return features
 
     def forward(self, x: Tensor, noise: Noise, sampler: Sampler) -> Terms:
-        """One sample of all latent variables under q for each image, and its terms.
+        """The terms of one sample of all latent variables under q for each image.
 
         Args:
             x: images of 0 and 1, (B, H, W).
-            noise: as `sampler` needs it.
-            sampler: the chain: `relaxed(τ)`, `hard` or `independent`.
+            noise: the noise that the sampler uses.
+            sampler: `relaxed(τ)`, `hard` or `independent`.
         """
         return self.terms(x, self.encode(x), noise, sampler)
 
     def terms(self, x: Tensor, encoded: Sequence[Tensor], noise: Noise, sampler: Sampler) -> Terms:
-        """`forward` for images whose `encode` is at hand (repeated where an image is sampled often)."""
-        features, inferred = self._climb(encoded, noise, sampler)
+        """`forward` with the result of `encode` as an argument, so that several samples share it."""
+        features, inferred = self._bottom_up(encoded, noise, sampler)
 
         def infer(node: Node, p: Distribution, d: Tensor) -> Draw:
             if node not in inferred:
@@ -227,18 +163,33 @@ class HDVAE(nn.Module):
                 inferred[node] = Posterior(q, sampler(node, level.layer(node), q, noise[node]))
             return inferred[node].draw
 
-        priors, logits = self._descend(len(x), infer)
+        priors, logits = self._top_down(len(x), infer)
         return self._collect(x, inferred, priors, logits)
+
+    def terms_of_samples(
+        self, x: Tensor, encoded: Sequence[Tensor], noises: Sequence[Noise], sampler: Sampler
+    ) -> Terms:
+        """The terms of S samples of each image, for a batch of S · B: S copies of the batch, one after another.
+
+        Args:
+            x: images of 0 and 1, (B, H, W).
+            encoded: the result of `encode` for these images.
+            noises: the noise of each of the S samples.
+            sampler: `relaxed(τ)`, `hard` or `independent`.
+        """
+        samples = len(noises)
+        noise = {node: torch.cat([one[node] for one in noises]) for node in self.nodes}
+        return self.terms(_tiled(x, samples), [_tiled(h, samples) for h in encoded], noise, sampler)
 
     def generate(
         self, noise: Noise, sampler: Sampler, kept: Mapping[Node, Draw] | None = None
     ) -> tuple[dict[Node, Draw], Tensor]:
-        """Samples of the generative model: the draw of every node and the logits of the pixels, (B, H, W).
+        """Samples of the generative model: the draw of every node, and the logits of the pixels (B, H, W).
 
         Args:
-            noise: for every node.
+            noise: the noise of every node.
             sampler: `hard` or `independent`.
-            kept: draws of some nodes that are taken as they are.
+            kept: draws of some nodes, which are used instead of new ones.
         """
         draws: dict[Node, Draw] = dict(kept or {})
 
@@ -248,28 +199,28 @@ class HDVAE(nn.Module):
             return draws[node]
 
         count = next(iter(noise.values())).shape[0]
-        _, logits = self._descend(count, from_prior)
+        _, logits = self._top_down(count, from_prior)
         return draws, logits
 
     def score(self, draws: Mapping[Node, Draw]) -> tuple[dict[Node, Distribution], Tensor]:
         """The priors p(z_i|z_{>i}) and the logits of the pixels (B, H, W) for given latent variables."""
         count = next(iter(draws.values())).hard.shape[0]
-        return self._descend(count, lambda node, p, d: draws[node])
+        return self._top_down(count, lambda node, p, d: draws[node])
 
     def coupled(self, x: Tensor, terms: Terms) -> Terms:
-        """The coupled chain that belongs to relaxed terms: q as it was, p and the decoder given H(z̃).
+        """The terms of the coupled chain: q of the relaxed chain, but p and the decoder given H(z̃).
 
-        Its q is what the sample was really drawn from, so E[exp(log weight)] = p(x) for every wiring.
+        The sample was drawn from this q, so E[exp(log weight)] = p(x) for every wiring.
         """
         hardened = {layer.node: self.layer(layer.node).at(layer.draw.hard) for layer in terms.layers}
         priors, logits = self.score(hardened)
         layers = [replace(layer, p=priors[layer.node], draw=hardened[layer.node]) for layer in terms.layers]
         return Terms(bernoulli_log_prob(x, logits), layers)
 
-    def _climb(
+    def _bottom_up(
         self, encoded: Sequence[Tensor], noise: Noise, sampler: Sampler
     ) -> tuple[list[Tensor], dict[Node, Posterior]]:
-        """The bottom-up pass: all features h_i, and what is sampled on the way."""
+        """The bottom-up pass: all features h_i, and the posteriors and samples of the nodes in this direction."""
         features, inferred = list(encoded), dict[Node, Posterior]()
         for node in self.nodes:
             if node.direction == "down":
@@ -283,10 +234,15 @@ class HDVAE(nn.Module):
                 features.append(self.level(node.level + 1).up(below))
         return features, inferred
 
-    def _descend(
+    def _top_down(
         self, count: int, choose: Callable[[Node, Distribution, Tensor], Draw]
     ) -> tuple[dict[Node, Distribution], Tensor]:
-        """The top-down pass: the priors and the decoder's logits, with the variables that `choose` gives."""
+        """The top-down pass: all priors, and the logits of the pixels.
+
+        Args:
+            count: B, the number of images.
+            choose: (node, prior, top-down features) → the draw of the node.
+        """
         d = self.top.expand(count, *self.top.shape)
         priors: dict[Node, Distribution] = {}
         for i in range(len(self.levels), 0, -1):
@@ -322,7 +278,7 @@ class HDVAE(nn.Module):
 
 @contextmanager
 def evaluating(model: HDVAE) -> Iterator[None]:
-    """Without dropout and gradients; the model's mode is left as it was."""
+    """Turn dropout and gradients off inside the context, and restore the mode of the model at its end."""
     training = model.training
     model.eval()
     try:
@@ -332,6 +288,6 @@ def evaluating(model: HDVAE) -> Iterator[None]:
         model.train(training)
 
 
-def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
-    """Log p(x|logits) of binary images, summed over the pixels: (B, H, W), (B, H, W) → (B,), nats."""
-    return (x * logits - softplus(logits)).flatten(1).sum(1)
+def _tiled(batch: Tensor, times: int) -> Tensor:
+    """Copies of a batch, one after another: (B, …) → (times · B, …)."""
+    return batch.repeat(times, *[1] * (batch.dim() - 1))

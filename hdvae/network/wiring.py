@@ -1,13 +1,12 @@
-"""The five hierarchies of appendix F, each as four facts about which contexts reach q and p.
+"""The five hierarchies of appendix F, each described by four facts about the contexts of q and p.
 
-A level i of the hierarchy has deterministic features on the way up, `h_i` (from the image), and on the way
-down, `d_i` (from what lies above). Every prior is read from `d_i`. A variable is sampled either on the way up,
-with a posterior read from `h_i`, or on the way down, with a posterior read from `h_i` merged with `d_i`.
-What differs between the hierarchies is only:
+Level i of a hierarchy has deterministic bottom-up features `h_i`, computed from the image, and top-down features `d_i`,
+computed from the levels above. Every prior is computed from `d_i`. A variable is sampled either in the bottom-up pass,
+with a posterior from `h_i`, or in the top-down pass, with a posterior from `h_i` and `d_i`. The hierarchies differ in:
 
 ============ ============== ================ ====================== ========================
-wiring       sampled going  sampled going    h_i also made of       d_i also made of d_{i+1}
-             up             down             h_{i-1} (skip)         (skip)
+wiring       sampled in the sampled in the   h_i also from h_{i-1}  d_i also from d_{i+1}
+             bottom-up pass top-down pass    (skip)                 (skip)
 ============ ============== ================ ====================== ========================
 vae          z_1 … z_L                       no: q(z_i|z_{i-1})     no: p(z_i|z_{i+1})
 skip_vae     z_1 … z_L                       yes: q(z_i|z_{<i}, x)  yes: p(z_i|z_{>i})
@@ -16,7 +15,7 @@ skip_lvae                   z_L … z_1        yes                    yes: p, q(
 biva         z_i up, i < L  z_L, z_i down    yes                    yes
 ============ ============== ================ ====================== ========================
 
-Equations 17 to 22. With a skip on the way down the decoder is given all of z, without it z_1 only.
+Source: equations 17 to 22. With a top-down skip the decoder depends on all of z, without it on z_1 only.
 """
 
 from __future__ import annotations
@@ -29,7 +28,12 @@ Direction = Literal["up", "down"]
 
 @dataclass(frozen=True)
 class Node:
-    """One group of latent variables: its level (1 is next to the data) and the direction it is sampled in."""
+    """One group of latent variables.
+
+    Attributes:
+        level: its level; level 1 is next to the data.
+        direction: the pass in which it is sampled: `up` (bottom-up) or `down` (top-down).
+    """
 
     level: int
     direction: Direction
@@ -37,7 +41,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Wiring:
-    """Which contexts reach q and p; see the table of this module."""
+    """The four facts of a hierarchy; see the table of this module."""
 
     samples_up: bool
     samples_down: bool
@@ -52,14 +56,14 @@ class Wiring:
         return tuple(going_up + going_down)
 
     def name(self, node: Node, levels: int) -> str:
-        """What a node is called in metrics: `layer_i`, with its direction where a level has two."""
+        """The name of a node in metrics: `layer_i`, with the direction if the level has two groups."""
         two = sum(other.level == node.level for other in self.nodes(levels)) == 2
         return f"layer_{node.level}_{node.direction}" if two else f"layer_{node.level}"
 
     def prior_context_first(self, node: Node, levels: int) -> bool:
-        """Whether p's context z_{>i} is sampled before z_i under q.
+        """Whether the context z_{>i} of p is sampled before z_i under q.
 
-        Then, given its contexts, H(z̃_i) follows q and E[log q/p] is a finite sum, the KL.
+        If so, H(z̃_i) follows q given the contexts, and E[log q/p] is a finite sum, the KL.
         """
         return node.direction == "down" or node.level == levels
 

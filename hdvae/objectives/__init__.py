@@ -1,1 +1,1 @@
-"""Training objectives and gradient estimators: from `LayerTerms` to numbers, in nats per image."""
+"""Training objectives and gradient estimators: from `Terms` to numbers, in nats per image."""

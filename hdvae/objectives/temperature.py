@@ -1,4 +1,4 @@
-"""The temperature of training: a schedule, or learned."""
+"""Temperatures that are learned during training."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hdvae.network.wiring import Node
 
 
 class LearnedTemperature(nn.Module):
-    """One τ = floor + exp(ρ) for each layer of latent variables, with ρ a parameter.
+    """One τ = floor + exp(ρ) for each layer of latent variables, with a trained parameter ρ.
 
-    What it follows is the gradient of a relaxed ELBO (the paper proposes this as future work): the surrogate
-    alone has no reason to prefer a low temperature, its Lipschitz bound has.
+    ρ is trained with the gradient of a relaxed ELBO (future work in the paper): the surrogate alone does not prefer
+    low temperatures; its Lipschitz bound does.
 
     Args:
-        model: whose layers have temperatures.
-        start: of every layer.
-        floor: below every τ; start > floor > 0.
+        model: the model whose layers get temperatures.
+        start: initial τ of every layer.
+        floor: lower limit of every τ; start > floor > 0.
     """
 
     def __init__(self, model: HDVAE, start: float, floor: float) -> None:
@@ -29,5 +29,5 @@ class LearnedTemperature(nn.Module):
         self.rho = nn.Parameter(torch.full((len(model.nodes),), math.log(start - floor)))
 
     def tau(self) -> dict[Node, Tensor]:
-        """τ by layer, 0-dim."""
+        """τ of each layer, 0-dim tensors."""
         return dict(zip(self.nodes, self.floor + self.rho.exp(), strict=True))

@@ -1,1 +1,1 @@
-"""Random numbers as functions of seed, purpose, step and block of images."""
+"""Random numbers as functions of the seed, their purpose, the step and the block of images."""

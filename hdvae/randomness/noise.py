@@ -1,8 +1,8 @@
-"""Every random number is a function of (seed, purpose, step, block of images).
+"""Noise and batches: every random number is a function of (seed, purpose, step, block of images).
 
-No state is carried from step to step, so a resumed run draws what the uninterrupted one would have drawn,
-the arms of a study can share their noise, and the number of workers does not change it: images are grouped
-into blocks, each with a generator of its own, and a worker draws the blocks that it holds.
+There is no random state. Therefore a resumed run draws the same numbers as an uninterrupted one, runs with the same
+seed share their noise, and the number of workers does not change it: images are grouped into blocks with one generator
+each, and a worker draws the numbers of its own blocks.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from hdvae.randomness.shares import BLOCK
 
 
 def generator(device: torch.device, seed: int, purpose: str, *parts: int) -> torch.Generator:
-    """A generator on `device` that starts at `derive(seed, purpose, *parts)`."""
+    """A random generator on `device`, seeded with `derive(seed, purpose, *parts)`."""
     return torch.Generator(device).manual_seed(derive(seed, purpose, *parts))
 
 
 @dataclass(frozen=True)
 class NoiseSource:
-    """Noise for the images `first … first + count − 1` of a batch, in blocks of `BLOCK`.
+    """The noise of the images `first … first + count − 1` of a batch, in blocks of `BLOCK` images.
 
-    Successive calls draw successive numbers: the caller's order of calls is part of the function.
-    `first` is a multiple of `BLOCK`.
+    Successive calls draw successive numbers, so the order of the calls matters.
+
+    Attributes:
+        generators: the random generator of each block.
+        count: the number of images.
+        dtype: the type of the noise.
+        device: the device of the noise.
     """
 
     generators: Sequence[torch.Generator]
@@ -47,18 +52,27 @@ class NoiseSource:
         step: int,
         first: int = 0,
     ) -> NoiseSource:
-        """The source for one step, or one evaluation draw.
+        """The noise source of one training step, or of one draw in an evaluation.
+
+        Args:
+            device: the device of the noise.
+            dtype: the type of the noise.
+            count: the number of images.
+            seed: the seed of the run.
+            purpose: what the noise is used for.
+            step: the number of the training step or of the draw.
+            first: the index of the first image, a multiple of `BLOCK`.
 
         Raises:
             ValueError: `first` is not a multiple of `BLOCK`.
         """
         if first % BLOCK:
-            raise ValueError(f"first is {first}: noise is drawn in blocks of {BLOCK} images")
+            raise ValueError(f"first is {first}, but noise is drawn in blocks of {BLOCK} images")
         blocks = range(first // BLOCK, (first + count + BLOCK - 1) // BLOCK)
         return NoiseSource([generator(device, seed, purpose, step, b) for b in blocks], count, dtype, device)
 
     def _fill(self, shape: tuple[int, ...], kind: str) -> Tensor:
-        # Whole blocks, also for the last one: the noise of an image must not depend on how many follow it.
+        # Also the last block is drawn as a whole: the noise of an image must not depend on the number of images.
         out = torch.empty(len(self.generators), BLOCK, *shape, dtype=self.dtype, device=self.device)
         for part, source in zip(out, self.generators, strict=True):
             if kind == "uniform":
@@ -74,8 +88,8 @@ class NoiseSource:
     def gumbel(self, *shape: int) -> Tensor:
         """Standard Gumbel noise, (count, *shape).
 
-        Through a uniform: `exponential_` is several times slower on a CPU. The uniform may be exactly 0,
-        which would give −∞; the smallest positive value that it can otherwise take is 2⁻²⁴.
+        It is computed from uniform noise, since `exponential_` is several times slower on a CPU. The uniform noise may
+        be exactly 0, which would give −∞; its smallest positive value is 2⁻²⁴.
         """
         uniform = self._fill(shape, "uniform").clamp_(min=2.0**-25)
         return uniform.log_().neg_().log_().neg_()
@@ -86,9 +100,9 @@ class NoiseSource:
 
 
 def batch_indices(seed: int, step: int, batch_size: int, images: int) -> np.ndarray:
-    """Which images the step sees: (batch_size,) indices, a stream of one permutation after another.
+    """The indices of the images of a training step, (batch_size,).
 
-    Every image is seen once before any is seen again.
+    Over the steps the indices are one random permutation of all images after another.
     """
     first = step * batch_size
     positions = np.arange(first, first + batch_size)

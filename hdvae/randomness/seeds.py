@@ -1,4 +1,4 @@
-"""Seeds of random numbers, one for each purpose; `randomness` draws the numbers."""
+"""Seeds of random numbers, one for each purpose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 
 def derive(seed: int, purpose: str, *parts: int) -> int:
-    """A 63-bit seed for one purpose: a hash, so that neighbouring seeds and steps are unrelated.
+    """A 63-bit seed for one purpose. It is a hash, so that neighbouring seeds and steps are unrelated.
 
     >>> derive(0, "order", 1) == derive(0, "order", 1), derive(0, "order", 1) == derive(0, "order", 2)
     (True, False)

@@ -1,1 +1,1 @@
-"""Training: the `TrainState`, one step, the loop, the optimiser, checkpoints."""
+"""Training: the `TrainState`, one step, the loop, the optimiser, and checkpoints."""

@@ -1,4 +1,4 @@
-"""What is in the checkpoints of a run: safetensors and JSON, nothing that executes when it is read."""
+"""The format of checkpoints: safetensors and JSON, which contain no code that could run when they are read."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hdvae.errors import InputError
-from hdvae.training.loop import Snapshot
 from hdvae.training.run_files import Files, Folder, stems
+from hdvae.training.snapshot import Snapshot
 
 FORMAT = 1
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written; the text says how."""
+    """A checkpoint differs from what was written. The message says how."""
 
 
 def encode(snapshot: Snapshot, step: int) -> tuple[bytes, bytes]:
-    """The two files of a checkpoint: its tensors, and the manifest that makes them valid."""
+    """The contents of the two files of a checkpoint: its tensors, and the manifest with their checksum."""
     data = save({name: tensor.cpu().contiguous() for name, tensor in snapshot.tensors.items()})
     manifest = {
         "format": FORMAT,
@@ -36,24 +36,24 @@ def encode(snapshot: Snapshot, step: int) -> tuple[bytes, bytes]:
 
 
 def read_checkpoint(files: Files, stem: str) -> Snapshot:
-    """Read the checkpoint whose files are `stem` with `.json` and `.safetensors`.
+    """Read the checkpoint in the files `stem.json` and `stem.safetensors`.
 
     Raises:
-        Damaged: it is not what was written.
+        Damaged: a file is missing or damaged.
     """
     address = files.address(f"{stem}.safetensors")
     try:
         manifest: dict[str, Any] = json.loads(files.read(f"{stem}.json"))
         data = files.read(f"{stem}.safetensors")
         if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise Damaged(f"{address}: size or checksum differs from its manifest")
+            raise Damaged(f"{address}: size or checksum differs from the manifest")
         return Snapshot(load(data), manifest["values"])
     except (FileNotFoundError, KeyError, ValueError, SafetensorError) as fault:
         raise Damaged(f"{address}: {fault}") from fault
 
 
 def newest(files: Files, run: str) -> tuple[Snapshot | None, list[str]]:
-    """The newest checkpoint of a run that can be read, and what was wrong with newer ones."""
+    """The newest readable checkpoint of a run, if there is one, and the faults of newer ones."""
     faults: list[str] = []
     for stem in reversed(stems(files, run).values()):
         try:
@@ -64,15 +64,16 @@ def newest(files: Files, run: str) -> tuple[Snapshot | None, list[str]]:
 
 
 def read_address(address: str, place: Callable[[str], Files] = Folder) -> Snapshot:
-    """The checkpoint at an address: of a run's folder or its `checkpoints` folder the newest that can be read.
+    """Read the checkpoint at an address.
 
     Args:
-        address: a run's folder, its `checkpoints` folder, or one `.safetensors` file in it.
-        place: opens the place at a root.
+        address: the folder of a run or its `checkpoints` folder, for the newest readable checkpoint; or one
+            `.safetensors` file in there.
+        place: opens the file system of a root folder.
 
     Raises:
-        InputError: there is none.
-        Damaged: the one that is named is not what was written.
+        InputError: there is no readable checkpoint.
+        Damaged: the given file is damaged.
     """
     address = address.rstrip("/")
     one = re.fullmatch(r"(.*)/checkpoints/([\d-]+)\.safetensors", address)

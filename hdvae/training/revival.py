@@ -1,4 +1,4 @@
-"""Dead slots of the memories, drawn anew while training goes on (`training.revive`)."""
+"""Reinitialisation of dead slots of the memories during training (`training.revive`)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hdvae.training.optimizer import Adamax
 
 @torch.no_grad()
 def revive(model: HDVAE, optimizer: Adamax, dead: Mapping[str, Tensor], seed: int, step: int) -> None:
-    """Draw dead slots anew, as at the beginning, and forget their moments.
+    """Reinitialise dead slots, and reset their moments in the optimiser.
 
-    A slot's value is drawn anew where no variable that reads it uses the slot, and a half-key where no slot that has
-    it is used: a slot cannot be found again with a key that leads nowhere.
+    The value of a slot is reinitialised if the slot is dead for all variables that read it, and a half-key if all slots
+    with this half-key are dead. Without a new key, a dead slot would not be chosen again.
 
     Args:
-        model: changed.
-        optimizer: its moments are.
-        dead: from `Usage.dead`.
-        seed: of the run.
-        step: of which what is drawn is a function, like the seed.
+        model: the model, which is changed.
+        optimizer: the optimiser, whose moments are changed.
+        dead: the dead slots, from `hdvae.evaluation.usage.Usage.dead`.
+        seed: the seed of the run.
+        step: the step; the new values are a function of it and of the seed.
     """
     for node in model.nodes:
         layer, name = model.layer(node), model.name(node)
@@ -35,7 +35,7 @@ def revive(model: HDVAE, optimizer: Adamax, dead: Mapping[str, Tensor], seed: in
 
 
 class _Fresh:
-    """Standard normal numbers, a function of the seed, the step and the node."""
+    """Standard normal numbers that are a function of the seed, the step and the node."""
 
     def __init__(self, seed: int, step: int, node: Node) -> None:
         self._seed, self._step, self._node = seed, step, node
@@ -60,5 +60,5 @@ def _revive_layer(layer: MemoryLayer, optimizer: Adamax, dead_NK: Tensor, fresh:
 def _redraw(table: Tensor, dead: Tensor, optimizer: Adamax, fresh: _Fresh, what: str) -> None:
     table[dead] = fresh.like(table[dead], what)
     for moments in optimizer.state.get(table, {}).values():
-        if moments.dim() >= dead.dim():  # what is kept of each row, not of the whole
+        if moments.dim() >= dead.dim():  # there is one entry for each row, not one for the whole table
             moments[dead] = 0

@@ -1,11 +1,12 @@
-"""The files in the folder of a run, by their names, and which of them count.
+"""The files in the folder of a run, and which of them are valid.
 
     RUN/checkpoints/000000300-0001.safetensors
-    RUN/checkpoints/000000300-0001.json        written last: it makes the checkpoint valid
-    RUN/attempts/0002.json                     what stood of the earlier attempts when the second began
+    RUN/checkpoints/000000300-0001.json        written last; without it the checkpoint is not valid
+    RUN/attempts/0002.json                     the files of earlier attempts that the second attempt continues from
 
-The numbers are the step, and the attempt at the run that wrote the file. A run that was killed may go on elsewhere
-while its first process still writes: of an older attempt only those files count that the record of the newest lists.
+The numbers in a name are the step, and the attempt that wrote the file. A run that was killed may be continued by
+another process while the first one still writes. Therefore a file of an older attempt is valid only if the record of
+the newest attempt lists it.
 """
 
 from __future__ import annotations
@@ -19,78 +20,86 @@ _NUMBERED = re.compile(r"-(\d{4,})\.")
 
 
 class Files(Protocol):
-    """A place with files, of which names are relative to its root."""
+    """Access to files, whose names are relative to a root folder."""
 
     def list(self, folder: str) -> list[str]:
-        """Names of the files in a folder, sorted; none if there is no such folder."""
+        """The sorted names of the files in a folder; none if there is no such folder."""
         ...
 
     def read(self, name: str) -> bytes:
-        """A whole file; FileNotFoundError if there is none."""
+        """The contents of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         ...
 
     def address(self, name: str) -> str:
-        """What a person can use to find a file."""
+        """The full address of a file, for messages."""
         ...
 
 
 class Folder:
-    """A folder on this machine."""
+    """Access to the files in a folder on this machine."""
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
 
     def list(self, folder: str) -> list[str]:
-        """Names of the files in a folder, sorted; none if there is no such folder."""
+        """The sorted names of the files in a folder; none if there is no such folder."""
         path = self._root / folder
         names = [file.name for file in path.iterdir()] if path.is_dir() else []
         return sorted(name for name in names if not name.startswith("."))
 
     def read(self, name: str) -> bytes:
-        """A whole file; FileNotFoundError if there is none."""
+        """The contents of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         return (self._root / name).read_bytes()
 
     def address(self, name: str) -> str:
-        """Its path."""
+        """The path of a file."""
         return str(self._root / name)
 
 
 def newest_attempt(files: Files, run: str) -> int:
-    """The number of the newest attempt at a run; 0 before the first."""
+    """The number of the newest attempt of a run; 0 before the first one."""
     return max((int(name.removesuffix(".json")) for name in files.list(f"{run}/attempts")), default=0)
 
 
 def standing(files: Files, run: str, folder: str) -> list[str]:
-    """The files of a run's folder that count: the newest attempt's, and those that it took over; sorted."""
+    """The valid files in a folder of a run, sorted: those of the newest attempt, and those that it continues from."""
     newest = newest_attempt(files, run)
     taken = json.loads(files.read(f"{run}/attempts/{newest:04d}.json"))[folder] if newest else []
     return [name for name in files.list(f"{run}/{folder}") if name in taken or written_by(name) == newest]
 
 
 def written_by(name: str) -> int:
-    """The attempt whose number a file's name holds.
+    """The number of the attempt that wrote a file, from its name.
 
     >>> written_by("000000300-0002.json")
     2
     """
-    found = _NUMBERED.search(name)
-    return int(found[1]) if found else 0
+    match = _NUMBERED.search(name)
+    return int(match[1]) if match else 0
 
 
 def step_of(name: str) -> int:
-    """The step whose number a file's name begins with."""
+    """The step at the beginning of a file's name."""
     return int(name.partition("-")[0])
 
 
 def stems(files: Files, run: str) -> dict[int, str]:
-    """Step → the name of its checkpoint without suffix, steps increasing; of two attempts at a step the newer one's."""
+    """The name without suffix of the checkpoint of each step, in increasing order; of the newer of two attempts."""
     names = [name for name in standing(files, run, "checkpoints") if name.endswith(".json")]
     return {step_of(name): name.removesuffix(".json") for name in names}
 
 
 def addresses(files: Files, run: str) -> dict[int, str]:
-    """Step → where the tensors of its checkpoint are, steps increasing.
+    """The address of the tensors of each step's checkpoint, in increasing order of steps.
 
-    From one look: a run at work drops older ones.
+    It lists the folder only once, since a run in progress may delete older checkpoints in between.
     """
     return {step: files.address(f"{run}/checkpoints/{stem}.safetensors") for step, stem in stems(files, run).items()}

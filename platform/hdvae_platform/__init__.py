@@ -17,16 +17,21 @@ def load(run: str, home: str | Path | None = None) -> TrainedModel:
     """The trained model of a run, wherever its checkpoint is; what it can do is at `hdvae.trained.TrainedModel`.
 
     Args:
-        run: an MLflow run id, or `runs:/ID`; a registered model, `models:/STUDY/VERSION` or `models:/STUDY/latest`; or
-            the address of a run's folder, of its `checkpoints` folder or of one `.safetensors` file, on disk or S3.
+        run: a handle, `STUDY/TRIAL/SEED` or `STUDY/best`; an MLflow run id, or `runs:/ID`; a registered model,
+            `models:/STUDY/VERSION` or `models:/STUDY/latest`; or the address of a run's folder, of its `checkpoints`
+            folder or of one `.safetensors` file, on disk or S3. An existing folder wins over a handle of the same name,
+            with a warning.
         home: the folder of everything local; by default `HDVAE_HOME`, or `runs`.
 
     Raises:
         InputError: there is no such run or model, or it has no readable checkpoint; or MLflow does not answer.
     """
-    from hdvae_platform.trained.loading import load_model  # not before it is wanted: it brings torch and MLflow
+    from hdvae_platform.tracking.environment import configured
 
-    return load_model(run, Path(home or os.environ.get("HDVAE_HOME") or "runs"))
+    with configured():
+        from hdvae_platform.trained.loading import load_model  # imported here, since it brings torch and MLflow
+
+        return load_model(run, _home(home))
 
 
 def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
@@ -43,5 +48,12 @@ def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
     Raises:
         InputError: MLflow has no such study.
     """
-    notebook = importlib.import_module("hdvae_platform.analysis.dataframe")  # not before: workers need no MLflow
-    return notebook.results(name, home)
+    from hdvae_platform.tracking.environment import configured
+
+    with configured():
+        # Imported here, and by its name: import-linter would see that workers, which import this package, need MLflow.
+        return importlib.import_module("hdvae_platform.analysis.dataframe").results(name, _home(home))
+
+
+def _home(home: str | Path | None) -> Path:
+    return Path(home or os.environ.get("HDVAE_HOME") or "runs")

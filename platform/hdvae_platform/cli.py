@@ -14,9 +14,10 @@ from click.shell_completion import shell_complete
 
 from hdvae.errors import BoundViolated, InputError, NonFinite
 from hdvae.version import __version__
-from hdvae_platform.cluster import environment
+from hdvae_platform.cluster import environment as ray_environment
 from hdvae_platform.commands.groups import LazyGroup
 from hdvae_platform.store.storage import StorageAway
+from hdvae_platform.tracking import environment as mlflow_environment
 
 COMPLETION = "_HDVAE_COMPLETE"
 """The variable by which a shell asks for completions; Click's own name for it."""
@@ -54,7 +55,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command, or answer a shell that asks for completions; returns the exit code."""
     if instruction := os.environ.get(COMPLETION):
         return shell_complete(hdvae, {}, "hdvae", COMPLETION, instruction)
-    environment.configure()
+    ray_environment.configure()
+    mlflow_environment.configure()
     try:
         with hdvae.make_context("hdvae", list(sys.argv[1:] if arguments is None else arguments)) as context:
             code = hdvae.invoke(context)

@@ -13,11 +13,14 @@ import torch
 import hdvae
 from hdvae.config import parse
 from hdvae.errors import InputError
-from hdvae.evaluation.evaluation import importance_weighted
+from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.sampling import prior_samples
 from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
-from hdvae.training.loop import TrainState, train_step
+from hdvae.training import loop
+from hdvae.training.in_memory import InMemory
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 
 EXPERIMENT = {
     "data": {"path": "images.npz"},
@@ -143,7 +146,39 @@ def test_a_late_file_of_an_attempt_that_was_shut_out_does_not_count(folder):
     assert hdvae.load(folder).step == 3
 
 
-def test_importing_the_library_does_not_bring_torch():
-    code = "import sys, hdvae; print('torch' in sys.modules)"
+def test_training_in_this_process_is_a_function_of_the_seed(images):
+    dataset = hdvae.Dataset.from_images("toy", {"train": np.tile(images, (3, 1, 1)), "valid": images, "test": images})
+    experiment = hdvae.Experiment.from_plain(EXPERIMENT)
+    one, same, other = (hdvae.train(experiment, dataset, seed=seed) for seed in (1, 1, 2))
+    assert (one.step, one.seed, one.experiment) == (9, 1, experiment)
+    assert one.iw_elbo(images, 3).equal(same.iw_elbo(images, 3))
+    assert not one.iw_elbo(images, 3).equal(other.iw_elbo(images, 3))
+    with pytest.raises(InputError, match="training images"):
+        hdvae.train(experiment, hdvae.Dataset.from_images("few", dict.fromkeys(("train", "valid", "test"), images)))
+
+
+def test_reports_in_memory_are_those_of_the_run(images):
+    dataset = hdvae.Dataset.from_images("toy", {"train": np.tile(images, (3, 1, 1)), "valid": images, "test": images})
+    plain = {**EXPERIMENT, "evaluation": {"every": 4, "draws": 1, "samples": 2}}
+    called = []
+    session = InMemory(lambda step, metrics: called.append((step, dict(metrics))))
+    loop.train(hdvae.Experiment.from_plain(plain), dataset, 0, session, torch.device("cpu"))
+    assert list(session.reports.items()) == called
+    assert [step for step, _ in called] == [4, 8, 9]
+    assert "valid/elbo" in session.reports[9]
+
+
+def test_public_names_are_there_and_wrong_ones_are_not():
+    assert all(getattr(hdvae, name) is not None for name in hdvae.__all__)
+    assert set(hdvae.__all__) <= set(dir(hdvae))
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        _ = hdvae.lode
+
+
+@pytest.mark.parametrize(
+    "use", ["hdvae", "hdvae.Experiment", "hdvae.Dataset", "hdvae.InputError", "help(hdvae.errors)"]
+)
+def test_what_needs_no_torch_does_not_import_it(use):
+    code = f"import sys, hdvae, hdvae.errors; {use}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip().endswith("False")

@@ -12,9 +12,11 @@ from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, Peer
 from hdvae.evaluation.evaluation import evaluate
 from hdvae.experiment.experiment import EvaluationConfig
 from hdvae.randomness.shares import BLOCK, check_shares
-from hdvae.training.loop import TrainState, train, train_step
+from hdvae.training.loop import train
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 from hdvae.workers import ALONE, Workers
-from tests.hdvae.training.test_loop import Memory, experiment_of, toy
+from tests.hdvae.training.sessions import Memory, experiment_of, toy
 
 CPU = torch.device("cpu")
 SIZE = 2
@@ -244,7 +246,7 @@ def test_a_fault_of_one_is_raised_on_all(several):
 
 
 def test_a_batch_that_cannot_be_shared(several):
-    text = f"training.batch_size is {BATCH + 16}, but 2 workers share multiples of 32: take {BATCH} or {BATCH + 32}"
+    text = f"training.batch_size is {BATCH + 16}, but 2 workers need a multiple of 32: take {BATCH} or {BATCH + 32}"
     assert several[0]["faults"]["uneven"] == several[1]["faults"]["uneven"] == text
     with pytest.raises(InputError, match=r"take 48$"):
         check_shares(16, 3)

@@ -62,6 +62,12 @@ def recipe(target: str) -> list[str]:
     return [line.strip().removeprefix("@").replace("$(BIN)", ".venv/bin") for line in lines]
 
 
+def test_make_study_is_the_two_commands_whose_imports_are_tested():
+    """`tests/study/commands/test_startup.py` looks at what they import where nothing is left to do."""
+    commands = ["hdvae data fetch mnist5k", "hdvae study run studies/first.yaml"]
+    assert recipe("study") == [f".venv/bin/{command}" for command in commands]
+
+
 def test_the_hooks_are_the_commands_of_make_check():
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert local["repo"] == "local"

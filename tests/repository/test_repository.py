@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from hdvae_platform.study.file import load_study
 
@@ -23,6 +25,10 @@ def locked() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
 def test_the_lock_file_can_be_served_by_public_indexes():
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
@@ -32,19 +38,54 @@ def test_the_lock_file_can_be_served_by_public_indexes():
 
 
 def test_every_dependency_is_locked():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    wanted = [*project()["dependencies"], *itertools.chain(*project()["optional-dependencies"].values())]
     names = {name.lower().replace("_", "-") for name in locked()}
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)[0]
         assert name.lower().replace("_", "-") in names, requirement
 
 
-def test_minimum_versions_close_known_holes():
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+NAMED_ONLY = {"optuna-dashboard": "optuna_dashboard", "psycopg": "postgresql"}
+"""Dependencies that are used without an import in the sources, and what the sources or documents say of them."""
+
+
+def test_dependencies_are_what_the_sources_import():
+    """Each dependency is imported, and each import of another package is a dependency."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in wanted}
+    sources = [file.read_text() for folder in ("hdvae", "platform") for file in (ROOT / folder).rglob("*.py")]
+    imported = {name for source in sources for name in imports(ast.parse(source))}
+    foreign = imported - set(sys.stdlib_module_names) - {"hdvae", "hdvae_platform"}
+    assert {IMPORTED_AS.get(name, name) for name in names - NAMED_ONLY.keys()} == foreign
+    assert all(any(word in source for source in sources) for word in NAMED_ONLY.values())
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """The top-level packages that a module imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_minimum_versions_close_known_holes():
+    wanted = project()["dependencies"]
     for name, least in (("ray", (2, 56)), ("mlflow", (3, 11))):
         assert tuple(map(int, locked()[name].split(".")[:2])) >= least
-        assert any(re.match(rf"{name}(\[.*\])?>={least[0]}\.{least[1]}$", one) for one in wanted), name
+        assert any(re.match(rf"{name}(\[.*\])?>={least[0]}\.{least[1]}(,|$)", one) for one in wanted), name
+
+
+def test_versions_beyond_the_locked_ones_of_what_is_used_privately_are_refused():
+    wanted = [Requirement(one) for one in project()["dependencies"]]
+    for name in ("ray", "mlflow", "optuna"):
+        (requirement,) = (one for one in wanted if one.name == name)
+        major, minor = map(int, locked()[name].split(".")[:2])
+        assert requirement.specifier.contains(locked()[name])
+        assert not requirement.specifier.contains(f"{major}.{minor + 1}.0"), name
 
 
 UNSAFE = {"pickle", "cloudpickle", "joblib", "shelve", "marshal", "dill"}

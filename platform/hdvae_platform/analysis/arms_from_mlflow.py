@@ -19,7 +19,8 @@ from hdvae_platform.analysis.run_settings import setting, varied_in
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.space import set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
-from hdvae_platform.tracking.names import OWN_TAGS, RunKind, Tag
+from hdvae_platform.tracking.names import OWN_TAGS, Tag
+from hdvae_platform.tracking.study_run import search_runs, study_names
 
 MAX_VALUES_NAMED = 8
 """Values of a setting that an error message lists."""
@@ -65,11 +66,10 @@ def read_arms(
 
 def _search_runs(client: Client, study: str) -> Iterator[TrackedRun]:
     """The runs of a study's search."""
-    runs = client.find({Tag.STUDY: study, Tag.KIND: RunKind.SEARCH})
+    runs = search_runs(client, study)
     first = next(runs, None)
     if first is None:
-        names = [run.study for run in client.find({Tag.KIND: RunKind.STUDY})]
-        raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, names)}")
+        raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, study_names(client))}")
     yield first
     yield from runs
 

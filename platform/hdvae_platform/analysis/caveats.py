@@ -17,7 +17,7 @@ from hdvae_platform.analysis.run_settings import evaluation_on_test
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.study.space import PRESET
 from hdvae_platform.tracking.client import TrackedRun
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.names import Param, Tag
 from hdvae_platform.tracking.provenance import described
 
 EVALUATION_PREFIX = "evaluation."
@@ -251,7 +251,7 @@ def _different_studies(compared: Sequence[Arm]) -> Iterable[str]:
     differing = [
         path
         for path in paths
-        if path in unlabelled and path != "seed" and not path.startswith(EVALUATION_PREFIX)
+        if path in unlabelled and path != Param.SEED and not path.startswith(EVALUATION_PREFIX)
         if len({frozenset(settings.get(path, ())) for settings in by_study.values()}) > 1
     ]
     if differing:

@@ -16,7 +16,7 @@ from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.analysis.run_settings import setting, varied_in
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import Client, TrackedRun
-from hdvae_platform.tracking.names import RunKind, Tag
+from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, study_run
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,18 @@ def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, An
 def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> list[Confirmation]:
     fresh = [
         run
-        for run in client.find({Tag.STUDY: study, Tag.KIND: RunKind.CONFIRMATION})
+        for run in confirmation_runs(client, study)
         if all(setting(run, path) == value for path, value in where.items())
     ]
-    parent = next(client.find({Tag.STUDY: study, Tag.KIND: RunKind.STUDY}), None) if fresh else None
+    parent = study_run(client, study) if fresh else None
     if parent is None:
         return []
-    metric, sign = parent.params["metric"], 1 if parent.params["direction"] == "maximize" else -1
+    metric, sign = parent.metric, 1 if parent.maximises else -1
     by_trial: dict[int, list[TrackedRun]] = {}
     for run in fresh:
         by_trial.setdefault(run.trial, []).append(run)
     searched: dict[int, list[float]] = {}
-    for run in client.find({Tag.STUDY: study, Tag.KIND: RunKind.SEARCH}):
+    for run in search_runs(client, study):
         if _has_value(run, metric):
             searched.setdefault(run.trial, []).append(run.metrics[metric])
     confirmed = [

@@ -22,11 +22,11 @@ from hdvae_platform.analysis.metric_names import is_test, parts_of
 from hdvae_platform.analysis.run_settings import evaluation_on_test
 from hdvae_platform.store.layout import per_image_artifact
 from hdvae_platform.tracking.client import Client, TrackedRun
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.names import EVALUATION, Tag
 
 CLEAR_SIGN = 4.0
 """Standard errors that a mean bias must be away from 0 for its sign to count as known."""
-FILES = {"valid": per_image_artifact("valid"), "test": "evaluation/test.parquet"}
+FILES = {"valid": per_image_artifact("valid"), "test": f"{EVALUATION}/test.parquet"}
 """The artifact with a run's values of each image, by split."""
 NOISE_SETTINGS = ("model.latent", "model.layers.", "model.reads", "model.wiring")
 """Prefixes of the settings on which the noise of an evaluation depends, besides seed, draws and image."""

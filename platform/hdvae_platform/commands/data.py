@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from hdvae.data.dataset import SPLITS, Dataset, parquet_path
+from hdvae.data.dataset import SPLITS, Dataset
+from hdvae.data.parquet import parquet_path
 from hdvae_platform.commands.groups import SuggestingGroup
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.display.text import table

@@ -14,7 +14,7 @@ from hdvae_platform.commands.options import RUN_HELP, home_option, json_option, 
 from hdvae_platform.display.text import table
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.trained.assessment import Assessment, assess
-from hdvae_platform.trained.loading import places_of
+from hdvae_platform.trained.loading import find_run, places_of
 
 SHOWN = (
     ("surrogate_elbo", "surrogate"),
@@ -96,7 +96,11 @@ def evaluate(
     settings = {"tau": tau, "samples": samples, "draws": draws, "kappa": kappa}
     if out is not None:
         prepare_folder(out)
-    done = assess(run, split, images, settings, places_of(run, home))
+    places = places_of(run, home)
+    found = find_run(run, places)
+    if found.note is not None:
+        click.echo(found.note, err=True)
+    done = assess(found, split, images, settings, places)
     if out is not None:
         _write(out, done)
     if done.unlogged is not None:
@@ -108,8 +112,8 @@ def evaluate(
     if out is not None:
         click.echo(f"{out}: {', '.join(done.files)}")
     if done.unlogged is None:
-        logged = f"logged to MLflow run {run}"
-        click.echo(logged if done.logged else "not logged: RUN is a folder, not an MLflow run id")
+        logged = f"logged to run {done.handle} in MLflow"
+        click.echo(logged if done.logged else "not logged: RUN is a folder, or MLflow has no record of the run")
 
 
 def _write(out: Path, done: Assessment) -> None:

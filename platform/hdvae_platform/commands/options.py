@@ -20,8 +20,8 @@ home_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 run_argument = click.argument("run", metavar="RUN")
 RUN_HELP = (
-    "RUN is STUDY/TRIAL/SEED (such as first/2/0), STUDY/best, an MLflow run id, or the folder of a run or of its "
-    "checkpoints."
+    "RUN is STUDY/TRIAL/SEED (such as first/2/0), STUDY/best, an MLflow run id, a registered model "
+    "(models:/STUDY/latest), or the folder of a run or of its checkpoints. An existing folder wins over other forms."
 )
 """What a command that takes a RUN says about it in its help text."""
 set_option = click.option(

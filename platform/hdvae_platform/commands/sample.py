@@ -14,13 +14,13 @@ from hdvae.evaluation.evaluation import choose_images
 from hdvae.evaluation.sampling import layer_resamples, prior_samples, reconstructions
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
-from hdvae.training.loop import Snapshot, trained_model
+from hdvae.training.snapshot import Snapshot, trained_model
 from hdvae_platform.commands.options import RUN_HELP, home_option, run_argument
 from hdvae_platform.display.image_grid import grid_png
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import write_atomically
-from hdvae_platform.trained.loading import load_run, places_of
+from hdvae_platform.trained.loading import find_run, places_of
 
 COLUMNS = 16
 BASES = 4
@@ -43,7 +43,10 @@ BASES = 4
 def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) -> None:
     """Draw samples, reconstructions or resampled layers of a trained RUN, at τ = 0."""
     places = places_of(run, home)
-    snapshot = load_run(run, places)
+    found = find_run(run, places)
+    if found.note is not None:
+        click.echo(found.note, err=True)
+    snapshot = found.load()
     images, legend = _draw(mode, snapshot, count, seed, places)
     try:
         write_atomically(out, grid_png(images, COLUMNS))

@@ -54,7 +54,7 @@ def train(
     with printing(sys.stderr if as_json else sys.stdout, plain=as_json) as echo:
         done = train_one(study.name, study.experiment, seed, places, echo)
     if as_json:
-        document = {"run": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}
+        document = {"run": done.run_id, "handle": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}
         click.echo(json.dumps({**document, "metrics": dict(done.last.metrics)}, indent=1))
         return
     shown = {name: value for name, value in done.last.metrics.items() if "@" not in name}

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 LARGE = 1e5
-"""From here on hundredths of a nat are no news."""
+"""Numbers from here on are written with a power of ten: their hundredths mean nothing."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns under a header: numbers to the right, words to the left.
+    """A plain-text table: numbers are aligned to the right, words to the left.
 
     >>> print(table(["arm", "elbo", "note"], [["a", "-90.1", "x"], ["bb", "-100.2", "yz"]]))
     arm    elbo  note
@@ -34,7 +34,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table; the first column is words, the others are numbers.
+    """A Markdown table: the first column is aligned to the left, the others to the right.
 
     >>> print(markdown(["arm", "elbo"], [["a", "-90.1"]]))
     | arm | elbo |
@@ -47,7 +47,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people.
+    """A duration for people.
 
     >>> duration(7), duration(125), duration(7260)
     ('7 s', '2 min 5 s', '2 h 1 min')
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Hundredths; small and large values with their power of ten.
+    """A number with two decimals; very small and very large ones with a power of ten.
 
     >>> number(-114.283), number(159500453.6), number(0.0004), number(0.0)
     ('-114.28', '1.60e+08', '4.00e-04', '0.00')
@@ -71,7 +71,7 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference, with its sign.
+    """A number with its sign, for differences.
 
     >>> signed(1.5), signed(-0.0004)
     ('+1.50', '-4.00e-04')
@@ -80,7 +80,7 @@ def signed(value: float) -> str:
 
 
 def between(low: float | None, high: float | None, show: Callable[[float], str] = number) -> str:
-    """An interval.
+    """An interval; `—` if it has no limits.
 
     >>> between(-1.0, 2.0), between(-1.0, 2.0, signed), between(None, None)
     ('[-1.00, 2.00]', '[-1.00, +2.00]', '—')
@@ -89,7 +89,7 @@ def between(low: float | None, high: float | None, show: Callable[[float], str] 
 
 
 def brief(value: Any) -> str:
-    """A setting's value in words, its fractions to four digits.
+    """The value of a setting as text, fractions with four digits.
 
     >>> brief([[0, 0.8], [100, 0.1]]), brief("normal"), brief(0.123456)
     ('0.8→0.1 at 100', 'normal', '0.1235')
@@ -102,7 +102,7 @@ def brief(value: Any) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """The value with its fractions to four digits."""
+    """A JSON-like value with its fractions rounded to four digits."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):

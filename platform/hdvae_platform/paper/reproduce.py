@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdvae.data.dataset import parquet_path
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
-from hdvae.training.loop import trained_model
+from hdvae.training.snapshot import trained_model
 from hdvae_platform.analysis.caveats import mixed_code
 from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.display.plotting import INTERVAL
@@ -39,13 +39,14 @@ from hdvae_platform.study.space import PRESET
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import EVALUATION
 from hdvae_platform.trained.assessment import assess
-from hdvae_platform.trained.loading import load_run
+from hdvae_platform.trained.loading import find_run, load_run
 
 Echo = Callable[[str], None]
 _Evaluation = tuple[str, Mapping[str, Any]]
 """The handle of a run, and its evaluation on test images."""
-EVALUATION_FILE = "evaluation/test.json"
+EVALUATION_FILE = f"{EVALUATION}/test.json"
 """The artifact with a run's evaluation on test images."""
 SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 PANEL_SAMPLES = 64
@@ -244,7 +245,7 @@ def _evaluated(
     if all(stored.get(key) == value for key, value in wanted.items()):
         return stored
     echo(f"{name} ({row['params'][PRESET]}): evaluation on {wanted['images']} test images")
-    done = assess(run, "test", wanted["images"], settings, places)
+    done = assess(find_run(run, places), "test", wanted["images"], settings, places)
     if done.unlogged is not None:
         echo(f"{done.unlogged}; the evaluation is not stored and will be repeated next time")
     return done.document()

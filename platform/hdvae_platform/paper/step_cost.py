@@ -22,7 +22,8 @@ import torch
 from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import TrainState, train_step
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 
 IMAGE = (28, 28)
 STATUS = Path("/proc/self/status")

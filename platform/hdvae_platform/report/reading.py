@@ -24,7 +24,7 @@ from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.space import set_key
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
-from hdvae_platform.tracking.names import RunKind, Tag
+from hdvae_platform.tracking.study_run import confirmation_runs, study_run
 
 
 def read_contents(places: Places, name: str) -> Contents:
@@ -45,11 +45,10 @@ def read_contents(places: Places, name: str) -> Contents:
     arms = best_arms(_arm_reports(all_arms, study), study)
     _add_curves_and_samples(arms, client, storage, name)
     status = study_status(places, record)
-    again = client.find({Tag.STUDY: name, Tag.KIND: RunKind.CONFIRMATION, Tag.STATE: RunState.COMPLETE})
-    confirmation_runs = {run.run_id: run for run in again}
-    tracked = {run.run_id: run for arm in arms for run in arm.arm.runs} | confirmation_runs
-    sent = {run.run_id for arm in all_arms for run in arm.runs} | confirmation_runs.keys()
-    parent = next(client.find({Tag.STUDY: name, Tag.KIND: RunKind.STUDY}), None)
+    confirming = {run.run_id: run for run in confirmation_runs(client, name) if run.state == RunState.COMPLETE}
+    tracked = {run.run_id: run for arm in arms for run in arm.arm.runs} | confirming
+    sent = {run.run_id for arm in all_arms for run in arm.runs} | confirming.keys()
+    parent = study_run(client, name)
     trials = _arm_of_trial(status, arms)
     begun = [row["run_id"] for row in status.trials if row["number"] in trials and row["run_id"]]
     run_ids = [*tracked, *begun, *([parent.run_id] if parent else [])]

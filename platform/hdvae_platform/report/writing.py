@@ -14,12 +14,13 @@ from hdvae_platform.report.page import html
 from hdvae_platform.report.reading import read_contents
 from hdvae_platform.store.layout import REPORT_FIGURES, REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import Client, Unreachable
-from hdvae_platform.tracking.names import RunKind, Tag
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
+from hdvae_platform.tracking.names import REPORT, Tag
+from hdvae_platform.tracking.study_run import complete_runs, study_run
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def write_report(places: Places, name: str, folder: Path) -> Written:
 
 def is_reported(client: Client, places: Places, study: Study) -> bool:
     """Whether the report of a finished study is up to date, in its folder and in MLflow."""
-    parent = next(client.find({Tag.STUDY: study.name, Tag.KIND: RunKind.STUDY}), None)
-    sent = sum(1 for _ in client.find({Tag.STUDY: study.name, Tag.STATE: RunState.COMPLETE}))
-    same = parent is not None and parent.tags.get(Tag.REPORTED) == _version(study, sent)
+    parent = study_run(client, study.name)
+    sent = sum(1 for _ in complete_runs(client, study.name))
+    same = parent is not None and parent.reported == _version(study, sent)
     return same and (report_folder(places.home, study.name) / REPORT_PAGE).exists()
 
 
@@ -88,7 +89,7 @@ def _log(contents: Contents, files: Mapping[str, bytes]) -> list[str]:
         return [f"MLflow has no run for study {contents.study.name} itself, so the report is not logged"]
     try:
         client = Client(contents.places)
-        client.log_files(contents.parent, {f"report/{name}": data for name, data in files.items()})
+        client.log_files(contents.parent, {f"{REPORT}/{name}": data for name, data in files.items()})
         with client.answering():
             client.set_tags(contents.parent, {Tag.REPORTED: _version(contents.study, contents.sent)})
     except Unreachable as fault:

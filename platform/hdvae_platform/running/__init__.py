@@ -1,1 +1,1 @@
-"""The life of a study: launched, driven, tracked, resumed, exported, deleted."""
+"""The life of a study: launched, driven, sent to MLflow, resumed, exported, deleted."""

@@ -14,7 +14,7 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.study_run import delete_runs
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
     try:
         with lease.beating(records, name, driver):
             client.unregister(name)
-            runs = client.delete({Tag.STUDY: name})
+            runs = delete_runs(client, name)
             for part in filter(is_part_of_study, storage.list(name)):
                 records.check(name)
                 storage.delete_folder(f"{name}/{part}")

@@ -25,7 +25,7 @@ def describe_network(experiment: Experiment, image: tuple[int, int]) -> tuple[li
         layer = config.layers[i - 1]
         latent = f"{layer.variables}"
         if config.latent == "categorical":
-            latent += f" of {layer.classes}, {'race' if config.races else 'dense'}"
+            latent += f" of {layer.classes}, {'sampled top-m' if config.top_m_reads else 'dense'}"
         count = sum(parameter.numel() for parameter in model.level(i).parameters())
         rows.append([f"z_{i}", latent, "×".join(map(str, build.feature_shape(i))), f"{count:,}"])
     parameters = sum(parameter.numel() for parameter in model.parameters())

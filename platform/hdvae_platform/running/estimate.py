@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import TrainState, check_batch, train_step
+from hdvae.training.loop import check_batch
+from hdvae.training.state import TrainState
+from hdvae.training.step import train_step
 from hdvae.workers import Workers
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.store.images import load_data

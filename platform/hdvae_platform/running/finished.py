@@ -75,10 +75,10 @@ def keep_result(study: Study, places: Places, result: Result) -> None:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """A kept result; None if there is none, or it is damaged."""
+    """A kept result; None if there is none that can be read, or it is damaged."""
     try:
         kept = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     return kept if isinstance(kept, dict) and kept.keys() == {"fingerprint", "text", "document"} else None
 

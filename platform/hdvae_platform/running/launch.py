@@ -18,6 +18,7 @@ from hdvae.errors import InputError
 from hdvae.training.loop import check_batch
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
+from hdvae_platform.cluster.address import LOCAL, check_address
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.progress import Echo
 from hdvae_platform.running.upload import StudyTracking
@@ -32,7 +33,9 @@ from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import PATIENCE, Client, Tracker, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
+from hdvae_platform.tracking.tracker import SERVER_WAIT, Tracker
 
 REFUSED_LAUNCH_WAIT = 5.0
 """Seconds that MLflow gets to take what is queued, where the launch was refused."""
@@ -50,7 +53,7 @@ class Launch:
         accept_code_change: whether to go on if the study was run with other code before.
     """
 
-    address: str = "local"
+    address: str = LOCAL
     insecure: bool = False
     retry_failed: bool = False
     accept_code_change: bool = False
@@ -95,8 +98,6 @@ def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended
 
 
 def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
-    from hdvae_platform.cluster.connection import check_address  # imports Ray
-
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
@@ -222,7 +223,7 @@ def _closing(tracker: Tracker, echo: Echo) -> Callable[..., None]:
 
     def close(kind: type[BaseException] | None, *_: object) -> None:
         refused = kind is not None and issubclass(kind, InputError)
-        if not tracker.close(REFUSED_LAUNCH_WAIT if refused else PATIENCE) and not refused:
+        if not tracker.close(REFUSED_LAUNCH_WAIT if refused else SERVER_WAIT) and not refused:
             echo("MLflow does not have everything yet: `hdvae study run` again sends the rest")
 
     return close

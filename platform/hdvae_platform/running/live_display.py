@@ -28,7 +28,14 @@ class LiveDisplay:
             TextColumn("{task.fields[note]}", markup=False),
         )
         # What other parts print goes where it went before, into Ray's log say.
-        self._bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._bars = Progress(
+            *columns,
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._console = console
         self._study: TaskID | None = None
         self._runs: dict[str, TaskID] = {}

@@ -25,8 +25,8 @@ from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import PATIENCE, Tracker
 from hdvae_platform.tracking.names import RunKind, Tag
+from hdvae_platform.tracking.tracker import SERVER_WAIT, Tracker
 from hdvae_platform.training.messages import Message, Reported, Resumed, Warned
 from hdvae_platform.training.run import run
 from hdvae_platform.training.spec import RunSpec
@@ -105,7 +105,7 @@ def _train_tracked(spec: RunSpec, upload: RunUpload, tracker: Tracker, progress:
         raise
     finally:
         tracker.send(lambda client: upload.close(client, state))
-        if not tracker.close(PATIENCE):
+        if not tracker.close(SERVER_WAIT):
             progress.say("MLflow does not have everything yet: the same command again sends the rest")
 
 

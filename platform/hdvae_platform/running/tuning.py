@@ -11,13 +11,15 @@ from ray import tune
 
 from hdvae.errors import InputError
 from hdvae_platform.cluster import preflight
-from hdvae_platform.cluster.connection import LOCAL, connected, machines
+from hdvae_platform.cluster.address import LOCAL
+from hdvae_platform.cluster.connection import connected, machines
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.tune_adapters import StudyCallback, StudySearcher, StudyStopper
 from hdvae_platform.store import shared_data
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import ray_log
-from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.training.tune_trainable import trainable
 
 GROUP_PARENT = {"CPU": 0, "memory": 1}

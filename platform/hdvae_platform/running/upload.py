@@ -24,16 +24,15 @@ from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.journal import ELBO, Goal, Journal
 from hdvae_platform.store.layout import SAMPLES, SLOTS, handle, per_image_artifact, run_folder
 from hdvae_platform.store.per_image import find_per_image
-from hdvae_platform.store.records import Kind, Records, Run
+from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import Client, Tracker, flattened
-from hdvae_platform.tracking.names import STATUS_OF, RunKind, Status, Tag
-
-KINDS: dict[Kind, RunKind] = {"search": RunKind.SEARCH, "confirmation": RunKind.CONFIRMATION}
-"""The kind of a study's run → its kind in MLflow."""
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import KIND_OF, STATUS_OF, Param, Status, Tag, flattened
+from hdvae_platform.tracking.study_run import run_identity, study_identity, study_run
+from hdvae_platform.tracking.tracker import Tracker
 
 
 @dataclass
@@ -108,7 +107,7 @@ class RunUpload:
 
 def settings(experiment: Experiment, seed: int) -> dict[str, Any]:
     """The parameters of a run in MLflow: dotted path → value, and the seed."""
-    return {**flattened(experiment.plain()), "seed": seed}
+    return {**flattened(experiment.plain()), Param.SEED: seed}
 
 
 class StudyTracking:
@@ -138,10 +137,10 @@ class StudyTracking:
             new: whether it is started for the first time.
         """
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
-        kind = KINDS[assignment.kind]
+        kind = KIND_OF[assignment.kind]
         upload = RunUpload(
             name=run_name(name, assignment),
-            identity={Tag.STUDY: name, Tag.KIND: kind, Tag.TRIAL: str(trial), Tag.SEED: str(seed)},
+            identity=run_identity(name, kind, trial, seed),
             tags={
                 **self._tags,
                 Tag.ARM: json.dumps(assignment.params),
@@ -191,16 +190,17 @@ class StudyTracking:
         status = Status.KILLED if not done else Status.FAILED if failed else Status.FINISHED
 
         def close(client: Client) -> None:
-            found = next(client.find(self._identity()), None)
+            found = study_run(client, self._study.name)
             if found is None or found.status != status:
                 client.close_run(self._parent_run(client), status)
 
         def summarise(client: Client) -> None:
-            parent = next(client.find(self._identity()))
+            parent = study_run(client, self._study.name)
+            assert parent is not None  # `close` made it
             best = best_run(self._records.runs(self._study.name), self._study.search.direction)
             complete = sum(run.state == RunState.COMPLETE for run in runs)
             of = f"{complete} complete runs, claim {self._study.claim_digest}"
-            if best is not None and parent.tags.get(Tag.SUMMARISED) != of:
+            if best is not None and parent.summarised != of:
                 client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study)})
                 self._register(client, best)
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
@@ -227,12 +227,9 @@ class StudyTracking:
             f"{escaped(self._study.claim)}",
         )
 
-    def _identity(self) -> dict[str, str]:
-        return {Tag.STUDY: self._study.name, Tag.KIND: RunKind.STUDY}
-
     def _parent_run(self, client: Client) -> str:
         if self._parent is None:
             tags = {**self._tags, Tag.DESCRIPTION: escaped(self._study.claim)}
-            self._parent = client.open_run(self._study.name, tags, self._identity())
+            self._parent = client.open_run(self._study.name, tags, study_identity(self._study.name))
             client.log_params(self._parent, flattened(self._study.definition()))
         return self._parent

@@ -1,1 +1,1 @@
-"""Optuna, and which run comes next: no other package imports Optuna."""
+"""Which run comes next; no other package imports Optuna."""

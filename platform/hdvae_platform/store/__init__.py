@@ -1,1 +1,1 @@
-"""What is kept, and where: places, storage, journals, checkpoints, records of runs, data sets."""
+"""What is kept and where: addresses, storage, journals, checkpoints, the study database, handles, data sets."""

@@ -1,15 +1,15 @@
-"""Fences: a newer attempt at a run shuts out the older ones, whose processes may yet be alive.
+"""Fencing: a newer attempt at a run shuts out the older ones, whose processes may still be alive.
 
-A worker outlives its driver by some seconds or, behind a broken network, for long. Each attempt at a run has a
-number, larger than those before it, and leaves a record in the run's folder when it begins:
+A worker outlives its driver by some seconds, or for much longer behind a broken network. Each attempt at a run has a
+number, larger than those before it, and writes a record into the run's folder when it begins:
 
-    NAME/trial-0007/seed-0/attempts/0002.json      what stood of the earlier attempts when the second began
+    NAME/trial-0007/seed-0/attempts/0002.json      the files of earlier attempts that counted when the second began
 
-Whoever writes looks first for a newer record, and if there is one raises `Fenced`. Plain storage cannot look and
-write in one go, so a write that was under way when the newer attempt began may still land. It does no harm: the
-names of files hold the number of the attempt that wrote them, and a file of an older attempt counts only if the
-record of the newest lists it. What remains: `samples.png`, drawn after the last step, has one name for all attempts,
-and a late one draws the same picture; a late delete may take an older file that a newer one makes superfluous.
+An attempt that wants to write first looks for a newer record, and raises `Fenced` if there is one. Plain storage cannot
+look and write in one step, so a write that had begun before the newer attempt did may still succeed. It does no harm:
+file names contain the number of the attempt that wrote them, and a file of an older attempt counts only if the record
+of the newest attempt lists it. Two cases remain, both harmless: `samples.png` has one name for all attempts, but all of
+them draw the same picture; and a late deletion may remove an older file, but only one that a newer file replaces.
 """
 
 from __future__ import annotations
@@ -26,50 +26,50 @@ FENCED_FOLDERS = (JOURNAL, CHECKPOINTS, PER_IMAGE)
 
 
 class Fenced(InputError):
-    """A newer attempt has taken over: this one must not write any more."""
+    """A newer attempt or launch has taken over: this one must not write any more."""
 
 
 class Attempt:
-    """One attempt at a run: the right to write in its folder until a newer one begins.
+    """One attempt at a run: the right to write in its folder until a newer attempt begins.
 
     Args:
-        storage: of the run.
-        run: its folder.
-        number: larger than that of every attempt before.
+        storage: where the run is.
+        run: the folder of the run.
+        number: larger than that of every earlier attempt.
     """
 
     def __init__(self, storage: Storage, run: str, number: int) -> None:
         self.storage, self.run, self.number = storage, run, number
 
     def begin(self) -> None:
-        """Shut out the older attempts, and settle what of theirs counts; nothing more if that is done.
+        """Shut out the older attempts and record which of their files count; does nothing if this is done already.
 
         Raises:
             Fenced: a newer attempt has begun.
         """
         if self._newest() == self.number:
             return
-        stands = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
-        self.storage.write(attempt_file(self.run, self.number), json.dumps(stands).encode())
+        counting = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
+        self.storage.write(attempt_file(self.run, self.number), json.dumps(counting).encode())
 
     def check(self) -> None:
-        """See that this attempt has begun, and no newer one.
+        """Check that this attempt has begun, and that no newer one has.
 
         Raises:
-            Fenced: one has, or the record of this one is gone, as it is when the study was deleted.
+            Fenced: a newer one has, or the record of this one is gone because the study was deleted.
         """
         if self._newest() < self.number:
-            raise Fenced(f"{self.run}: there is no attempt {self.number} any more: the study was deleted")
+            raise Fenced(f"{self.run}: attempt {self.number} is gone: the study was deleted")
 
     def _newest(self) -> int:
-        """The number of the newest attempt, which may not be later than this one."""
+        """The number of the newest attempt; raises `Fenced` if it is newer than this one."""
         newest = newest_attempt(self.storage, self.run)
         if newest > self.number:
             raise Fenced(f"{self.run}: attempt {newest} has taken over from attempt {self.number}")
         return newest
 
     def ask_to_end(self) -> None:
-        """Let whoever works at this attempt know that it is to end soon, and to keep what it has done.
+        """Ask the process of this attempt to end soon and to keep its progress.
 
         Raises:
             Fenced: a newer attempt has begun.
@@ -78,7 +78,7 @@ class Attempt:
         self.storage.write(end_request(self.run, self.number), b"")
 
     def asked_to_end(self) -> bool:
-        """Whether it is."""
+        """Whether this attempt was asked to end."""
         return self.storage.exists(end_request(self.run, self.number))
 
     def write(self, folder: str, stem: str, suffix: str, data: bytes) -> None:

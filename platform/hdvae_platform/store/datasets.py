@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hdvae.data.dataset import SPLITS, Dataset, is_there, parquet_path, read_parquet, write_parquet
+from hdvae.data.dataset import SPLITS, Dataset
+from hdvae.data.loading import is_there
+from hdvae.data.parquet import parquet_path, read_parquet, write_parquet
 from hdvae.errors import InputError
 from hdvae_platform.store.catalogue import CATALOGUE, Build, Entry, check_name
 from hdvae_platform.store.published_files import Progress, Source, copies, digest_like, obtain

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hdvae.data.dataset import SPLITS, Images, bernoulli, threshold
+from hdvae.data.binarisation import bernoulli, threshold
+from hdvae.data.dataset import SPLITS, Images
 from hdvae.errors import InputError
 from hdvae_platform.store.published_files import digest_like, gunzip
 

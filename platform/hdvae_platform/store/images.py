@@ -1,19 +1,21 @@
-"""The images of an experiment, from the local data sets or from a user's own file."""
+"""The images of an experiment: a data set in the home folder, or a user's own file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hdvae.data.dataset import Dataset, load, parquet_path
+from hdvae.data.dataset import Dataset
+from hdvae.data.loading import load
+from hdvae.data.parquet import parquet_path
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.store.catalogue import check_name
 
 KNOWN_SHAPE = (28, 28)
-"""Height and width of every data set that `hdvae data` knows."""
+"""Height and width of the images of every data set in the catalogue."""
 
 
 def image_shape(experiment: Experiment, home: Path) -> tuple[int, int]:
-    """Height and width of an experiment's images; those of a known data set need not be fetched for it.
+    """Height and width of an experiment's images; a known data set need not be fetched for this.
 
     Raises:
         InputError: there is no such data set or file.

@@ -1,10 +1,10 @@
-"""The journal of a run on the study's storage: its metrics, report by report.
+"""The journal of a run on the study's storage: the metrics of each report.
 
     NAME/trial-0007/seed-0/journal/000000300-0001.json        metrics and the time of one report, by attempt 1
 
-Only the files that count are seen (`hdvae.training.run_files`), and every file is whole or absent. The entry of a step
-is written before its checkpoint, and never again: a run that repeats a step after a crash computes the same values, and
-the first time stamp stands.
+Only files that count are used (`hdvae.training.run_files`), and every file is complete or absent. The entry of a
+step is written before its checkpoint, and never again: a run that repeats a step after a crash computes the same
+values, and the first time stamp stays.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from hdvae_platform.study.study import Direction
 
 @dataclass(frozen=True)
 class Goal:
-    """By what the checkpoints of a run are compared: a metric of its reports, and which way is better."""
+    """How the checkpoints of a run are compared: by a metric of its reports, and whether higher or lower is better."""
 
     metric: str = "valid/elbo"
     direction: Direction = "maximize"
 
 
 ELBO = Goal()
-"""Where nothing else is asked for."""
+"""The default: the highest ELBO on validation images."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One report: metrics after `step` steps, and when they were first known (milliseconds since 1970)."""
+    """One report: the metrics after `step` steps, and the time of the report in milliseconds since 1970."""
 
     step: int
     time: int
@@ -44,11 +44,11 @@ class Entry:
 
 
 class Journal:
-    """The metrics of one run; the copy from which MLflow is filled, now or later.
+    """The metrics of one run; MLflow is filled from them, now or later.
 
     Args:
-        storage: of the run.
-        run: its folder.
+        storage: where the run is.
+        run: the folder of the run.
         clock: seconds since 1970; replaced where training is simulated.
     """
 
@@ -57,7 +57,7 @@ class Journal:
         self._names: dict[int, str] = {}
 
     def append(self, step: int, metrics: Mapping[str, float], attempt: Attempt) -> None:
-        """Record a report, unless this step is recorded already.
+        """Record a report, unless its step is recorded already.
 
         Raises:
             Fenced: a newer attempt has begun.
@@ -67,22 +67,26 @@ class Journal:
             attempt.write(JOURNAL, f"{step:09d}", ".json", json.dumps(entry).encode())
 
     def steps(self) -> list[int]:
-        """The steps recorded, increasing."""
+        """The recorded steps, increasing."""
         self._names = {step_of(name): name for name in standing(self._storage, self._run, JOURNAL)}
         return list(self._names)
 
     def steps_by(self, attempt: int) -> list[int]:
-        """The steps that an attempt was the first to report, increasing."""
+        """The steps that were first reported by an attempt, increasing."""
         return [step for step in self.steps() if written_by(self._names[step]) == attempt]
 
     def entry(self, step: int) -> Entry:
-        """The report of a recorded step."""
+        """The report of a recorded step.
+
+        Raises:
+            KeyError: the step is not recorded.
+        """
         if step not in self._names:
             self.steps()
         return Entry(**json.loads(self._storage.read(f"{self._run}/{JOURNAL}/{self._names[step]}")))
 
     def best(self, goal: Goal, among: Iterable[int]) -> int | None:
-        """Which of some steps has the best value, the earliest of equals; None if no report of them has one."""
+        """The step with the best finite value of the goal's metric, the earliest of equals; None if none has one."""
         reported = sorted(set(among) & set(self.steps()))
         values = {step: self.entry(step).metrics.get(goal.metric, math.nan) for step in reported}
         finite = [step for step in reported if math.isfinite(values[step])]

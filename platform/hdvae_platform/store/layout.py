@@ -19,7 +19,7 @@ Among the artifacts of a run in MLflow: `samples.png`, `slots.png`, `per_image/S
 are named in `hdvae_platform.tracking.names`.
 
 The library also reads a run's `attempts` and `checkpoints` (`hdvae.training.run_files`) and the home's `data`
-(`hdvae.data.dataset.parquet_path`).
+(`hdvae.data.parquet.parquet_path`).
 """
 
 from __future__ import annotations

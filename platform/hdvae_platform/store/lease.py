@@ -1,4 +1,4 @@
-"""Who drives a study: one process at a time, which gives signs of life."""
+"""The lease of a study: one process at a time drives it, and renews the lease by heartbeats."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from hdvae_platform.store.records import EXPIRY, HEARTBEAT, Records, StudyRecord
 
 
 def driver_name() -> str:
-    """This process, for people and for the next driver: host, process id, and where that id means this process."""
+    """This process as drivers are named: host, process id, and the machine on which the id is valid."""
     return f"{socket.gethostname()} (process {os.getpid()} of {_machine()})"
 
 
 @cache
 def _machine() -> str:
-    """A short name of what numbers this process: containers may share a host name, and boots number anew."""
+    """A short checksum of where process ids are valid: containers may share a host name, and a boot starts ids anew."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         known = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -36,7 +36,7 @@ def _machine() -> str:
 
 
 def dead(record: StudyRecord | None) -> str | None:
-    """The driver that holds a study, if its process was of this machine and is no more."""
+    """The driver that holds a study, if its process ran on this machine and has ended; else None."""
     holder = None if record is None else record.driver
     found = re.fullmatch(r"(.*) \(process (\d+) of (\w+)\)", holder or "")
     if found is None or (found[1], found[3]) != (socket.gethostname(), _machine()):
@@ -45,14 +45,14 @@ def dead(record: StudyRecord | None) -> str | None:
         os.kill(int(found[2]), 0)
     except ProcessLookupError:
         return holder
-    except PermissionError:  # it lives, and is another user's
+    except PermissionError:  # it is alive, and belongs to another user
         pass
     return None
 
 
 @contextmanager
 def beating(records: Records, study: str, driver: str) -> Iterator[threading.Event]:
-    """Signs of life from a thread; the event is set when the study is to stop."""
+    """Send heartbeats from a thread; the yielded event is set when the study is to stop."""
     stop, done = threading.Event(), threading.Event()
 
     def beat() -> None:

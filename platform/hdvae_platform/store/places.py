@@ -1,4 +1,4 @@
-"""Where everything lives: one local folder by default, each part of it replaceable on a cluster."""
+"""The addresses of everything that is kept: one local folder by default; on a cluster each part may be elsewhere."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from hdvae_platform.store.layout import (
 )
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
-"""Where `hdvae ui` opens MLflow's pages, if the port is free."""
-PATIENCE = 300.0
+"""Where `hdvae ui` serves MLflow's pages, if the port is free."""
+STORAGE_WAIT = 300.0
+"""Seconds for which a storage that is full or does not answer is waited for, unless `HDVAE_PATIENCE` is set."""
 Store = Literal["database", "tracking"]
-OWN: dict[Store, tuple[str, str]] = {
+_HOME_FILES: dict[Store, tuple[str, str]] = {
     "database": ("HDVAE_STUDY_DB", STUDY_DATABASE),
     "tracking": ("MLFLOW_TRACKING_URI", TRACKING_DATABASE),
 }
-"""The variable that puts a store elsewhere, and its file in the home folder where none does."""
+"""The environment variable with a store's address, and its file in the home folder if the variable is not set."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Places:
     """The addresses of the study store.
 
     Attributes:
-        home: the local folder.
+        home: the home folder.
         database: SQLAlchemy URL of the study database (`HDVAE_STUDY_DB`).
         tracking: MLflow's tracking address (`MLFLOW_TRACKING_URI`).
-        artifacts: where MLflow keeps artifacts if its address is a database; None for a server, which knows itself.
+        artifacts: where MLflow keeps artifacts if its address is a database; None for a server, which has its own.
         storage: root of checkpoints and journals, a path or a URL such as `s3://…` (`HDVAE_STORAGE`).
-        patience: seconds to wait for a storage that is full or away (`HDVAE_PATIENCE`).
+        patience: seconds to wait for a storage that is full or does not answer (`HDVAE_PATIENCE`).
     """
 
     home: Path
@@ -47,17 +48,17 @@ class Places:
     tracking: str
     artifacts: str | None
     storage: str
-    patience: float = PATIENCE
+    patience: float = STORAGE_WAIT
 
     @staticmethod
     def known(home: Path, store: Store) -> Places:
-        """The places of a home folder that something was left in, for a command that reads a store; makes nothing.
+        """The places of a home folder that was used before, for a command that reads a store; makes nothing.
 
         Raises:
-            InputError: the store would be the home's own and is not there; names the nearest home beside it. Or as
+            InputError: the store should be in the home folder and is not; names the nearest home beside it. Or as for
                 `under`.
         """
-        variable, file = OWN[store]
+        variable, file = _HOME_FILES[store]
         if not os.environ.get(variable) and not (home / file).exists():
             why = f"it has no {file}" if home.is_dir() else "no such folder"
             homes = [found.parent.name for found in home.absolute().parent.glob(f"*/{file}")]
@@ -69,8 +70,8 @@ class Places:
         """The places of a home folder and the environment; makes the folder.
 
         Raises:
-            InputError: the folder cannot be made, a variable is no number, what the storage takes is not installed, or
-                its address holds a secret.
+            InputError: the folder cannot be made, a variable is not a number, a package that the storage needs is not
+                installed, or the storage's address contains a secret.
         """
         home = home.absolute()
         try:
@@ -85,21 +86,21 @@ class Places:
             tracking=tracking,
             artifacts=None if tracking.startswith("http") else _artifacts(home, storage),
             storage=storage,
-            patience=_seconds("HDVAE_PATIENCE", PATIENCE),
+            patience=_seconds("HDVAE_PATIENCE", STORAGE_WAIT),
         )
 
 
 def _artifacts(home: Path, storage: str) -> str:
-    """Beside the checkpoints if those are on S3, else in the home folder."""
+    """The address of MLflow's artifacts: beside the checkpoints if those are on S3, else in the home folder."""
     if not storage.startswith("s3://"):
         return artifacts_folder(home).as_uri()
     if importlib.util.find_spec("boto3") is None:
-        raise InputError("HDVAE_STORAGE is on S3, where MLflow wants boto3: pip install 'hdvae[s3]'")
+        raise InputError("HDVAE_STORAGE is on S3, for which MLflow needs boto3: pip install 'hdvae[s3]'")
     return artifacts_beside(storage)
 
 
-def _seconds(variable: str, usual: float) -> float:
-    text = os.environ.get(variable) or str(usual)
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable) or str(default)
     try:
         seconds = float(text)
     except ValueError:
@@ -110,22 +111,22 @@ def _seconds(variable: str, usual: float) -> float:
 
 
 def _storage(address: str) -> str:
-    """A path that means the same in every process; a URL is left as it is.
+    """The address of the storage, a path made absolute.
 
-    Addresses of checkpoints are written into MLflow and shown: they may hold no secrets.
+    Addresses of checkpoints are written into MLflow and printed, so they must not contain secrets.
     """
     if "://" not in address:
         return str(Path(address).absolute())
     if redacted(address) != address:
         raise InputError(
-            f"HDVAE_STORAGE {redacted(address)} holds a key or password: give them in AWS_ACCESS_KEY_ID and "
+            f"HDVAE_STORAGE {redacted(address)} contains a key or password: give them in AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY (for another store, in its own variables), or use the machine's role"
         )
     return address
 
 
 def redacted(address: str) -> str:
-    """An address, or a text with addresses, without the users and passwords in it.
+    """An address, or a text with addresses, with users and passwords replaced by `…`.
 
     >>> redacted("postgresql+psycopg://me:secret@host/db")
     'postgresql+psycopg://…@host/db'

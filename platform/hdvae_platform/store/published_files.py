@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hdvae.data.dataset import is_there
+from hdvae.data.loading import is_there
 from hdvae.errors import InputError
 from hdvae.version import __version__
 

@@ -1,4 +1,4 @@
-"""The states of a run. They are Optuna's names; MLflow's statuses of them are in `tracking.names`."""
+"""The states of a run, by Optuna's names; the corresponding statuses of MLflow are in `tracking.names`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ class RunState(StrEnum):
     """
 
     WAITING = "WAITING"
-    """Yet to be started, or interrupted and to be continued."""
+    """Not started yet, or interrupted and to be continued."""
     RUNNING = "RUNNING"
+    """Being trained; or, if no driver is at work, interrupted."""
     COMPLETE = "COMPLETE"
     """Reached its last step with finite values."""
     PRUNED = "PRUNED"
     """Stopped early by the search's pruner."""
     FAIL = "FAIL"
+    """Ended by an error or a value that is not finite."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more happens to a run in this state, unless a user asks for it."""
+        """Whether a run in this state has ended: it goes on only if a user asks for it."""
         return self not in (RunState.WAITING, RunState.RUNNING)

@@ -1,4 +1,4 @@
-"""Whole files on local disk or S3-like storage, written so that a reader sees all of a file or none of it."""
+"""Files on local disk or S3-like storage, written so that a reader sees a complete file or none."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hdvae.errors import InputError
 from hdvae_platform.display.text import duration
 
 T = TypeVar("T")
-PERMANENT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""Answers of a storage that is there: to try again would not change them."""
-PAUSE = 1.0
+PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of a storage that works: trying again would not help."""
+RETRY_PAUSE = 1.0
 """Seconds between two tries."""
 _REFUSED = re.compile("NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH")
-"""In what S3 says of a bucket that is not there, or not ours."""
+"""Words in S3's errors about a bucket that does not exist, or that this user may not use."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a local file: a reader sees the old one, or all of the new one; a failure leaves nothing behind."""
+    """Write a local file: a reader sees the old or the complete new one; a failure leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("wb") as stream:
@@ -40,17 +40,17 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class StorageAway(OSError):
-    """The storage does not take or give files: it is full, or cannot be reached. Nothing is half-written."""
+    """The storage is full or cannot be reached. Nothing is half-written."""
 
 
 class Storage:
     """A folder on a file system.
 
     Args:
-        root: a local path, or a URL that pyarrow knows (`s3://bucket/prefix`). Where the server is and who asks comes
-            from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …): addresses are shown and kept.
-        patience: seconds for which what fails is tried again.
-        say: is told when the storage is away, and when it is back.
+        root: a local path, or a URL that pyarrow knows (`s3://bucket/prefix`). The endpoint and the credentials come
+            from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …), since addresses are printed and recorded.
+        patience: seconds for which a failed operation is repeated.
+        say: called with a line when the storage stops answering, and when it answers again.
 
     Every method raises `StorageAway` when the storage has failed for longer than `patience`.
     """
@@ -75,12 +75,12 @@ class Storage:
         return f"{self._path}/{name}" if name else self._path
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Do something again until it works, or the storage gives an answer."""
+        """Do something; while the storage is full or does not answer, do it again."""
         limit, away = time.monotonic() + self._patience, False
         while True:
             try:
                 result = act()
-            except PERMANENT:
+            except PERMANENT_ERRORS:
                 raise
             except OSError as fault:
                 line = f"storage {self.root}: {_reason(fault)}"
@@ -89,32 +89,34 @@ class Storage:
                 if not away:
                     self._say(f"{line}; trying again for {duration(self._patience)}")
                 away = True
-                time.sleep(PAUSE)
+                time.sleep(RETRY_PAUSE)
             else:
                 if away:
                     self._say(f"storage {self.root} answers again")
                 return result
 
     def check(self) -> None:
-        """See that the storage takes files from us. One that is away or full is left to those who wait for it.
+        """Check that the storage accepts files. One that is full or does not answer passes: writing waits for it.
 
         Raises:
-            InputError: it does not, and says so.
+            InputError: the storage refuses files.
         """
         probe = f".probe-{uuid.uuid4().hex[:8]}"
         try:
             self._write(probe, b"")
             self._files.delete_file(self._at(probe))
         except OSError as fault:
-            if isinstance(fault, PERMANENT) or _REFUSED.search(str(fault)):
-                raise InputError(f"storage {self.root} takes no files: {_reason(fault)}; check HDVAE_STORAGE") from None
+            if isinstance(fault, PERMANENT_ERRORS) or _REFUSED.search(str(fault)):
+                raise InputError(
+                    f"storage {self.root} does not accept files: {_reason(fault)}; check HDVAE_STORAGE"
+                ) from None
 
     def address(self, name: str) -> str:
-        """What a person can use to find a file."""
+        """The address of a file, for people."""
         return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file: on local disk by a rename, and an S3 object is there when its last byte is."""
+        """Write a file: on local disk by a rename; on S3 an object exists once its last byte is written."""
         self._patiently(lambda: self._write(name, data))
 
     def _write(self, name: str, data: bytes) -> None:
@@ -127,7 +129,7 @@ class Storage:
         write_atomically(Path(target), data)
 
     def read(self, name: str) -> bytes:
-        """Read a whole file; FileNotFoundError if there is none."""
+        """Read a file; FileNotFoundError if there is none."""
         return self._patiently(lambda: self._read(name))
 
     def _read(self, name: str) -> bytes:
@@ -136,22 +138,22 @@ class Storage:
         return data
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file or folder of this name."""
+        """Whether there is a file or folder with this name."""
         return self._patiently(lambda: bool(self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound))
 
     def list(self, folder: str) -> list[str]:
-        """Names of the whole files and folders in a folder, sorted; none if there is no such folder."""
+        """The sorted names of the files and folders in a folder, without half-written files; empty if there is none."""
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
         names = self._patiently(lambda: [info.base_name for info in self._files.get_file_info(selector)])
         return sorted(name for name in names if not name.startswith("."))
 
     def delete_file(self, name: str) -> None:
-        """Delete a file; it is no error if another has done so."""
+        """Delete a file, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._patiently(lambda: self._files.delete_file(self._at(name)))
 
     def delete_folder(self, name: str) -> None:
-        """Delete a folder with all that is in it; it is no error if there is none."""
+        """Delete a folder and all files in it, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._patiently(lambda: self._files.delete_dir(self._at(name)))
 

@@ -1,11 +1,20 @@
-"""The platform's vocabulary in MLflow: tags, kinds of runs and statuses. Nothing else spells them."""
+"""The platform's vocabulary in MLflow: tags, kinds and statuses of runs, names of parameters and metrics.
+
+No other module spells them. MLflow allows no `@` and `=` in the names of metrics: `elbo@tau=0.1` is stored as
+`elbo at tau 0.1`. Everywhere else the first form is used.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hdvae_platform.store.run_state import RunState
+
+if TYPE_CHECKING:
+    from hdvae_platform.store.records import Kind
 
 
 class Tag:
@@ -55,6 +64,27 @@ class Tag:
     """What MLflow's page shows as the description of a run."""
 
 
+class Param:
+    """Parameters of MLflow's runs that are no setting of the experiment."""
+
+    SEED: Final = "seed"
+    """Of a run: its seed."""
+    METRIC: Final = "metric"
+    """Of a study's run: the metric that the search optimises."""
+    DIRECTION: Final = "direction"
+    """Of a study's run: `minimize` or `maximize`."""
+
+
+EVALUATION = "evaluation"
+"""The folder of `hdvae evaluate` among the artifacts of a run."""
+REPORT = "report"
+"""The folder of the report among the artifacts of a study's run."""
+MODEL = "model"
+"""The folder of the registered model among the artifacts of its run."""
+RUN_SCHEME = "runs:/"
+"""How the address of a run begins: `runs:/ID`."""
+MODEL_SCHEME = "models:/"
+"""How the address of a registered model begins: `models:/NAME/VERSION`."""
 OWN_TAGS = "hdvae."
 """How the platform's own tags begin."""
 
@@ -81,6 +111,8 @@ class Status(StrEnum):
     KILLED = "KILLED"
 
 
+KIND_OF: dict[Kind, RunKind] = {"search": RunKind.SEARCH, "confirmation": RunKind.CONFIRMATION}
+"""MLflow's kind of a run, by the kind that the study database has."""
 STATUS_OF = {
     RunState.RUNNING: Status.RUNNING,
     RunState.COMPLETE: Status.FINISHED,
@@ -89,3 +121,40 @@ STATUS_OF = {
     RunState.WAITING: Status.KILLED,
 }
 """MLflow's status of a run; one that waits was interrupted."""
+
+
+def stored_name(metric: str) -> str:
+    """A metric's name as MLflow takes it.
+
+    >>> stored_name("valid/iw_elbo@S=100")
+    'valid/iw_elbo at S 100'
+    """
+    name, at, condition = metric.partition("@")
+    return f"{name} at {condition.replace('=', ' ')}" if at else name
+
+
+def contract_name(stored: str) -> str:
+    """The inverse of `stored_name`.
+
+    >>> contract_name("valid/iw_elbo at S 100")
+    'valid/iw_elbo@S=100'
+    """
+    return re.sub(r" at (\w+) (\S+)$", r"@\1=\2", stored)
+
+
+def flattened(plain: Any, path: str = "") -> dict[str, Any]:
+    """Dotted paths → values of JSON-like values; lists of plain numbers (schedules, τ) stay whole.
+
+    >>> flattened({"a": {"b": 1, "c": [{"d": 2}]}, "e": [[0, 0.5]]})
+    {'a.b': 1, 'a.c.0.d': 2, 'e': '[[0, 0.5]]'}
+    """
+    if isinstance(plain, dict):
+        items = [(str(key), value) for key, value in plain.items()]
+    elif isinstance(plain, list) and any(isinstance(value, dict) for value in plain):
+        items = [(str(i), value) for i, value in enumerate(plain)]
+    else:
+        return {path: json.dumps(plain) if isinstance(plain, list) else plain}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flattened(value, f"{path}.{key}" if path else key)
+    return flat

@@ -1,4 +1,4 @@
-"""MLflow's registry of models: the best of each study, as code and weights that anyone with MLflow can load."""
+"""MLflow's model registry: the best run of each study, as code and weights that anyone with MLflow can load."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 import hdvae
 from hdvae.errors import InputError
 from hdvae.trained import TrainedModel
+from hdvae_platform.tracking.faults import ALREADY_EXISTS
+from hdvae_platform.tracking.names import MODEL, MODEL_SCHEME, RUN_SCHEME
 
 SERVED = Path(__file__).with_name("served.py")
 NEEDED = ("mlflow", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
-"""What the code of a model and the library import."""
-FOLDER = "model"
-"""Of the model among the artifacts of its run."""
+"""The packages that a model's code and the library import."""
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
-    """Write a trained model as MLflow's pyfunc: its code, its weights, and the library that reads them."""
+    """Write a trained model in MLflow's pyfunc format: its code, its weights, and the library that reads them."""
     height, width = model.image
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width))]),
@@ -50,7 +50,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
 
 
 def _public(version: str) -> str:
-    """A version without the build that it is of: the index has the plain one."""
+    """A version without its build, such as `+cpu`: package indexes hold the plain version."""
     return re.sub(r"\+.*", "", version)
 
 
@@ -62,28 +62,28 @@ def register(
     load: Callable[[], TrainedModel],
     says: str,
 ) -> None:
-    """Make a new version of a registered model, unless its newest one has this identity.
+    """Register a new version of a model, unless the newest version has this identity.
 
     Args:
         client: MLflow.
-        name: of the registered model, which is made if there is none.
-        run_id: of the run that it is of, among whose artifacts it is stored.
-        identity: tags that tell this model from another.
-        load: gives the model.
+        name: of the registered model, which is created if there is none.
+        run_id: the run of the model, which stores it among its artifacts.
+        identity: tags by which this version is recognised.
+        load: returns the model; called only if a version is registered.
         says: description of the version.
     """
     newest = newest_version(client, name)
     if newest is not None and all(newest.tags.get(key) == value for key, value in identity.items()):
         return
     with tempfile.TemporaryDirectory() as temporary:
-        save_model(load(), Path(temporary) / FOLDER)
-        client.log_artifacts(run_id, str(Path(temporary) / FOLDER), FOLDER)
+        save_model(load(), Path(temporary) / MODEL)
+        client.log_artifacts(run_id, str(Path(temporary) / MODEL), MODEL)
     try:
         client.create_registered_model(name)
     except MlflowException as fault:
-        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+        if fault.error_code != ALREADY_EXISTS:
             raise
-    client.create_model_version(name, f"runs:/{run_id}/{FOLDER}", run_id, dict(identity), description=says)
+    client.create_model_version(name, f"{RUN_SCHEME}{run_id}/{MODEL}", run_id, dict(identity), description=says)
 
 
 def newest_version(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
@@ -92,13 +92,13 @@ def newest_version(client: mlflow.MlflowClient, name: str) -> ModelVersion | Non
     return found[0] if found else None
 
 
-def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
-    """The trained model in a registered one, `models:/NAME/VERSION` or `models:/NAME/latest`.
+def find_version(client: mlflow.MlflowClient, uri: str) -> ModelVersion:
+    """The version of a registered model at `models:/NAME/VERSION` or `models:/NAME/latest`.
 
     Raises:
         InputError: there is none.
     """
-    asked = re.fullmatch(r"models:/([^/']+)/(\d+|latest)", uri)
+    asked = re.fullmatch(rf"{MODEL_SCHEME}([^/']+)/(\d+|latest)", uri)
     if asked is None:
         raise InputError(f"{uri}: write models:/NAME/VERSION or models:/NAME/latest")
     found = newest_version(client, asked[1])
@@ -109,6 +109,16 @@ def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
             raise InputError(f"{uri}: the newest version of {asked[1]} is {found.version}")
         found = client.get_model_version(asked[1], asked[2])
     assert found.run_id is not None  # `register` gave it
+    return found
+
+
+def load(client: mlflow.MlflowClient, uri: str) -> TrainedModel:
+    """The trained model in a registered one, `models:/NAME/VERSION` or `models:/NAME/latest`.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = find_version(client, uri)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = client.download_artifacts(found.run_id, FOLDER, temporary)
+        folder = client.download_artifacts(str(found.run_id), MODEL, temporary)
         return hdvae.load(Path(folder) / "artifacts" / "checkpoint")

@@ -1,4 +1,4 @@
-"""Evaluation of a trained run on a split, and what of it is kept."""
+"""Evaluation of a trained run on a split, and the files and records that are kept of it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,47 @@ from hdvae.evaluation.evaluation import Evaluation, choose_images, evaluate, sta
 from hdvae.evaluation.metrics import at, at_samples, nested, tau_label
 from hdvae.experiment.experiment import EvaluationConfig, Experiment
 from hdvae.network.model import HDVAE, evaluating
-from hdvae.training.loop import trained_model
+from hdvae.training.snapshot import trained_model
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.per_image import as_parquet
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking import provenance
-from hdvae_platform.tracking.client import Client, Unreachable
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
+from hdvae_platform.tracking.names import EVALUATION, Tag
 from hdvae_platform.trained.bias_figure import bias_curve
-from hdvae_platform.trained.loading import load_run
+from hdvae_platform.trained.loading import FoundRun
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
-        run: as it was named.
-        dataset: whose images.
+        run: the name by which it was asked for.
+        handle: `STUDY/TRIAL/SEED`, or MLflow's id of a run outside a study; None if it was found by an address.
+        run_id: of the run in MLflow; None if there is none to log to.
+        dataset: the data set.
         split: `valid` or `test`.
-        images: how many.
+        images: the number of images.
         step: of the checkpoint.
         samples: S of `iw_elbo`.
-        draws: M, noise draws for each image.
-        temperatures: of the relaxed chains.
-        grade: of the κ in the Lipschitz bounds.
-        metrics: by name, without the split.
-        errors: standard errors over images of some of them.
-        kappa: certified constants by name, for any image; none for normal variables.
-        parts: the factors of which they are made.
-        files: what is kept, by name.
-        logged: whether MLflow has it.
+        draws: M, the number of noise draws for each image.
+        temperatures: τ of the relaxed chains.
+        grade: `certified` or `local`, of the κ in the Lipschitz bounds.
+        metrics: name without the split → value, in nats per image.
+        errors: name → standard error of the mean over images, of some metrics.
+        kappa: name → certified constant for any image; empty for normal variables.
+        parts: the factors of these constants.
+        files: name → content of the files to keep.
+        logged: whether MLflow has the results.
+        unlogged: why MLflow could not be reached; None if it was.
     """
 
     run: str
+    handle: str | None
+    run_id: str | None
     dataset: str
     split: str
     images: int
@@ -72,6 +78,7 @@ class Assessment:
         """The result as JSON-like values."""
         return {
             "run": self.run,
+            "handle": self.handle,
             "split": self.split,
             "images": self.images,
             "step": self.step,
@@ -88,25 +95,25 @@ class Assessment:
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity, which the certified κ of a badly scaled network can be, and no NaN."""
+    """Values with None for infinity and NaN, which JSON lacks; κ of a badly scaled network may be infinite."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any], places: Places) -> Assessment:
-    """Evaluate a run and log what is found where the run is in MLflow.
+def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str, Any], places: Places) -> Assessment:
+    """Evaluate a run, and log the results to the run if MLflow has it.
 
     Args:
-        run: an MLflow run id or a checkpoint folder.
+        run: from `find_run`.
         split: `valid` or `test`.
-        images: how many, a fixed random subset; all if None.
+        images: the size of a fixed random subset; None for all images.
         settings: of `EvaluationConfig`.
-        places: where data and MLflow are.
+        places: the addresses of data and MLflow.
 
     Raises:
-        InputError: there is no such run, or its data are not there.
+        InputError: the run has no readable checkpoint, or its data are not there.
         BoundViolated: a measured quantity is above a certified bound.
     """
-    snapshot = load_run(run, places)
+    snapshot = run.load()
     experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
     dataset = load_data(experiment, places.home)
     model = trained_model(snapshot).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -116,14 +123,10 @@ def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any]
     found = evaluate(model, pixels, config, snapshot.values["seed"], importance=True)
     kappa, parts = _constants(model)
     step = snapshot.values["step"]
-    notes = {"run": run, "step": step, "data": dataset.checksum, "split": split, **settings}
-    columns = {"image": torch.from_numpy(chosen), **found.per_image}
-    files = {f"{split}.parquet": as_parquet(columns, notes)}
-    if model.config.latent == "categorical":
-        figures = bias_curve(found.metrics, config.tau, f"{dataset.name}, {split}", config.kappa)
-        files |= {f"{split}-{name}": figure for name, figure in figures.items()}
     done = Assessment(
-        run=run,
+        run=run.name,
+        handle=run.handle,
+        run_id=run.run_id,
         dataset=dataset.name,
         split=split,
         images=len(chosen),
@@ -137,12 +140,23 @@ def assess(run: str, split: str, images: int | None, settings: Mapping[str, Any]
         kappa=kappa,
         parts=parts,
     )
+    notes = {"run": run.name, "step": step, "data": dataset.checksum, "split": split, **settings}
+    columns = {"image": torch.from_numpy(chosen), **found.per_image}
+    files = {f"{split}.parquet": as_parquet(columns, notes)}
+    if model.config.latent == "categorical":
+        files |= _figures(done)
     files[f"{split}.json"] = json.dumps(done.document(), indent=1).encode()
     return _logged(done, files, places)
 
 
+def _figures(done: Assessment) -> dict[str, bytes]:
+    """The curve of the bias against the temperature, by file name."""
+    figures = bias_curve(done.metrics, done.temperatures, f"{done.dataset}, {done.split}", done.grade)
+    return {f"{done.split}-{name}": figure for name, figure in figures.items()}
+
+
 def _errors(found: Evaluation, config: EvaluationConfig) -> dict[str, float]:
-    """Standard errors of the means over images, under the names of the metrics; none of a single image."""
+    """Name → standard error of the mean over images; empty for a single image."""
     columns = {name: values for name, values in found.per_image.items() if name in found.metrics}
     columns["iw_elbo"] = columns[at_samples("iw_elbo", config.samples)]
     columns["kl"] = torch.stack([values for name, values in columns.items() if name.startswith("kl/")]).sum(0)
@@ -160,29 +174,31 @@ def _constants(model: HDVAE) -> tuple[dict[str, float], list[tuple[str, float]]]
 
 
 def _logged(done: Assessment, files: Mapping[str, bytes], places: Places) -> Assessment:
-    """Log to the run, if it was named by its id."""
+    """The assessment with its files, logged to the run in MLflow if it is there."""
     done = replace(done, files=files)
     try:
         return replace(done, logged=_log(done, places))
-    except Unreachable as fault:  # what took minutes to find is not lost with it
+    except Unreachable as fault:  # results that took minutes are not lost with it
         return replace(done, unlogged=str(fault))
 
 
 def _log(done: Assessment, places: Places) -> bool:
-    """Log to the run, if it is one of MLflow's; whether it is.
+    """Log to the run in MLflow; returns whether MLflow has the run.
 
     Raises:
         Unreachable: MLflow does not answer.
     """
-    client = None if "/" in done.run else Client(places)
-    if client is None or client.get(done.run) is None:
+    if done.run_id is None:
         return False
-    if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
+    client = Client(places)
+    if client.get(done.run_id) is None:
+        return False
+    if done.split == "test":  # metrics under valid/ are those that training logged: arms are compared by them
         entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
         measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
         tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}
         with client.answering():
-            client.log_entry(done.run, entry)
-            client.set_tags(done.run, {Tag.TEST_MEASURED: json.dumps(tested)})
-    client.log_files(done.run, {f"evaluation/{name}": data for name, data in done.files.items()})
+            client.log_entry(done.run_id, entry)
+            client.set_tags(done.run_id, {Tag.TEST_MEASURED: json.dumps(tested)})
+    client.log_files(done.run_id, {f"{EVALUATION}/{name}": data for name, data in done.files.items()})
     return True

@@ -1,62 +1,159 @@
-"""Finding a trained run by what a user has at hand: an MLflow run id, or a checkpoint on disk or storage."""
+"""Finding a trained run by any of its names: the only place where a RUN is turned into weights."""
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hdvae.errors import InputError
 from hdvae.trained import TrainedModel
 from hdvae.training.checkpoints import Damaged, read_address
-from hdvae.training.loop import Snapshot
+from hdvae.training.snapshot import Snapshot
+from hdvae_platform.store import handles
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.names import MODEL_SCHEME, RUN_SCHEME, Tag
+
+Form = Literal["address", "handle", "id", "model"]
+"""What the name of a run is: the address of its folder or of a checkpoint, its handle, MLflow's id, or the address of a
+registered model."""
+_ID = re.compile(r"[0-9a-f]{32}")
+"""What MLflow's ids of runs look like."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A trained run that was found by one of its names.
+
+    Attributes:
+        name: the name that the user gave.
+        load: reads its newest readable checkpoint. Raises `InputError` if it has none.
+        run_id: of the run in MLflow; None if it was found by an address, or MLflow has no record of it yet.
+        handle: how people name it: `STUDY/TRIAL/SEED`, MLflow's id for a run outside a study; None for an address.
+        note: what the user should know about the choice; None if there is nothing to say.
+    """
+
+    name: str
+    load: Callable[[], Snapshot]
+    run_id: str | None = None
+    handle: str | None = None
+    note: str | None = None
 
 
 def load_model(run: str, home: Path) -> TrainedModel:
     """See `hdvae_platform.load`."""
-    if run.startswith("models:"):
-        return Client(Places.known(home, "tracking")).registered(run)
-    run = run.removeprefix("runs:/")
-    return TrainedModel.of(load_run(run, places_of(run, home)))
+    found = find_run(run, places_of(run, home))
+    if found.note is not None:
+        warnings.warn(found.note, stacklevel=3)  # at the line that calls `hdvae_platform.load`
+    return TrainedModel.of(found.load())
 
 
 def places_of(run: str, home: Path) -> Places:
-    """The places in which a run is looked for: one that goes by MLflow's id is in a home that was used before.
+    """The places in which a run is looked for.
 
     Raises:
-        InputError: nothing is in the home, and the run is no folder.
+        InputError: the run is not named by an address, and the home folder lacks the store that knows its name.
     """
-    return Places.under(home) if _is_address(run) else Places.known(home, "tracking")
+    match _form(run):
+        case "address":
+            return Places.under(home)
+        case "handle":
+            return Places.known(home, "database")
+        case "id" | "model":
+            return Places.known(home, "tracking")
 
 
 def load_run(run: str, places: Places) -> Snapshot:
-    """The newest readable checkpoint of a run.
-
-    Args:
-        run: an MLflow run id; or a run's folder, its `checkpoints` folder, or one `.safetensors` file in it.
-        places: where MLflow is.
+    """The newest readable checkpoint of a run, named as in `find_run`.
 
     Raises:
         InputError: there is no such run, or it has no readable checkpoint.
     """
-    address = run if _is_address(run) else _address(run, places)
-    try:
-        return read_address(address, Storage)
-    except (OSError, Damaged) as fault:
-        raise InputError(f"run {run}: {fault}") from None
+    return find_run(run, places).load()
 
 
-def _is_address(run: str) -> bool:
-    return "/" in run or Path(run).exists()
+def find_run(run: str, places: Places) -> FoundRun:
+    """Find a run by its name.
+
+    Args:
+        run: a handle, `STUDY/TRIAL/SEED` or `STUDY/best`; MLflow's id, or `runs:/ID`; a registered model,
+            `models:/NAME/VERSION` or `models:/NAME/latest`; or the address, on disk or S3, of a run's folder, of its
+            `checkpoints` folder, or of one `.safetensors` file in it. A file or folder that exists wins over a handle
+            and an id of the same name; `FoundRun.note` says so.
+        places: where the stores are.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    match _form(run):
+        case "address":
+            return FoundRun(run, _reader(run, run), note=_note(run))
+        case "handle":
+            return _by_handle(run, places)
+        case "id":
+            return _by_id(run, places)
+        case "model":
+            return _by_model(run, places)
 
 
-def _address(run_id: str, places: Places) -> str:
-    found = Client(places).get(run_id)
-    if found is None:
-        raise InputError(f"run {run_id}: no such MLflow run, nor a folder; ids are in `hdvae study status NAME --json`")
-    address = found.tags.get(Tag.CHECKPOINT)
+def _form(run: str) -> Form:
+    if Path(run).exists():
+        return "address"
+    if run.startswith(MODEL_SCHEME):
+        return "model"
+    if run.startswith(RUN_SCHEME):
+        return "id"
+    if handles.parse(run) is not None:
+        return "handle"
+    return "address" if "/" in run else "id"
+
+
+def _note(path: str) -> str | None:
+    """Says that a path was taken, where its text could also name a run of a study or of MLflow."""
+    other = "a handle" if handles.parse(path) is not None else "an MLflow id" if _ID.fullmatch(path) else None
+    return None if other is None else f"{path} exists as a file or folder here, so it is not looked up as {other}"
+
+
+def _by_handle(run: str, places: Places) -> FoundRun:
+    found = handles.resolve(run, Records(places.database))
+    address = Storage(places.storage).address(found.folder)
+    return FoundRun(run, _reader(run, address), found.run_id, found.handle)
+
+
+def _by_id(run: str, places: Places) -> FoundRun:
+    run_id = run.removeprefix(RUN_SCHEME)
+    tracked = Client(places).get(run_id)
+    if tracked is None:
+        raise InputError(
+            f"run {run}: no such MLflow run, nor a folder; `hdvae study status NAME` shows the runs of a study, which "
+            f"are named {handles.FORMS}"
+        )
+    address = tracked.tags.get(Tag.CHECKPOINT)
     if not address:
-        raise InputError(f"run {run_id} has no checkpoint yet")
-    return address
+        raise InputError(f"run {run} has no checkpoint yet")
+    return FoundRun(run, _reader(run, address), run_id, tracked.handle)
+
+
+def _by_model(uri: str, places: Places) -> FoundRun:
+    client = Client(places)
+    run_id = client.run_of_model(uri)
+    tracked = client.get(run_id)
+    return FoundRun(
+        uri, lambda: client.registered(uri).snapshot(), run_id, run_id if tracked is None else tracked.handle
+    )
+
+
+def _reader(run: str, address: str) -> Callable[[], Snapshot]:
+    def read() -> Snapshot:
+        try:
+            return read_address(address, Storage)
+        except (OSError, Damaged) as fault:
+            raise InputError(f"run {run}: {fault}") from None
+
+    return read

@@ -1,1 +1,1 @@
-"""One run, in one process or several: from its specification to its last report."""
+"""Training one run, in one process or several: what it is given, what it keeps and what it tells its driver."""

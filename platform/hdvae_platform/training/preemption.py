@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import ray
 
-_draining_nodes = ray._private.state.state.get_draining_nodes  # private to Ray
+from hdvae_platform.cluster import ray_internals
 
 _PENDING_CALLS: list[object] = []
 """Calls that the main thread was asked to make; Python does not keep them alive itself."""
@@ -34,7 +34,7 @@ def leaving() -> Iterator[Callable[[], bool]]:
     here = ray.get_runtime_context().get_node_id()
     _on_main_thread(listen)
     try:
-        yield lambda: terminated.is_set() or here in _draining_nodes()
+        yield lambda: terminated.is_set() or here in ray_internals.draining_nodes()
     finally:
         _on_main_thread(restore)
 

@@ -12,7 +12,8 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import TrainState, train
+from hdvae.training.loop import train
+from hdvae.training.state import TrainState
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.display.image_grid import grid_png
 from hdvae_platform.store import shared_data

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hdvae.training.loop import Snapshot
+from hdvae.training.snapshot import Snapshot
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import Checkpoints

@@ -18,17 +18,13 @@ import ray
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-
-# The next three are private to Ray.
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hdvae.errors import Interrupted, PeerLost
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
+from hdvae_platform.cluster.ray_internals import WithoutExtraProcesses, torch_backend
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.storage import StorageAway
 from hdvae_platform.training.messages import PROCESS_KILLED, Ended, EndKind, Message, Notify, from_wire, to_wire
@@ -39,6 +35,9 @@ from hdvae_platform.training.stop_watcher import StopWatcher
 
 MESSAGE_WAIT = 0.5
 """Seconds to wait for a message before looking whether the workers are still there."""
+
+
+_TorchBackend: Any = torch_backend()
 
 
 class RayAddressTorchConfig(TorchConfig):
@@ -69,16 +68,8 @@ def _listen_where_ray_does() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-class LeanTorchTrainer(TorchTrainer):
-    """Ray Train's trainer, without two processes for each run that are of no use here.
-
-    One serves data sets that Ray holds. The other gives back what killed workers had reserved, but needs Ray's
-    dashboard for that, and outlives the study where there is none: the driver does it (`cluster.connection.release`).
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+class LeanTorchTrainer(WithoutExtraProcesses, TorchTrainer):
+    """Ray Train's trainer, without two processes for each run that are of no use here."""
 
 
 def run_group(spec: RunSpec, scratch: str, notify: Notify, is_leaving: Callable[[], bool]) -> Ended:

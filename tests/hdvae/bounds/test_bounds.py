@@ -11,10 +11,11 @@ from hdvae.bounds.bounds import Bound, certified_bound, check, distances, harden
 from hdvae.bounds.exact import enumerate_exactly, given
 from hdvae.bounds.lipschitz import certify
 from hdvae.errors import BoundViolated
-from hdvae.evaluation import evaluation
-from hdvae.evaluation.evaluation import evaluate, measure, summarise
+from hdvae.evaluation import chains as chains_module
+from hdvae.evaluation.chains import measure
+from hdvae.evaluation.evaluation import evaluate, summarise
 from hdvae.experiment.experiment import EvaluationConfig, LayerConfig
-from hdvae.network.model import hard, relaxed
+from hdvae.network.samplers import hard, relaxed
 from hdvae.network.wiring import WIRINGS
 from hdvae.objectives.objectives import expected_log_weight, log_weight
 from tests.hdvae.oracle import CASES, assert_mean, build, case, small_config, some_images, source
@@ -313,7 +314,7 @@ def test_a_draw_above_its_certified_bound_is_an_error():
     check(Bound(apart, apart), soft, coupled)
     low = apart.clone()
     low[77] *= 0.9
-    with pytest.raises(BoundViolated, match=r"image 100077: .*a bug by proof"):
+    with pytest.raises(BoundViolated, match=r"image 100077: .*a bug in hdvae"):
         check(Bound(apart, low), soft, coupled, first=100_000)
 
 
@@ -324,7 +325,7 @@ def test_a_measured_bias_above_a_certified_bound_is_an_error(monkeypatch):
     measured = measure(model, x, {"tau=1": 1.0}, 8, seed=0)
     columns = dict(measured.relaxed["tau=1"])
     columns["lipschitz_bound"] = columns["lipschitz_bound"] * 0
-    forged = evaluation.Measured(measured.hard, {"tau=1": columns})
+    forged = chains_module.Measured(measured.hard, {"tau=1": columns})
     with pytest.raises(BoundViolated, match=r"coupled_bias@tau=1 is .* nats, above its certified bound 0"):
         summarise(forged)
     summarise(forged, "local")
@@ -334,6 +335,6 @@ def test_a_measured_bias_above_a_certified_bound_is_an_error(monkeypatch):
         bound = real(*arguments)
         return Bound(bound.soft / 1000, bound.read / 1000)
 
-    monkeypatch.setattr(evaluation, "certified_bound", too_small)
+    monkeypatch.setattr(chains_module, "certified_bound", too_small)
     with pytest.raises(BoundViolated):
         evaluate(model, x, EvaluationConfig(tau=(1.0,), draws=8), seed=0, importance=False)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from hdvae.bounds.exact import configurations, enumerate_exactly, given
-from hdvae.evaluation.evaluation import evaluate, importance_weighted, measure
+from hdvae.evaluation.chains import measure
+from hdvae.evaluation.evaluation import evaluate
+from hdvae.evaluation.importance import importance_weighted
 from hdvae.experiment.experiment import EvaluationConfig, LayerConfig
-from hdvae.network.model import hard, independent, relaxed
+from hdvae.network.samplers import hard, independent, relaxed
 from hdvae.network.wiring import WIRINGS
 from hdvae.objectives.objectives import expected_log_weight, log_weight, training_kl
 from tests.hdvae.oracle import (

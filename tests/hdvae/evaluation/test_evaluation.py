@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hdvae.evaluation import evaluation
-from hdvae.evaluation.evaluation import Measured, choose_images, evaluate, importance_weighted, measure, summarise
+from hdvae.evaluation import chains, importance
+from hdvae.evaluation.chains import Measured, measure
+from hdvae.evaluation.evaluation import choose_images, evaluate, summarise
+from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.metrics import AT_ZERO, DESCRIPTIONS, tau_label
 from hdvae.experiment.experiment import EvaluationConfig
-from hdvae.network.model import LayerTerms, Terms, hard, independent, relaxed
+from hdvae.network.samplers import hard, independent, relaxed
+from hdvae.network.terms import LayerTerms, Terms
 from hdvae.network.wiring import WIRINGS
 from hdvae.objectives.objectives import expected_log_weight, log_weight
 from hdvae.randomness.noise import NoiseSource
@@ -112,7 +115,8 @@ def test_results_do_not_depend_on_how_many_rows_go_at_once(monkeypatch, wiring, 
     model = make(wiring)
     whole = measure(model, images(), at_each(0.2), 2, seed=5)
     weighted = importance_weighted(model, images(), 9, seed=5)
-    monkeypatch.setattr(evaluation, "ROWS", rows)
+    monkeypatch.setattr(chains, "ROWS", rows)
+    monkeypatch.setattr(importance, "ROWS", rows)
     cut = measure(model, images(), at_each(0.2), 2, seed=5)
     assert cut.columns().keys() == whole.columns().keys()
     for name, value in cut.columns().items():

@@ -54,8 +54,8 @@ def test_all_of_train_is_tunable(name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("test/elbo", "a study is tuned on valid, never on test: use valid/elbo, not test/elbo"),
-        ("test/nonsense", "never on test"),
+        ("test/elbo", "a study must not be tuned on the test split: use valid/elbo, not test/elbo"),
+        ("test/nonsense", "must not be tuned on the test split"),
         ("valid/elb", "unknown metric valid/elb; did you mean 'valid/elbo'?"),
         ("valid/iw_elbow@S=100", "did you mean 'valid/iw_elbo'?"),
         ("elbo", "unknown metric elbo; did you mean 'valid/elbo'?"),

@@ -5,7 +5,7 @@ import torch
 
 from hdvae.bounds.exact import configurations
 from hdvae.evaluation.sampling import _noise, layer_resamples, prior_samples, reconstructions
-from hdvae.network.model import independent
+from hdvae.network.samplers import independent
 from hdvae.network.wiring import WIRINGS
 from tests.hdvae.oracle import assert_mean, build, case, small_config, some_images
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hdvae.evaluation.usage import Usage, perplexity
-from hdvae.network.model import hard, independent
+from hdvae.network.samplers import hard, independent
 from hdvae.training.optimizer import Adamax, Group
 from hdvae.training.revival import revive
 from hdvae.workers import ALONE

@@ -96,7 +96,7 @@ def test_settings_cannot_be_changed():
         ({"training__temperature": [[0, 0.8], [9, 0]]}, "training: temperature must stay above 0"),
         ({"training__learning_rate": -1}, "training: learning_rate must stay above 0"),
         ({"training__freebits": -0.1}, "training: freebits must not be negative"),
-        ({"training__freebits": "2"}, "training.freebits: '2' is no schedule: write a number, points"),
+        ({"training__freebits": "2"}, "training.freebits: '2' is not a schedule: write a number, points"),
         (
             {"training__temperature": [[5, 0.8], [5, 0.1]]},
             "training.temperature: the steps of a schedule must increase",
@@ -133,7 +133,7 @@ def test_only_a_mapping_is_an_experiment(value):
 
 
 def test_only_plain_values_are_settings():
-    assert complaint(training__steps={1, 2}).endswith("use numbers, texts, lists and mappings only")
+    assert complaint(training__steps={1, 2}).endswith("use numbers, strings, lists and mappings only")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -221,8 +221,11 @@ def test_fingerprint_does_not_change_between_versions_and_machines():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"training__temperature": "learnt"}, "training.temperature: 'learnt' is no schedule: write a number, points"),
-        ({"training__freebits": "learned"}, "training.freebits: 'learned' is no schedule"),
+        (
+            {"training__temperature": "learnt"},
+            "training.temperature: 'learnt' is not a schedule: write a number",
+        ),
+        ({"training__freebits": "learned"}, "training.freebits: 'learned' is not a schedule"),
         (
             {"training__temperature": "learned", "training__temperature_floor": 0.5},
             "training: temperature_start must be above temperature_floor",
@@ -230,17 +233,20 @@ def test_fingerprint_does_not_change_between_versions_and_machines():
         ({"training__objective": "relaxed"}, "training.objective: input should be 'surrogate', 'relaxed_elbo' or"),
         (
             {"training__objective": "relaxed_elbo", "training__estimator": "rloo"},
-            "training: objective: relaxed_elbo needs estimator: concrete; with rloo the samples are hard",
+            "training: objective: relaxed_elbo needs relaxed samples: use estimator: concrete, since rloo is hard",
         ),
         (
             {"training__temperature": "learned", "training__estimator": "reinmax"},
-            "training: temperature: learned needs estimator: concrete; with reinmax the samples are hard",
+            "training: temperature: learned needs relaxed samples: use estimator: concrete, since reinmax is hard",
         ),
         (
             {"training__kl": "concrete", "training__estimator": "gumbel_rao"},
-            "training: kl: concrete needs estimator: concrete",
+            "training: kl: concrete does not go with estimator: gumbel_rao; use kl: analytic, hard or relaxed",
         ),
-        ({"training__kl": "hard", "training__estimator": "vimco"}, "training: estimator: vimco has its own treatment"),
+        (
+            {"training__kl": "hard", "training__estimator": "vimco"},
+            "training: kl: hard does not go with estimator: vimco; use kl: analytic",
+        ),
         ({"training__estimator": "rloo", "training__estimator_samples": 1}, "training.estimator_samples: "),
         (
             {"model__latent": "normal", "training__estimator": "rloo"},
@@ -274,9 +280,9 @@ def test_a_learned_temperature_is_read_and_written():
 
 
 def test_reads_are_dense_unless_a_race_is_asked_for():
-    assert not read().model.races
-    assert read(model__reads="race").model.races
-    assert not read(model__reads="race", model__latent="normal").model.races
+    assert not read().model.top_m_reads
+    assert read(model__reads="race").model.top_m_reads
+    assert not read(model__reads="race", model__latent="normal").model.top_m_reads
 
 
 @pytest.mark.parametrize(("field", "value"), [("estimator", "gumbel_rao"), ("kl", "concrete")])

@@ -82,11 +82,11 @@ def test_schedule_of_each_written_form():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("0.5", "'0.5' is no schedule: write a number, points"),
-        (True, "True is no schedule"),
-        (None, "None is no schedule"),
-        (math.nan, "nan is no schedule"),
-        (math.inf, "inf is no schedule"),
+        ("0.5", "'0.5' is not a schedule: write a number, points"),
+        (True, "True is not a schedule"),
+        (None, "None is not a schedule"),
+        (math.nan, "nan is not a schedule"),
+        (math.inf, "inf is not a schedule"),
         ([], "a list of [step, value] pairs"),
         ([0, 0.8], "a list of [step, value] pairs"),
         ([[0, 0.8, 1]], "a list of [step, value] pairs"),

@@ -1,105 +1,21 @@
-"""Races against dense samples: the same laws, gradients and reads; and what is left out never exceeds its bound."""
+"""Sampled top-m reads against dense samples: distribution, gradients and reads, and the bound of what is dropped."""
 
-import itertools
 import math
 
 import pytest
 import torch
-from scipy.integrate import quad
 
 from hdvae.experiment.experiment import LayerConfig, ModelConfig, RaceConfig
 from hdvae.latents import layers as layers_module
 from hdvae.latents.distributions import Categorical
-from hdvae.latents.layers import MemoryLayer, RaceLayer
-from hdvae.latents.top_m import HIGHEST, LOWEST, NEVER, Overdue, _copies, _repeated, draw, expected_drop, plan, race
+from hdvae.latents.exponential_integral import ExponentialIntegral
+from hdvae.latents.layers import MemoryLayer, TopMLayer
+from hdvae.latents.top_m import REPEATED_SCORE, _copies, _repeated, expected_drop, sample_top_m, split_draws
 from hdvae.randomness.noise import NoiseSource
-from tests.hdvae.oracle import CPU, assert_law, source
+from tests.hdvae.latents.laws import AUTO, ROWS, assert_same_mean, dense, expanded, law_of, uniform, whole
+from tests.hdvae.oracle import CPU, source
 
-ROWS = 20_000
-AUTO = RaceConfig()
-
-
-def law_of(shape, seed=0, scale=1.0, dtype=torch.float64):
-    """One variable's law with `shape` classes in its parts; the logits have gradients."""
-    generator = torch.Generator().manual_seed(seed)
-    return [(scale * torch.randn(1, 1, m, generator=generator, dtype=dtype)).requires_grad_() for m in shape]
-
-
-def expanded(logits, rows):
-    return Categorical([part.expand(rows, 1, -1) for part in logits])
-
-
-def uniform(rows, parts, draws, seed=0, dtype=torch.float64):
-    return source(rows, seed, dtype).uniform(1, 1 + parts, draws)
-
-
-def whole(found, classes):
-    """A race's weights as a vector over all classes, (B, K)."""
-    soft = found.scores.softmax(-1)[:, 0]
-    return torch.zeros(len(soft), classes, dtype=soft.dtype).scatter_add(-1, found.slots[:, 0], soft)
-
-
-def dense(law, tau, seed=1):
-    scores = law.joint() + source(len(law.logits[0]), seed, law.logits[0].dtype).gumbel(1, law.classes)
-    return (scores / tau).softmax(-1)[:, 0]
-
-
-def assert_same_mean(a, b, sigmas=4.0):
-    """Means over rows of two independent samples agree in every column, within standard errors of their difference."""
-    error = ((a.var(0) + b.var(0)) / len(a)).sqrt()
-    distance = (a.mean(0) - b.mean(0)).abs()
-    assert (distance <= sigmas * error + 1e-9).all(), (distance / error).max()
-
-
-# --- The law of what is drawn -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(5,), (3, 3), (4, 4), (7, 7)])
-def test_draws_follow_the_law_and_know_their_probability(shape):
-    law = expanded(law_of(shape), ROWS)
-    drawn = draw(law, source(ROWS).uniform(1, len(shape), 3))
-    joint = law.joint().detach()
-    for c in range(3):
-        assert_law(drawn.slots[:, 0, c], joint[0, 0].exp())
-    pairs = drawn.slots[:, 0, 0] * law.classes + drawn.slots[:, 0, 1]
-    assert_law(pairs, (joint[0, 0].exp().unsqueeze(1) * joint[0, 0].exp()).flatten())
-    torch.testing.assert_close(drawn.pi, joint.gather(-1, drawn.slots).exp())
-
-
-@pytest.mark.parametrize("classes", [256, 260, 300, 301])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
-def test_many_classes_are_drawn_in_proportion(classes, scale):
-    """Evenly spaced numbers: as many of them find a class as it has weight, whichever way the sums run."""
-    count = 40_000
-    law = expanded(law_of((classes,), scale=scale), 1)
-    drawn = draw(law, ((torch.arange(count, dtype=torch.float64) + 0.5) / count).view(1, 1, 1, count))
-    pi = law.joint().detach().exp()
-    found = torch.bincount(drawn.slots.flatten(), minlength=classes)
-    assert ((found - count * pi.flatten()).abs() < 1 + 1e-6).all()
-    torch.testing.assert_close(drawn.pi, pi.gather(-1, drawn.slots.long()), rtol=1e-9, atol=1e-15)
-
-
-@pytest.mark.parametrize("classes", [8, 256, 301])
-def test_a_class_without_weight_is_never_drawn(classes):
-    """In single precision, where sums round: every third class alone has weight, and numbers lie next to all sums."""
-    logits = torch.full((1, 1, classes), -1000.0)
-    logits[..., 1::3] = torch.randn(1, 1, len(range(1, classes, 3)), generator=torch.Generator().manual_seed(4))
-    edges = logits.softmax(-1).double().cumsum(-1).float()
-    steps = torch.arange(-20, 21) * 2.0**-24
-    numbers = (edges.unsqueeze(-1) + steps).clamp(0, 1 - 2.0**-24).view(1, 1, 1, -1)
-    drawn = draw(Categorical([logits]), numbers)
-    assert (drawn.slots % 3 == 1).all()
-    assert (drawn.pi > 0).all()
-
-
-@pytest.mark.parametrize("number", [0.0, 1 - 2.0**-24])
-@pytest.mark.parametrize("scale", [1e-3, 200.0])
-@pytest.mark.parametrize("shape", [(9, 9), (8, 8), (13,), (300, 300), (301, 301)])
-def test_extreme_noise_gives_classes_that_exist(number, scale, shape):
-    law = expanded(law_of(shape, scale=scale, dtype=torch.float32), 4)
-    drawn = draw(law, torch.full((4, 1, len(shape), 2), number))
-    assert ((drawn.slots >= 0) & (drawn.slots < law.classes)).all()
-    assert ((drawn.pi >= 0) & (drawn.pi <= 1 + 1e-6)).all()
+# --- Against dense samples -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 0.8])
@@ -107,7 +23,7 @@ def test_extreme_noise_gives_classes_that_exist(number, scale, shape):
 def test_with_all_classes_seen_a_race_is_the_dense_sample(tau, shape):
     """Means, variances, every marginal and pair of classes, and what is left out, which is nothing."""
     law = expanded([part.detach() for part in law_of(shape)], ROWS)
-    found = race(law, uniform(ROWS, len(shape), 200), tau, 200, 0)
+    found = sample_top_m(law, uniform(ROWS, len(shape), 200), tau, 200, 0)
     soft, other = whole(found, law.classes), dense(law, tau)
     assert_same_mean(soft, other)
     assert_same_mean(soft.square(), other.square())
@@ -126,7 +42,7 @@ def test_gradients_are_those_of_the_dense_sample(tau):
     for raced in (True, False):
         leaves = [part.detach().expand(rows, 1, 3).clone().requires_grad_() for part in law_of((3, 3))]
         law, table = Categorical(leaves), values.clone().expand(rows, 9, 2).clone().requires_grad_()
-        soft = whole(race(law, uniform(rows, 2, 150), tau, 150, 0), 9) if raced else dense(law, tau)
+        soft = whole(sample_top_m(law, uniform(rows, 2, 150), tau, 150, 0), 9) if raced else dense(law, tau)
         read = torch.einsum("bk,bkd->bd", soft, table)
         (read.prod(-1) + read.exp().sum(-1)).sum().backward()
         gradients.append(torch.cat([*(leaf.grad.flatten(1) for leaf in leaves), table.grad.flatten(1)], 1))
@@ -138,7 +54,7 @@ def test_repeated_arrivals_are_merged():
     """A class counts at its first arrival: its weight is T^(−1/τ) of that, whatever follows."""
     law = expanded([part.detach() for part in law_of((2, 2))], 50)
     noise = uniform(50, 2, 20)
-    found, times = race(law, noise, 0.5, 20, 0), (-noise[:, 0, 0].log()).cumsum(-1)
+    found, times = sample_top_m(law, noise, 0.5, 20, 0), (-noise[:, 0, 0].log()).cumsum(-1)
     for row in range(50):
         first = {}
         for slot, time in zip(found.slots[row, 0].tolist(), times[row].tolist(), strict=True):
@@ -147,13 +63,13 @@ def test_repeated_arrivals_are_merged():
         for slot, time in first.items():
             expected[slot] = time**-2
         torch.testing.assert_close(whole(found, 4)[row], expected / expected.sum())
-        assert (found.scores[row, 0] > NEVER / 2).sum() == len(first)
+        assert (found.scores[row, 0] > REPEATED_SCORE / 2).sum() == len(first)
 
 
 def test_the_first_arrival_is_the_largest_weight_and_more_draws_change_nothing_that_was_seen():
     law, noise = expanded(law_of((8, 8)), 100), uniform(100, 2, 64)
-    long = race(law, noise, 0.5, 64, 0)
-    short = race(law, noise, 0.5, 16, 0)
+    long = sample_top_m(law, noise, 0.5, 64, 0)
+    short = sample_top_m(law, noise, 0.5, 16, 0)
     assert torch.equal(long.scores.argmax(-1), torch.zeros(100, 1, dtype=torch.int64))
     assert torch.equal(long.slots[..., :16], short.slots)
     torch.testing.assert_close(long.scores[..., :16], short.scores)
@@ -172,30 +88,7 @@ def test_repeats_and_copies_are_found_whichever_way(classes):
         ]
 
 
-# --- What comes later ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("a", [0.5, 1.0, 1.25, 2.0, 10.0, 20.0])
-def test_table_is_the_exponential_integral(a):
-    table = Overdue.at(1 / a, torch.zeros((), dtype=torch.float64))
-    for log_x in (-30.0, -11.3, -4.1, -1.02, 0.3, 1.9, 4.4):
-        x = math.exp(log_x)
-        end = min([math.log1p(50 / x)] + ([50 / (a - 1)] if a > 1 else []))
-        pieces = torch.linspace(0, end, 41).tolist()
-        exact = sum(
-            quad(lambda v, x=x: math.exp(-x * math.expm1(v) - (a - 1) * v), low, high)[0]
-            for low, high in itertools.pairwise(pieces)
-        )
-        got = table.log_f(torch.tensor(log_x, dtype=torch.float64)).item()
-        assert math.log(exact) - 2e-3 < got < math.log(exact) + 1e-9, "interpolation is from below, and near"
-
-
-def test_beyond_the_table_its_ends_hold():
-    table = Overdue.at(0.5, torch.zeros(()))
-    got = table.log_f(torch.tensor([LOWEST - 50, LOWEST, HIGHEST, HIGHEST + 50]))
-    assert got[0] == got[1]
-    torch.testing.assert_close(got[2], got[3], atol=1e-2, rtol=0)
-    torch.testing.assert_close(got[0], torch.tensor(0.0), atol=1e-3, rtol=0)  # F_2(0) = 1
+# --- The remaining classes -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 0.8, 1.0])
@@ -205,7 +98,7 @@ def test_bound_of_the_dropped_mass_is_never_below_the_mean(tau, scale):
     rows, draws = 4000, 512
     law = expanded([part.detach() for part in law_of((4, 4), scale=scale)], rows)
     noise = uniform(rows, 2, draws)
-    every, bound = race(law, noise, tau, draws, 0), race(law, noise, tau, 8, 0).dropped.flatten()
+    every, bound = sample_top_m(law, noise, tau, draws, 0), sample_top_m(law, noise, tau, 8, 0).dropped.flatten()
     soft = every.scores.softmax(-1)[:, 0]
     dropped = soft[:, 8:].sum(-1) + every.dropped.flatten()  # in 512 draws a class may still be missing
     assert bound.mean() >= dropped.mean() - 3 * (bound - soft[:, 8:].sum(-1)).std() / math.sqrt(rows)
@@ -219,12 +112,12 @@ def test_tail_stands_for_what_comes_later(tau):
     """With few arrivals the marginals of 64 classes are those of the dense sample; without the tail they are not."""
     rows = 40_000
     law = expanded([part.detach() for part in law_of((8, 8))], rows)
-    found = race(law, uniform(rows, 2, 24), tau, 8, 16)
+    found = sample_top_m(law, uniform(rows, 2, 24), tau, 8, 16)
     soft, other = whole(found, 64), dense(law, tau)
     best = law.joint()[0, 0].argmax()
     error = ((soft.var(0) + other.var(0)) / rows).sqrt()
     assert ((soft.mean(0) - other.mean(0)).abs() < 4 * error + 0.02 * other.mean(0)).all()
-    alone = whole(race(law, uniform(rows, 2, 24), tau, 8, 0), 64)
+    alone = whole(sample_top_m(law, uniform(rows, 2, 24), tau, 8, 0), 64)
     assert (alone.mean(0) - soft.mean(0))[best] > (6 if tau == 0.8 else 2) * error[best]
 
 
@@ -233,7 +126,7 @@ def test_tail_copies_are_merged_and_count_as_often_as_they_were_drawn():
     law = expanded([part.detach() for part in law_of((3, 3))], 40)
     m, r, tau = 3, 10, 0.8
     noise = uniform(40, 2, m + r)
-    found, table = race(law, noise, tau, m, r), Overdue.at(tau, noise)
+    found, table = sample_top_m(law, noise, tau, m, r), ExponentialIntegral.at(tau, noise)
     times, joint = (-noise[:, 0, 0, :m].log()).cumsum(-1), law.joint()
     for row in range(40):
         slots = found.slots[row, 0].tolist()
@@ -254,7 +147,7 @@ def test_tail_copies_are_merged_and_count_as_often_as_they_were_drawn():
 def test_gradient_of_a_tail_holds_its_weight_fixed():
     """Through the scores alone: ∂ log weight/∂ log π = 1/τ, arrivals and tail alike."""
     leaves = [part.detach().clone().requires_grad_() for part in law_of((5, 5))]
-    found = race(Categorical(leaves), uniform(1, 2, 12), 0.8, 4, 8)
+    found = sample_top_m(Categorical(leaves), uniform(1, 2, 12), 0.8, 4, 8)
     soft = found.scores.softmax(-1)
     values = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     (soft * values).sum().backward()
@@ -275,11 +168,11 @@ def test_chosen_races_read_like_dense_samples(tau):
     rows, rounds = 1024, 16
     values = torch.randn(4096, 8, generator=torch.Generator().manual_seed(9))
     law = expanded(law_of((64, 64), scale=2**-0.5, dtype=torch.float32), rows)
-    log_pi, (m, r) = law.joint()[:, 0], plan(AUTO, 4096, tau)
+    log_pi, (m, r) = law.joint()[:, 0], split_draws(AUTO, 4096, tau)
     largest, squares = [], []
     for i in range(rounds):
         noise = uniform(rows, 2, m + r, seed=i, dtype=torch.float32)
-        found = race(law, noise, tau, m, r)
+        found = sample_top_m(law, noise, tau, m, r)
         soft, read_slots = found.scores.softmax(-1)[:, 0], found.slots[:, 0]
         last = (-noise[:, 0, 0, :m].log()).sum(-1, keepdim=True)
         log_times = (last + (-source(rows, 1000 + i, torch.float32).gumbel(4096) - log_pi).exp()).log()
@@ -296,17 +189,17 @@ def test_chosen_races_read_like_dense_samples(tau):
         assert pairs[:, 0].mean() / pairs[:, 1].mean() == pytest.approx(1, abs=0.01)
 
 
-# --- How many draws -----------------------------------------------------------------------------------
+# --- How many draws --------------------------------------------------------------------------------
 
 
 def test_plan_takes_fewer_arrivals_the_colder_it_is_and_a_tail_where_it_is_hot():
-    plans = [plan(AUTO, 2**20, tau) for tau in (0.05, 0.3, 0.4, 0.5, 0.8, 1.0)]
+    plans = [split_draws(AUTO, 2**20, tau) for tau in (0.05, 0.3, 0.4, 0.5, 0.8, 1.0)]
     assert plans == [(16, 0), (16, 0), (32, 0), (32, 32), (32, 32), (32, 32)]
-    assert plan(RaceConfig(draws=32, arrivals=32), 2**20, 0.8) == (32, 0)
-    assert plan(RaceConfig(draws=40, arrivals=32), 2**20, 0.1) == (32, 8)
-    assert plan(RaceConfig(draws=256), 2**16, 0.5) == (64, 0)
-    assert plan(RaceConfig(tolerance=0.05), 2**16, 0.5) == (16, 0)
-    assert plan(RaceConfig(draws=1), 2**16, 0.5) == (1, 0)
+    assert split_draws(RaceConfig(draws=32, arrivals=32), 2**20, 0.8) == (32, 0)
+    assert split_draws(RaceConfig(draws=40, arrivals=32), 2**20, 0.1) == (32, 8)
+    assert split_draws(RaceConfig(draws=256), 2**16, 0.5) == (64, 0)
+    assert split_draws(RaceConfig(tolerance=0.05), 2**16, 0.5) == (16, 0)
+    assert split_draws(RaceConfig(draws=1), 2**16, 0.5) == (1, 0)
 
 
 @pytest.mark.parametrize("tau", [0.3, 0.5, 0.8])
@@ -314,11 +207,11 @@ def test_no_law_drops_more_than_is_expected_of_equal_classes(tau):
     expected = expected_drop(4096, tau, 16)
     for scale in (0.0, 1.0, 3.0):
         law = expanded([part.detach() for part in law_of((64, 64), scale=scale)], 4000)
-        dropped = race(law, uniform(4000, 2, 16), tau, 16, 0).dropped
+        dropped = sample_top_m(law, uniform(4000, 2, 16), tau, 16, 0).dropped
         assert dropped.mean() < 1.05 * expected + 1e-3
 
 
-# --- Single precision ---------------------------------------------------------------------------------
+# --- Single precision ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.3, 1.0])
@@ -329,7 +222,7 @@ def test_races_are_finite_in_single_precision(tau, scale, tail):
     config = ModelConfig(
         layers=(LayerConfig(variables=2, classes=4096),), reads="race", race=RaceConfig(draws=16 + tail, arrivals=16)
     )
-    layer = RaceLayer(config.layers[0], config)
+    layer = TopMLayer(config.layers[0], config)
     raw = (scale * torch.randn(40, 32, generator=torch.Generator().manual_seed(1))).requires_grad_()
     law = layer.distribution(raw)
     single = NoiseSource.at(CPU, torch.float32, 40, seed=0, purpose="test", step=0)
@@ -345,18 +238,18 @@ def test_races_are_finite_in_single_precision(tau, scale, tail):
 
 def test_an_arrival_at_zero_is_guarded():
     law = expanded(law_of((4, 4), dtype=torch.float32), 2)
-    found = race(law, torch.full((2, 1, 3, 8), 1.0 - 2.0**-24), 0.05, 4, 4)
+    found = sample_top_m(law, torch.full((2, 1, 3, 8), 1.0 - 2.0**-24), 0.05, 4, 4)
     assert found.scores[..., 0].isfinite().all()
     assert found.scores.softmax(-1).isfinite().all()
 
 
-# --- Layers -------------------------------------------------------------------------------------------
+# --- Layers ----------------------------------------------------------------------------------------
 
 
 def layers(classes=16, shared=False):
     """A race and a dense layer with the same parameters; the race sees everything."""
     made = []
-    for kind, reads in ((RaceLayer, "race"), (MemoryLayer, "dense")):
+    for kind, reads in ((TopMLayer, "race"), (MemoryLayer, "dense")):
         config = ModelConfig(
             layers=(LayerConfig(variables=2, classes=classes),),
             reads=reads,
@@ -401,7 +294,7 @@ def test_gradients_of_large_memories_are_those_of_all_logits(monkeypatch):
         monkeypatch.setattr(layers_module, "FEW_KEYS", few)
         leaf = raw.clone().requires_grad_()
         law = raced.distribution(leaf)
-        assert isinstance(law, layers.Keyed) == (few == 2)
+        assert isinstance(law, layers_module.Keyed) == (few == 2)
         drawn = raced.relax(law, raced.noise(source(10)), 0.7)
         wanted = (leaf, raced.keys_PNMQ)
         gradients.append(torch.autograd.grad(drawn.read.exp().sum() + law.entropy().sum(), wanted))
@@ -424,6 +317,6 @@ def test_eq_15_of_a_race_is_the_sum_over_all_classes():
 def test_noise_of_a_race_does_not_grow_with_the_memory():
     for classes in (16, 2**20):
         config = ModelConfig(layers=(LayerConfig(variables=1, classes=classes),), reads="race", shared_values=True)
-        layer = RaceLayer(config.layers[0], config)
+        layer = TopMLayer(config.layers[0], config)
         assert layer.noise(source(3)).shape == (3, 1, 3, 64)
         assert layer.hard_noise(source(3)).shape == (3, 1, 2, 1)

@@ -7,7 +7,8 @@ import torch
 
 from hdvae.bounds.exact import given
 from hdvae.experiment.experiment import LayerConfig
-from hdvae.network.model import bernoulli_log_prob, hard, independent, relaxed
+from hdvae.network.samplers import hard, independent, relaxed
+from hdvae.network.terms import bernoulli_log_prob
 from hdvae.network.wiring import WIRINGS, Node
 from hdvae.objectives.objectives import expected_log_weight, log_weight, surrogate_objective
 from tests.hdvae.oracle import build, small_config, some_images, source

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hdvae.latents.distributions import Categorical, Draw, Normal
-from hdvae.network.model import LayerTerms, Terms, relaxed
+from hdvae.network.samplers import relaxed
+from hdvae.network.terms import LayerTerms, Terms
 from hdvae.network.wiring import WIRINGS, Node
 from hdvae.objectives.objectives import log_weight, surrogate_objective, training_kl
 from tests.hdvae.oracle import CASES, build, small_config, some_images, source

@@ -9,7 +9,7 @@ from torch.distributions import RelaxedOneHotCategorical
 from hdvae.experiment.experiment import LayerConfig
 from hdvae.latents.distributions import Categorical, Draw
 from hdvae.latents.layers import MemoryLayer
-from hdvae.network.model import hard, relaxed
+from hdvae.network.samplers import hard, relaxed
 from hdvae.network.wiring import WIRINGS
 from hdvae.objectives.objectives import surrogate_objective, training_kl
 from hdvae.randomness.noise import NoiseSource

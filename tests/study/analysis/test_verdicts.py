@@ -11,7 +11,8 @@ from scipy import stats
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.verdicts import ALPHA, Verdict, overall, verdicts
 from hdvae_platform.study.expectation import Expectation
-from hdvae_platform.tracking.client import TrackedRun, flattened
+from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import flattened
 
 ELBO, BIAS = "valid/elbo", "valid/relaxation_bias"
 

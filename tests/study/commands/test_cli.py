@@ -37,6 +37,32 @@ def test_unknown_commands_and_options(capsys):
     assert "FILE.yaml" in fails(capsys, "study", "run")
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_script_that_completes_commands(capfd, monkeypatch, shell):
+    monkeypatch.setenv("_HDVAE_COMPLETE", f"{shell}_source")
+    assert run([]) == 0
+    script = capfd.readouterr().out
+    assert "hdvae" in script
+    assert f"_HDVAE_COMPLETE={shell}_complete" in script
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("hdvae stu", ["study"]),
+        ("hdvae study s", ["submit", "status", "stop"]),
+        ("hdvae data f", ["fetch"]),
+        ("hdvae study export small --o", ["--out"]),
+    ],
+)
+def test_what_is_typed_is_completed(capsys, monkeypatch, typed, completed):
+    monkeypatch.setenv("_HDVAE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert run([]) == 0
+    assert capsys.readouterr().out.split() == [f"plain,{word}" for word in completed]
+
+
 @pytest.mark.parametrize("arguments", [["study", "check"], ["study", "run"], ["train"]])
 def test_bad_files_are_one_line_and_exit_code_2(capsys, places, edit, arguments):
     file = edit({"experiment/training/freebit": 1.0})

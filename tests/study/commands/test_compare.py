@@ -25,7 +25,8 @@ from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.layout import per_image_artifact
 from hdvae_platform.store.per_image import as_parquet
 from hdvae_platform.store.places import Places
-from hdvae_platform.tracking.client import Client, flattened
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import flattened
 
 SEEDS, WIDTHS, IMAGES = 6, (2, 4, 8), 40
 DOCS = Path(__file__).parents[3] / "docs/comparison.md"

@@ -5,7 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from hdvae.data.dataset import load, parquet_path
+from hdvae.data.loading import load
+from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.commands.data import data
 from hdvae_platform.store.catalogue import names

@@ -160,19 +160,19 @@ def test_what_was_found_is_not_lost_with_the_store_of_artifacts(capsys, places, 
 def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):
     """A κ that is wrong by construction ends in exit code 1 and one line; nothing is logged."""
     from hdvae.bounds.bounds import Bound
-    from hdvae.evaluation import evaluation
+    from hdvae.evaluation import chains
 
-    real = evaluation.certified_bound
+    real = chains.certified_bound
 
     def wrong(*arguments):
         bound = real(*arguments)
         return Bound(bound.soft * 1e-9, bound.read * 1e-9)
 
-    monkeypatch.setattr(evaluation, "certified_bound", wrong)
+    monkeypatch.setattr(chains, "certified_bound", wrong)
     assert run(["evaluate", trained["run"], *FLAGS, "--home", str(places.home)]) == 1
     said = capsys.readouterr().err
     assert "above its certified bound" in said
-    assert "a bug by proof" in said
+    assert "a bug in hdvae" in said
     assert said.count("\n") == 1
     assert "test/elbo" not in mlflow.MlflowClient(places.tracking).get_run(trained["run"]).data.metrics
 

@@ -20,8 +20,8 @@ from typing import Any
 
 LIMIT = 240
 """Seconds that a command may take where nothing else is said."""
-_FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload([f"{__package__}.preloaded"])
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload([f"{__package__}.preloaded"])
 
 
 def command(arguments: Sequence[str | Path]) -> list[str]:
@@ -58,9 +58,9 @@ class Forked:
         cwd: Path | None = None,
     ) -> None:
         self.args = [work.__name__, *map(str, arguments)]
-        (out, out_end), (errors, errors_end) = (_FORKING.Pipe(duplex=False) for _ in range(2))
+        (out, out_end), (errors, errors_end) = (FORKING.Pipe(duplex=False) for _ in range(2))
         around = ({**os.environ, **(environment or {})}, str(cwd or Path.cwd()), out_end, errors_end)
-        self._process = _FORKING.Process(target=_do, args=(work, arguments, *around))
+        self._process = FORKING.Process(target=_do, args=(work, arguments, *around))
         self._process.start()
         self.pid = self._process.pid
         self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno()), encoding="utf-8") for end in (out, errors))

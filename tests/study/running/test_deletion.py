@@ -15,7 +15,8 @@ from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.tracking.client import Client, Unreachable
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     assert (records.runs(name), known_trials(done.study, places.database)) == ([], [])
     assert list(Client(places).find({"hdvae.study": name})) == []
     assert Storage(places.storage).list("many") == []
-    with pytest.raises(Fenced, match="there is no attempt 1 any more: the study was deleted"):
+    with pytest.raises(Fenced, match="attempt 1 is gone: the study was deleted"):
         worker.write("journal", "000000010", ".json", b"late")
     assert Storage(places.storage).list("many") == []
     assert Storage(places.storage).list("other") == ["file"]

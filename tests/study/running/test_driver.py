@@ -12,10 +12,11 @@ from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.records import Records
-from hdvae_platform.store.storage import Storage
+from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.file import load_study
-from hdvae_platform.tracking.client import Client, Tracker
-from hdvae_platform.training.messages import Ended, EndKind, Reported, Started
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.tracker import Tracker
+from hdvae_platform.training.messages import Ended, EndKind, Reported, Resumed, Started, Warned
 from hdvae_platform.training.run import run
 from hdvae_platform.training.spec import RunSpec
 
@@ -150,3 +151,111 @@ def test_workers_that_do_not_start_fail_a_run_in_the_end(drive):
         f"small/0/0: {how}; it is started again",
         f"small/0/0 failed: {how}, 3 times without a report in between",
     ]
+
+
+def test_a_second_request_ends_the_wait_for_runs(drive):
+    driver, _, _ = drive({"seeds": [0]})
+    driver.next_spec("a")
+    assert not driver.should_end_runs()
+    driver.request_stop()
+    assert (driver.interrupted, driver.stop.is_set(), driver.is_over()) == (True, True, True)
+    assert not driver.should_end_runs(), "its run has some time to end by itself"
+    assert driver.next_spec("b") is None
+    driver.request_stop()
+    assert driver.should_end_runs()
+
+
+def test_a_run_that_ended_is_not_waited_for_when_the_study_stops(drive):
+    driver, _, lines = drive({"seeds": [0]})
+    driver.next_spec("a")
+    driver.request_stop()
+    assert not driver.should_end_runs()
+    driver.ended("a", Ended(EndKind.INTERRUPTED, step=7))
+    assert driver.should_end_runs()
+    assert (driver.search.run(0, 0).state, lines) == ("WAITING", [])
+
+
+def test_a_storage_that_is_away_ends_the_study(drive):
+    driver, _, _ = drive({"seeds": [0]})
+    driver.next_spec("a")
+    driver.raise_fault()
+    driver.ended("a", Ended(EndKind.STORAGE_AWAY, text="s3://bucket does not answer"))
+    assert driver.stop.is_set()
+    assert driver.search.run(0, 0).state == "WAITING"
+    with pytest.raises(StorageAway, match="s3://bucket does not answer"):
+        driver.raise_fault()
+
+
+def test_a_run_whose_process_leaves_is_started_again_and_no_death_is_counted(drive):
+    driver, _, lines = drive({"seeds": [0]})
+    for attempt in range(1, 6):
+        assert driver.next_spec("a")["attempt"] == attempt
+        driver.ended("a", Ended(EndKind.INTERRUPTED, step=7))
+    said = [line.partition(" · ")[2] for line in lines]
+    assert said == ["small/0/0: its process was told to end, at step 7; it is started again"] * 5
+
+
+def test_a_run_that_was_shut_out_or_stopped_waits(drive):
+    driver, _, lines = drive({"seeds": [0]})
+    for last in (Ended(EndKind.FENCED, text="attempt 2 has taken over"), Reported(10, {}), None):
+        driver.next_spec("a")
+        driver.ended("a", last)
+        assert driver.search.run(0, 0).state == "WAITING"
+        driver.search.reissue(0, 0)
+    assert lines == []
+
+
+def test_warnings_are_told_and_lasting_ones_recorded(drive):
+    driver, _, lines = drive({"seeds": [0]})
+    driver.next_spec("a")
+    driver.received("a", Warned("the storage is full"))
+    assert driver.search.run(0, 0).error is None
+    driver.received("a", Warned("skipped a damaged checkpoint", lasting=True))
+    assert driver.search.run(0, 0).error == "skipped a damaged checkpoint"
+    driver.received("a", Resumed(10))
+    assert [line.partition(" · ")[2] for line in lines] == [
+        "small/0/0: the storage is full",
+        "small/0/0: skipped a damaged checkpoint",
+        "small/0/0 goes on from step 10",
+    ]
+
+
+def test_a_pruned_run_is_told_with_its_step_and_a_confirmation_as_one(drive):
+    changes = {"seeds": [0], "search": {"pruner": "asha"}, "experiment/training/steps": 40}
+    driver, _, lines = drive(
+        {**changes, "space": {"training.freebits": {"choices": [1.0, 2.0]}}, "confirm": {"seeds": 1}}
+    )
+    driver.use_cluster(lambda: 4, 4, elsewhere=False)
+    reports = {"a": Reported(10, {"valid/elbo": -1.0}), "b": Reported(10, {"valid/elbo": -5.0})}
+    pruned = {}
+    for trial_id, report in reports.items():
+        driver.next_spec(trial_id)
+        assert not driver.should_prune(trial_id, Started())
+        pruned[trial_id] = driver.should_prune(trial_id, report)
+        driver.received(trial_id, report)
+    assert pruned == {"a": False, "b": True}
+    driver.ended("b", reports["b"])
+    driver.search.finish(0, 0, -1.0)
+    driver.ended("a", None)
+    driver.next_spec("c")
+    driver.received("c", Warned("it is a winner"))
+    said = [line.partition(" · ")[2].partition(" · ")[0] for line in lines]
+    seed = driver.study.confirmation_seeds()[0]
+    assert said[1:] == [
+        "small/1/0 pruned at step 10, valid/elbo -5.00",
+        f"small/0/{seed} (confirmation): it is a winner",
+    ]
+
+
+def test_a_fault_of_the_drivers_own_keeps_the_first_and_stops_the_study(drive):
+    driver, _, _ = drive({"seeds": [0]})
+    assert driver.guard(lambda: 3) == 3
+    for fault in (KeyError("first"), ValueError("second")):
+
+        def act(fault=fault):
+            raise fault
+
+        assert driver.guard(act) is None
+    assert driver.stop.is_set()
+    with pytest.raises(KeyError, match="first"):
+        driver.raise_fault()

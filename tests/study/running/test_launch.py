@@ -17,9 +17,10 @@ import pytest
 import hdvae
 import hdvae_platform
 from hdvae_platform.cli import run as run_here
+from hdvae_platform.commands.study import run as run_command
 from hdvae_platform.running import launch
 from hdvae_platform.store.records import Records
-from hdvae_platform.tracking.client import PATIENCE
+from hdvae_platform.tracking.tracker import SERVER_WAIT
 from tests.study.helpers.commands import Command
 from tests.study.helpers.outcome import series, tracked
 
@@ -59,8 +60,9 @@ def test_mlflow_shows_the_arms_and_names_runs_by_their_settings(finished):
     (parent,), children = tracked(places)
     said = parent.tags["mlflow.note.content"]
     assert said.startswith("Small things run fast.")
-    for arm in ("latent normal", "temperature 0.1", "temperature 0.8→0.1 at 20"):
-        assert any(line.startswith("| latent") and arm in line for line in said.splitlines())
+    arms = ("latent normal", "latent categorical, temperature 0.1", "latent categorical, temperature 0.8→0.1 at 20")
+    for trial, arm in enumerate(arms):
+        assert any(line.startswith(f"| ({trial}) {arm} |") for line in said.splitlines())
     assert children[0, 1].tags["mlflow.runName"] == "small/0/1: latent normal"
     assert "- temperature 0.8→0.1 at 20" in children[2, 0].tags["mlflow.note.content"]
 
@@ -127,7 +129,7 @@ def test_a_report_that_cannot_be_written_takes_nothing_from_the_study(finished):
     assert done.returncode == 0
     printed = json.loads(done.stdout)
     assert (len(printed["arms"]), printed["verdicts"]) == (3, [])
-    assert done.stderr.endswith("; there is no report: `hdvae report small` makes it\n")
+    assert done.stderr.endswith("; there is no report: `hdvae report small` writes it\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -135,7 +137,8 @@ def test_a_study_that_ended_between_two_runs_is_no_finished_one(finished, monkey
     """Every run that there is is complete, and others are to come."""
     places, file, _, _ = finished
     records = Records(places.database)
-    stopped = launch.Ended(records.runs("small"), finished=False)
+    stopped = launch.Ended(records.runs("small"), finished=False, sent=True)
+    monkeypatch.setattr(run_command, "kept_result", lambda *asked: None)
     monkeypatch.setattr(launch, "run_study", lambda *asked: stopped)
     assert run_here(["study", "run", str(file), "--home", str(places.home)]) == 130
     printed = capsys.readouterr()
@@ -148,7 +151,7 @@ def test_a_finished_study_does_not_wait_for_a_server_that_is_away(finished):
     environment = {"HDVAE_HOME": str(places.home), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     start = time.monotonic()
     done = Command("study", "run", file, environment=environment).completed()
-    assert time.monotonic() - start < PATIENCE
+    assert time.monotonic() - start < SERVER_WAIT
     assert done.returncode == 0, done.stderr
     away = "MLflow at http://127.0.0.1:9 does not answer: connection refused; "
     assert done.stdout == f"{away}all runs have ended, and the same command sends MLflow later what it lacks\n"

@@ -113,7 +113,7 @@ def test_a_bucket_that_is_not_there_and_addresses_that_would_be_kept(bucket, tmp
     Storage(bucket).check()
     assert Storage(bucket).list("") == []
     with pytest.raises(
-        InputError, match=r"storage s3://no-such-bucket/x takes no files: .*NO_SUCH_BUCKET.*HDVAE_STORAGE"
+        InputError, match=r"storage s3://no-such-bucket/x does not accept files: .*NO_SUCH_BUCKET.*HDVAE_STORAGE"
     ):
         Storage("s3://no-such-bucket/x").check()
     for address in ("s3://key:secret@bucket/x", "s3://bucket/x?endpoint_override=localhost"):
@@ -121,5 +121,5 @@ def test_a_bucket_that_is_not_there_and_addresses_that_would_be_kept(bucket, tmp
             Storage(address)
         assert "secret" not in str(fault.value)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="takes no files: Not a directory"):
+    with pytest.raises(InputError, match="does not accept files: Not a directory"):
         Storage(str(tmp_path / "file/folder")).check()

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from hdvae.training.loop import Snapshot
+from hdvae.training.snapshot import Snapshot
 from hdvae_platform.running.status import study_status
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.attempts import Attempt

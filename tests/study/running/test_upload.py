@@ -8,7 +8,8 @@ from hdvae_platform.store import records as records_module
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.file import load_study
-from hdvae_platform.tracking.client import Client, Tracker
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.tracker import Tracker
 
 
 @pytest.fixture

@@ -416,7 +416,7 @@ def test_a_confirmation_that_fails_leaves_its_trial_alone(confirmed_study, begin
 
 @pytest.fixture
 def two_metrics(edit):
-    """An ELBO and a bias, of four arms: 3 is beaten in both by 0, and 1 has the least bias by far."""
+    """An ELBO and a bias, of four arms: 0 dominates 3, and 1 has the least bias by far."""
     search = {"also": {"valid/relaxation_bias": "minimize"}}
     space = {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0]}}
     return load_study(edit({"space": space, "search": search, "confirm": {"top": 3, "seeds": 1}}))
@@ -448,7 +448,7 @@ def test_every_metric_that_is_searched_for_is_told_and_the_front_is_confirmed(tw
     assert begin(two_metrics).next() is None
 
 
-def test_what_is_beaten_is_confirmed_after_the_front(two_metrics, begin):
+def test_dominated_trials_are_confirmed_after_the_front(two_metrics, begin):
     more = two_metrics.model_copy(update={"confirm": two_metrics.confirm.model_copy(update={"top": 4})})
     assert [a.trial for a in told_two(begin(more)) if a.kind == "confirmation"] == [0, 2, 1, 3]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hdvae.training.loop import Snapshot
 from hdvae.training.run_files import newest_attempt, standing
+from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import FENCED_FOLDERS, Attempt, Fenced
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.journal import Journal

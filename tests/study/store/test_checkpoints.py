@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hdvae.training.checkpoints import Damaged
-from hdvae.training.loop import Snapshot
+from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import KEEP, Checkpoints
 from hdvae_platform.store.journal import Goal, Journal

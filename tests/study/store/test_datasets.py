@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hdvae.data.dataset import SPLITS, Dataset, load, parquet_path, read_parquet, write_parquet
+from hdvae.data.dataset import SPLITS, Dataset
+from hdvae.data.loading import load
+from hdvae.data.parquet import parquet_path, read_parquet, write_parquet
 from hdvae.errors import InputError
 from hdvae_platform.store import datasets, published_files
 from hdvae_platform.store.catalogue import CATALOGUE, Build, Entry, check_name, names

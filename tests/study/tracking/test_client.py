@@ -20,7 +20,10 @@ from hdvae_platform.running.upload import RunUpload
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.tracking.client import Client, Tracker, Unreachable, contract_name, flattened, stored_name
+from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.faults import Unreachable
+from hdvae_platform.tracking.names import contract_name, flattened, stored_name
+from hdvae_platform.tracking.tracker import Tracker
 
 IDENTITY = {"hdvae.study": "s", "hdvae.kind": "run", "hdvae.trial": "0"}
 

@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import hdvae
-import hdvae_platform
 from benchmarks.postgres import free_port
 from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
-from hdvae.training.loop import TrainState
-from hdvae_platform.store.storage import Storage
+from hdvae.training.state import TrainState
 from hdvae_platform.tracking.client import Client
 from tests.study.tracking.test_client import IDENTITY, wait_for
 
@@ -90,7 +87,7 @@ def test_nothing_in_it_is_a_pickle_and_the_library_lies_beside_it(places, model)
     register(Client(places), model)
     (folder,) = places.home.glob("artifacts/*/artifacts/model")
     files = [file for file in folder.rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} <= {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
+    assert {file.suffix for file in files} <= {"", ".py", ".json", ".yaml", ".txt", ".typed", ".safetensors"}
     assert (folder / "code/hdvae/trained.py").exists()
     assert "loaders.code_model" in (folder / "MLmodel").read_text()
     pins = (folder / "requirements.txt").read_text().split()
@@ -142,33 +139,3 @@ def test_on_a_server(places, model, images_of):
     finally:
         server.terminate()
         server.wait(30)
-
-
-def test_the_platform_loads_by_run_registry_and_folder(places, model, images_of, tmp_path):
-    client = Client(places)
-    run_id = register(client, model)
-    model.save(Path(places.storage) / "some/trial-0000/seed-0")
-    folder = Storage(places.storage).address("some/trial-0000/seed-0")
-    client.set_tags(run_id, {"hdvae.checkpoint": f"{folder}/checkpoints/{0:09d}-0000.safetensors"})
-    wanted = model.iw_elbo(images_of, 5)
-    for address in (run_id, f"runs:/{run_id}", "models:/some/1", "models:/some/latest", folder):
-        found = hdvae_platform.load(address, places.home)
-        assert found.iw_elbo(images_of, 5).equal(wanted), address
-        assert found.experiment == model.experiment
-    assert hdvae.load(folder).iw_elbo(images_of, 5).equal(wanted)
-
-
-@pytest.mark.parametrize(
-    ("address", "words"),
-    [
-        ("models:/none/1", "no registered model none"),
-        ("models:/some/9", "newest version of some is 1"),
-        ("models:/some", "write models:/NAME/VERSION"),
-        ("0123456789abcdef0123456789abcdef", "no such MLflow run"),
-        ("nowhere/at/all", "no checkpoint there"),
-    ],
-)
-def test_what_is_not_there_is_said(places, model, address, words):
-    register(Client(places), model)
-    with pytest.raises(InputError, match=words):
-        hdvae_platform.load(address, places.home)

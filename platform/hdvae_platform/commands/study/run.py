@@ -77,7 +77,8 @@ def _conclude(study: Study, places: Places, as_json: bool, *, finished: bool, se
     What prevents either is printed, and is no failure of the study. The result of a study that MLflow has completely is
     kept for the next call.
     """
-    from hdvae_platform.tracking.client import Client, Unreachable  # imports MLflow
+    from hdvae_platform.tracking.client import Client
+    from hdvae_platform.tracking.faults import Unreachable  # imports MLflow
 
     try:
         client = Client(places)

@@ -1,0 +1,227 @@
+"""The state that training changes: the model, its optimiser, and everything else that a resumed run needs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hdvae.evaluation.usage import Usage
+from hdvae.experiment.experiment import Experiment
+from hdvae.experiment.schedules import LEARNED, schedule
+from hdvae.network.model import HDVAE
+from hdvae.network.samplers import Temperature
+from hdvae.objectives.temperature import LearnedTemperature
+from hdvae.randomness.seeds import derive
+from hdvae.training.optimizer import Adamax, Group
+from hdvae.training.snapshot import Snapshot, below, prefixed
+
+
+class Means:
+    """Running means of the metrics of all steps since the last report, kept on the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = {}
+        self.count = 0
+
+    def add(self, quantities: Mapping[str, Tensor | float]) -> None:
+        """Add the metrics of one step."""
+        for name, value in quantities.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the means, and start again with none."""
+        means = {name: float(total) / self.count for name, total in self._sums.items()}
+        self._sums, self.count = {}, 0
+        return means
+
+    def snapshot(self) -> Snapshot:
+        """The sums, from which the means are restored to the last bit."""
+        tensors = {name: total for name, total in self._sums.items() if isinstance(total, Tensor)}
+        numbers = {name: total for name, total in self._sums.items() if name not in tensors}
+        return Snapshot(tensors, {"count": self.count, "sums": numbers})
+
+    def restore(self, snapshot: Snapshot, device: torch.device) -> None:
+        """Continue from a snapshot."""
+        tensors = {name: total.to(device, copy=True) for name, total in snapshot.tensors.items()}
+        self._sums, self.count = {**snapshot.values["sums"], **tensors}, snapshot.values["count"]
+
+
+@dataclass
+class Best:
+    """The best weights so far, for early stopping.
+
+    Attributes:
+        elbo: their ELBO on the validation images, nats per image.
+        step: the step of their evaluation.
+        weights: the weights by name.
+        worse: the number of evaluations since then.
+    """
+
+    elbo: float
+    step: int
+    weights: dict[str, Tensor]
+    worse: int = 0
+
+
+@dataclass
+class TrainState:
+    """The state of a training run.
+
+    All random numbers are functions of the seed and the step, so it holds no random generator.
+
+    Attributes:
+        experiment: the settings of the run.
+        seed: the seed of the initial weights and of all noise.
+        model: the model in training.
+        optimizer: Adamax with two groups: all other parameters, then the memory values.
+        usage: the step at which each slot of the memories was last used.
+        average: the model with averaged weights (`training.ema`), or None.
+        temperature: the learned temperatures (`temperature: learned`), or None.
+        best: the best weights so far, with early stopping (`training.patience`), or None.
+        step: the number of optimisation steps done.
+        means: the running means of the metrics since the last report.
+    """
+
+    experiment: Experiment
+    seed: int
+    model: HDVAE
+    optimizer: Adamax
+    usage: Usage
+    average: HDVAE | None = None
+    temperature: LearnedTemperature | None = None
+    best: Best | None = None
+    step: int = 0
+    means: Means = field(default_factory=Means)
+
+    @staticmethod
+    def fresh(experiment: Experiment, image: tuple[int, int], seed: int, device: torch.device) -> TrainState:
+        """The state before the first step, with initial weights that are a function of the seed."""
+        model, config = initial_model(experiment, image, seed).to(device), experiment.training
+        learned = config.temperature == LEARNED
+        temperature = LearnedTemperature(model, config.temperature_start, config.temperature_floor) if learned else None
+        optimizer = make_optimizer(model, None if temperature is None else temperature.to(device))
+        average = copy.deepcopy(model).requires_grad_(False) if config.ema is not None else None
+        return TrainState(experiment, seed, model, optimizer, Usage(model), average, temperature)
+
+    @property
+    def evaluated_model(self) -> HDVAE:
+        """The model to evaluate: the averaged one if there is one, else the one in training."""
+        return self.model if self.average is None else self.average
+
+    @property
+    def tau(self) -> Temperature:
+        """The temperature of the next step, or that of each layer."""
+        spec = self.experiment.training.temperature
+        if self.temperature is not None:
+            return self.temperature.tau()
+        assert spec != LEARNED
+        return schedule(spec)(self.step)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All trained parameters by name."""
+        own = {f"model/{name}": parameter for name, parameter in self.model.named_parameters()}
+        learned = [] if self.temperature is None else self.temperature.named_parameters()
+        return own | {f"temperature/{name}": parameter for name, parameter in learned}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training is finished: all steps are done, or the ELBO has not improved for `patience` evaluations."""
+        config = self.experiment.training
+        if self.step >= config.steps:
+            return True
+        return self.best is not None and config.patience is not None and self.best.worse >= config.patience
+
+    @property
+    def report_is_due(self) -> bool:
+        """Whether the last step is an evaluation step that has not been reported yet."""
+        unreported = self.means.count > 0
+        return unreported and (self.step % self.experiment.evaluation.every == 0 or self.is_over)
+
+    def note_elbo(self, elbo: float) -> None:
+        """Record the ELBO of an evaluation (nats per image), for early stopping."""
+        if self.experiment.training.patience is None:
+            return
+        if self.best is None or elbo > self.best.elbo:
+            weights = {name: tensor.clone() for name, tensor in self.evaluated_model.state_dict().items()}
+            self.best = Best(elbo, self.step, weights)
+        else:
+            self.best.worse += 1
+
+    def result(self) -> HDVAE:
+        """The model that the run returns: with the best, the averaged or the last weights."""
+        if self.best is None:
+            return self.evaluated_model
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.best.weights)
+        return model
+
+    def snapshot(self) -> Snapshot:
+        """The state as a snapshot, whose tensors are not copies."""
+        tensors = prefixed("model", self.model.state_dict()) | prefixed("usage", self.usage.last)
+        if self.temperature is not None:
+            tensors |= prefixed("temperature", self.temperature.state_dict())
+        names = {id(parameter): name for name, parameter in self.parameters().items()}
+        for parameter, moments in self.optimizer.state.items():
+            tensors |= prefixed(f"optimizer/{names[id(parameter)]}", moments)
+        if self.average is not None:
+            tensors |= prefixed("average", self.average.state_dict())
+        values: dict[str, Any] = {
+            "experiment": self.experiment.plain(),
+            "image": list(self.model.image),
+            "seed": self.seed,
+            "step": self.step,
+        }
+        if self.best is not None:
+            tensors |= prefixed("best", self.best.weights)
+            values["best"] = {"elbo": self.best.elbo, "step": self.best.step, "worse": self.best.worse}
+        if self.means.count:
+            means = self.means.snapshot()
+            tensors |= prefixed("means", means.tensors)
+            values["means"] = means.values
+        return Snapshot(tensors, values)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot of the same experiment and seed."""
+        self.model.load_state_dict(below("model", snapshot.tensors))
+        if self.temperature is not None:
+            self.temperature.load_state_dict(below("temperature", snapshot.tensors))
+        for name, last in below("usage", snapshot.tensors).items():
+            self.usage.last[name].copy_(last)
+        for name, parameter in self.parameters().items():
+            moments = below(f"optimizer/{name}", snapshot.tensors)
+            if moments:
+                self.optimizer.state[parameter] = {
+                    # Adamax keeps its step count on the CPU.
+                    key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                    for key, value in moments.items()
+                }
+        if self.average is not None:
+            self.average.load_state_dict(below("average", snapshot.tensors))
+        if "best" in snapshot.values:
+            self.best = Best(weights=below("best", snapshot.tensors), **snapshot.values["best"])
+        if "means" in snapshot.values:
+            means = Snapshot(below("means", snapshot.tensors), snapshot.values["means"])
+            self.means.restore(means, next(self.model.parameters()).device)
+        self.step = snapshot.values["step"]
+
+
+def initial_model(experiment: Experiment, image: tuple[int, int], seed: int) -> HDVAE:
+    """The model before training, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "initial weights"))
+        return HDVAE(experiment.model, image)
+
+
+def make_optimizer(model: HDVAE, temperature: LearnedTemperature | None = None) -> Adamax:
+    """Adamax with two learning rates (appendix A): group 1 has the memory values, group 0 all other parameters."""
+    values = model.memory_values()
+    memory = {id(value) for value in values}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in memory]
+    others += [] if temperature is None else list(temperature.parameters())
+    return Adamax([Group(others, 0.0), Group(values, 0.0)])
