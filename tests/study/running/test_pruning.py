@@ -82,7 +82,7 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "runs 5/5" in done.stdout
     assert "confirmation of trial 0" in done.stdout
-    assert "confirmed on fresh seeds" in done.stdout
+    assert "best trials with fresh seeds" in done.stdout
     status = json.loads(hdvae("study", "status", "small", "--json").stdout)
     assert status["state"] == "finished"
     kinds = [(row["number"], row["kind"]) for row in status["trials"]]
