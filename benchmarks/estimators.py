@@ -1,10 +1,11 @@
-"""Bias and variance of the estimators of the gradient, against exact gradients of a model that can be enumerated.
+"""Bias and variance of the gradient estimators, compared with the exact gradients of a model that can be enumerated.
 
     python -m benchmarks.estimators [--draws N] [--out FILE.md]
 
-The model is of the real classes: two layers of factored memories, z_1 with two variables and z_2 with one, one
-image. Means over draws are taken in groups: the variance of one draw is that of a group's mean times its size,
-so no gradient of a single draw is needed. The estimators with one sample share their noise, and so do those with two.
+The model uses the classes of the library: two layers of factored memories, with two variables in z_1 and one in z_2,
+and one image. Means are taken over groups of draws: the variance of one draw is the variance of the group means times
+the group size, so no gradients of single draws are needed. All estimators with one sample share their noise, and so do
+those with two samples.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from hdvae_platform.store.storage import write_atomically
 TAUS = (1.0, 0.5, 0.1)
 GROUPS = 100
 CONDITIONAL = 16
-"""Conditional draws R of `gumbel_rao`."""
+"""R, the number of conditional draws of `gumbel_rao`."""
 SAMPLES = 2
-"""Samples S of `rloo` and `vimco`; together they are one draw."""
+"""S, the number of samples of `rloo` and `vimco` in one draw."""
 DIRECTIONS = 8
 LIMIT = 4.0
-"""Standard errors that an unbiased mean may be off, for the largest of a handful."""
+"""Largest allowed bias of an unbiased estimator in standard errors, as the maximum over a few estimators."""
 NO_FREEBITS = -1e9
 POSTERIOR_PARTS = (".up.", ".expand_up.", ".merge.", ".posteriors.", ".keys_PNMQ")
 """Parts of the names of the encoder's parameters."""
 
 Objective = Callable[[int], Tensor]
-"""From the number of a group to the mean of its draws, a scalar that can be differentiated."""
+"""The number of a group → the mean of its draws, a differentiable scalar."""
 
 
 def small_model(wiring: str, classes: int, seed: int) -> tuple[HDVAE, Tensor]:
@@ -102,7 +103,7 @@ class Draws:
         return self.x.expand(rows, *self.x.shape)
 
     def single(self, sampler_for: Callable[[int], Sampler]) -> Objective:
-        """What training climbs without free bits, for one sample in each draw."""
+        """The training objective without free bits, with one sample per draw."""
 
         def objective(group: int) -> Tensor:
             noise = self.model.noise(self.source("noise", group, self.count))
@@ -112,7 +113,7 @@ class Draws:
         return objective
 
     def several(self, estimator: Callable[[Tensor, Tensor], Tensor], value: Callable[..., Tensor]) -> Objective:
-        """An estimator from S samples in each draw."""
+        """An estimator with S samples per draw."""
 
         def objective(group: int) -> Tensor:
             rows = SAMPLES * self.count
@@ -134,14 +135,14 @@ class Draws:
 
 @dataclass(frozen=True)
 class Measured:
-    """Means of groups of draws, and the exact value and gradient that they estimate.
+    """Means over groups of draws, and the exact value and gradient that they estimate.
 
     Attributes:
-        values: (G,).
-        gradients: (G, P).
-        value: exact.
-        gradient: exact, (P,).
-        count: draws in a group.
+        values: the mean value of each group, (G,), nats.
+        gradients: the mean gradient of each group, (G, P).
+        value: the exact value, nats.
+        gradient: the exact gradient, (P,).
+        count: the number of draws in a group.
     """
 
     values: Tensor
@@ -152,28 +153,28 @@ class Measured:
 
     @property
     def value_bias(self) -> tuple[float, float]:
-        """The bias of the value, in nats, and its standard error."""
+        """The bias of the value and its standard error, nats."""
         return (self.values - self.value).mean().item(), self.values.std().item() / math.sqrt(len(self.values))
 
     @property
     def noise(self) -> float:
-        """E ‖mean gradient − its expectation‖², relative to the exact gradient's square."""
+        """E ‖mean gradient − its expectation‖² over the squared norm of the exact gradient."""
         return (self.gradients.var(0).sum() / len(self.gradients) / self.gradient.square().sum()).item()
 
     @property
     def variance(self) -> float:
-        """Trace of the covariance of one draw's gradient, relative to the exact gradient's square."""
+        """Trace of the covariance of the gradient of one draw, over the squared norm of the exact gradient."""
         return self.noise * len(self.gradients) * self.count
 
     @property
     def gradient_bias(self) -> float:
-        """‖E g − exact‖/‖exact‖, without what the noise of the mean adds to it."""
+        """‖E g − exact‖/‖exact‖, corrected for the noise of the mean."""
         distance = (self.gradients.mean(0) - self.gradient).square().sum() / self.gradient.square().sum()
         return math.sqrt(max(distance.item() - self.noise, 0.0))
 
     @property
     def cosine(self) -> float:
-        """Between E g and the exact gradient, without what the noise adds to the length of the mean."""
+        """Cosine between E g and the exact gradient, corrected for the noise of the mean."""
         mean, exact = self.gradients.mean(0), self.gradient
         square = (mean.square().sum() / exact.square().sum()).item() - self.noise
         along = (mean @ exact / exact.square().sum()).item()
@@ -181,7 +182,7 @@ class Measured:
 
     @property
     def largest_gradient_bias(self) -> float:
-        """|bias| in standard errors of its projection on the worst of some fixed random directions."""
+        """The largest |bias|, in standard errors, of the projections on some fixed random directions."""
         directions = torch.randn(
             len(self.gradient), DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=self.gradient.dtype
         )
@@ -190,7 +191,7 @@ class Measured:
 
 
 def exact_bound(model: HDVAE, x: Tensor, samples: int) -> tuple[float, Tensor]:
-    """L_S and its gradient for the encoder, (P,), by enumeration."""
+    """L_S (nats) and its gradient in the parameters of the encoder, (P,), by enumeration."""
     bound = enumerate_exactly(model, x).bound(samples)
     return bound.item(), flat_gradient(bound, encoder(model))
 
@@ -212,7 +213,7 @@ def objectives(batch: Draws) -> dict[tuple[str, float | None], Objective]:
 
 
 def measure(model: HDVAE, x: Tensor, draws: int) -> dict[tuple[str, float | None], Measured]:
-    """All estimators, by name and temperature, against the bound that each is an estimator of."""
+    """The measurements of all estimators, by name and temperature."""
     count = max(draws // GROUPS, 1)
     bounds = {samples: exact_bound(model, x, samples) for samples in (1, SAMPLES)}
     measured = {}
@@ -228,7 +229,7 @@ def measure(model: HDVAE, x: Tensor, draws: int) -> dict[tuple[str, float | None
 
 
 def table(measured: Mapping[tuple[str, float | None], Measured]) -> str:
-    """The measurements in Markdown."""
+    """The measurements as a Markdown table."""
     head = ["estimator", "τ", "value bias, nats", "gradient bias", "±", "variance", "cosine"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for (name, tau), one in measured.items():
@@ -248,7 +249,7 @@ def table(measured: Mapping[tuple[str, float | None], Measured]) -> str:
 
 
 def bars(measured: Mapping[tuple[str, float | None], Measured]) -> dict[str, dict[str, float]]:
-    """What the estimators promise: no bias where they are unbiased, within the sampling error."""
+    """The biases of the unbiased estimators in standard errors, with their limits."""
     hard = [one.value_bias for (name, _), one in measured.items() if name != "concrete"]
     found = {
         "hard_value_bias_in_se": max(abs(bias) / error for bias, error in hard),
@@ -259,7 +260,7 @@ def bars(measured: Mapping[tuple[str, float | None], Measured]) -> dict[str, dic
 
 
 def document(arguments: argparse.Namespace, measured: Mapping[tuple[str, float | None], Measured]) -> str:
-    """The results with what they mean, in Markdown."""
+    """The results and their explanation in Markdown."""
     draws = next(iter(measured.values())).count * GROUPS
     return f"""# Estimators of the gradient against exact gradients
 

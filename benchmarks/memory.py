@@ -1,10 +1,11 @@
-"""What a read of a memory costs, for every size of the memory: `python -m benchmarks.memory`.
+"""Cost of a read for memories of different sizes: `python -m benchmarks.memory`.
 
-A read is all that training does for it: noise, logits of queries and keys, the relaxed sample, the weighted sum of
-values, the gradients of queries, keys and values, and the update of keys and values. 2,048 reads at a time, as in a
-layer of 16 variables and a batch of 128; keys of size 8 and values of size 8; one table of values. Beside them PyPI's
-`product-key-memory` with the same sizes (one head, the 32 best slots, Adam), and whole models with memories of
-2⁸ and 2²⁰ slots. Ways are timed in turns, so that whatever else the machine does falls on all of them.
+A read includes everything that training does for it: noise, logits of queries and keys, the relaxed sample, the
+weighted sum of values, the gradients of queries, keys and values, and the update of keys and values. 2,048 reads are
+done at a time, as in a layer of 16 variables with a batch of 128; keys and values have size 8, and there is one table
+of values. For comparison, the benchmark runs PyPI's `product-key-memory` with the same sizes (one head, the 32 best
+slots, Adam), and whole models with memories of 2⁸ and 2²⁰ slots. All of them are timed in turns, so that other load on
+the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ SIZES = (2**8, 2**12, 2**16, 2**20)
 ARRIVALS, TAU = 32, 0.5
 HOT = 0.8
 DENSE_MOST = 2**16
-"""Slots up to which a dense read fits into memory."""
+"""Largest number of slots for which dense reads fit into memory."""
 CPU = torch.device("cpu")
 Step = Callable[[], None]
 
 
 def memory_step(classes: int, reads: str, race: RaceConfig, tau: float) -> Step:
-    """2,048 reads of this project's memory."""
+    """A step with 2,048 reads of this project's memory."""
     layer_config = LayerConfig(variables=VARIABLES, classes=classes)
     config = ModelConfig.model_validate(
         {"layers": (layer_config,), "reads": reads, "race": race, "shared_values": True, "key_size": KEY}
@@ -65,7 +66,7 @@ def memory_step(classes: int, reads: str, race: RaceConfig, tau: float) -> Step:
 
 
 def product_key_step(classes: int) -> Step:
-    """2,048 reads of PyPI's `product-key-memory`: no noise, the gradient of the whole table."""
+    """A step with 2,048 reads of PyPI's `product-key-memory`, without noise, with a gradient of the whole table."""
     from product_key_memory import PKM
 
     memory = PKM(VALUE, heads=1, num_keys=round(classes**0.5), topk=min(ARRIVALS, round(classes**0.5)), dim_head=KEY)
@@ -81,7 +82,7 @@ def product_key_step(classes: int) -> Step:
 
 
 def model_step(classes: int, latent_reads: str) -> Step:
-    """A training step of a convolutional model of two layers, at the batch size of the paper."""
+    """A training step of a convolutional model with two layers, with the batch size of the paper."""
     layers = (LayerConfig(variables=16, classes=classes), LayerConfig(variables=8, classes=classes))
     experiment = Experiment(
         data=DataConfig(name="binarized_mnist"),
@@ -98,25 +99,25 @@ def model_step(classes: int, latent_reads: str) -> Step:
 
 
 def fastest(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Seconds of each step: the fastest of the rounds, in which all take turns; what is slower is others' work."""
+    """Seconds of each step in its fastest round. All steps take turns; other load can only make a round slower."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if i:  # the first round makes the optimiser's state
+            if i:  # the first round allocates the state of the optimiser
                 times[name].append(time.perf_counter() - start)
     return {name: min(each) for name, each in times.items()}
 
 
 def peak() -> float:
-    """The most memory that this program has held, bytes; `getrusage` would count that of the one that started it."""
+    """Peak memory of this process, bytes. `getrusage` would include that of its parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def reads_table(rounds: int) -> dict[str, float]:
-    """Microseconds per read of every way and size."""
+    """Microseconds per read, for every kind of read and size of the memory."""
     fixed, chosen = RaceConfig(draws=ARRIVALS, arrivals=ARRIVALS), RaceConfig()
     steps: dict[str, Step] = {}
     for classes in SIZES:
@@ -133,7 +134,7 @@ def reads_table(rounds: int) -> dict[str, float]:
 
 
 def in_own_process(*arguments: str) -> list[float]:
-    """What this module prints when it is run with these arguments: numbers; for peaks of memory of single steps."""
+    """The numbers that this module prints with these arguments, in a process of its own, to measure peak memory."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.memory", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -141,8 +142,8 @@ def in_own_process(*arguments: str) -> list[float]:
 
 
 def extra_memory(classes: int) -> None:
-    """Print the bytes that the steps take beyond table, moments and row counts: run in a process of its own."""
-    memory_step(16, "race", RaceConfig(draws=ARRIVALS, arrivals=ARRIVALS), TAU)()  # what libraries load and allocate
+    """Print the bytes that the steps need in addition to table, moments and row counts. For a process of its own."""
+    memory_step(16, "race", RaceConfig(draws=ARRIVALS, arrivals=ARRIVALS), TAU)()  # loads libraries, allocates buffers
     base = peak()
     step = memory_step(classes, "race", RaceConfig(draws=ARRIVALS, arrivals=ARRIVALS), TAU)
     for _ in range(5):
@@ -152,7 +153,7 @@ def extra_memory(classes: int) -> None:
 
 
 def model_memory() -> None:
-    """Print the peak of a process that trains the model with a million slots, bytes."""
+    """Print the peak memory of a process that trains the model with a million slots, bytes."""
     step = model_step(SIZES[-1], "race")
     for _ in range(3):
         step()
@@ -160,10 +161,10 @@ def model_memory() -> None:
 
 
 def main() -> None:
-    """Measure, print tables and the bars."""
+    """Measure, and print the tables and the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=45, help="steps of each way of reading that are timed")
-    parser.add_argument("--model-rounds", type=int, default=9, help="steps of each model that are timed")
+    parser.add_argument("--rounds", type=int, default=45, help="number of timed steps of each kind of read")
+    parser.add_argument("--model-rounds", type=int, default=9, help="number of timed steps of each model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--extra", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--model-memory", action="store_true", help=argparse.SUPPRESS)
@@ -178,15 +179,15 @@ def main() -> None:
 
 
 def measure(rounds: int, model_rounds: int) -> None:
-    """Everything, with its bars."""
+    """Measure everything, and print it."""
     cost = reads_table(rounds)
     extra = {classes: in_own_process("--extra", str(classes))[0] / 2**20 for classes in SIZES}
     print(f"microseconds per read, {READS} reads at a time; forward, backward and update")
     print(
-        f"| slots | dense | race, m = {ARRIVALS}, τ = {TAU} | race as chosen at τ = {HOT} | product-key-memory |",
+        f"| slots | dense | top-m, m = {ARRIVALS}, τ = {TAU} | top-m, auto, τ = {HOT} | product-key-memory |",
         end="",
     )
-    print(" extra MiB of a race |\n|---:|---:|---:|---:|---:|---:|")
+    print(" extra MiB of top-m |\n|---:|---:|---:|---:|---:|---:|")
     for classes in SIZES:
         each = [cost.get(f"{way} {classes}") for way in ("dense", "race", "hot", "pkm")]
         cells = ["—" if value is None else f"{value:.2f}" for value in each]
@@ -196,13 +197,13 @@ def measure(rounds: int, model_rounds: int) -> None:
     seconds = fastest(models, model_rounds)
     small, large, dense = seconds["race 256"], seconds["race 1048576"], seconds["dense 256"]
     print("\nconvolutional model, 2 layers, 16 + 8 variables, 32 filters, batch 128: seconds per step")
-    print(f"K = 2⁸ race {small:.3f}, dense {dense:.3f}; K = 2²⁰ race {large:.3f}; peak {gigabytes:.2f} GB")
+    print(f"K = 2⁸: top-m {small:.3f}, dense {dense:.3f}; K = 2²⁰: top-m {large:.3f}; peak {gigabytes:.2f} GB")
     print(f"2²⁰ over 2⁸: {large / small:.3f}; over dense 2⁸: {large / dense:.3f}")
     report("memory", bars(cost, large / small, gigabytes))
 
 
 def bars(cost: Mapping[str, float], model: float, gigabytes: float) -> dict[str, Bar]:
-    """The bars; every value is at most its limit, but `dense_over_race_2e16`, which is at least."""
+    """The results with their limits: upper limits, except for `dense_over_race_2e16`, which has a lower one."""
     small, large = cost[f"race {2**8}"], cost[f"race {2**20}"]
     return {
         "race_2e20_over_2e8": {"value": large / small, "limit": 4.0},

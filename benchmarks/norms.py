@@ -1,4 +1,4 @@
-"""How tight certified spectral norms are, for each kind of layer, and what they cost: `python -m benchmarks.norms`.
+"""Tightness and cost of certified spectral norms for each kind of layer: `python -m benchmarks.norms`.
 
 The exact norm is the largest singular value of the explicit matrix of the map, built from its values on a basis.
 """
@@ -23,17 +23,17 @@ from hdvae.network.blocks import UpSample
 
 CHANNELS = 4
 BAR = 1.05
-"""What a linear layer's bound may be of its exact norm."""
+"""Largest allowed ratio of the bound to the exact norm of a linear layer."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose norm is asked for.
+    """A layer whose norm is measured.
 
     Attributes:
-        map: from inputs of `shape`.
-        module: what holds the weight.
-        shape: of one input.
+        map: the map, for inputs (B, *shape).
+        module: the module with the weight.
+        shape: the shape of one input.
         size: the larger grid of a convolution.
     """
 
@@ -44,19 +44,19 @@ class Layer:
 
 
 def linear() -> Layer:
-    """As between the features of dense blocks."""
+    """A linear map, as between the features of dense blocks."""
     module = weight_norm(nn.Linear(48, 64)).double()
     return Layer(module, module, (48,))
 
 
 def convolution(kernel: int, stride: int, side: int) -> Layer:
-    """Padded as everywhere in the network."""
+    """A convolution, padded as everywhere in the network."""
     module = weight_norm(nn.Conv2d(CHANNELS, CHANNELS, kernel, stride, padding=kernel // 2)).double()
     return Layer(module, module, (CHANNELS, side, side), (side, side))
 
 
 def transposed(kernel: int, stride: int, side: int) -> Layer:
-    """To a grid of this side, as in the decoder."""
+    """A transposed convolution to a grid of this side, as in the decoder."""
     map_ = weight_norm(nn.ConvTranspose2d(CHANNELS, CHANNELS, kernel, stride, padding=kernel // 2), dim=1)
     module = UpSample(map_, (side, side)).double()
     below = math.ceil(side / stride)
@@ -78,7 +78,7 @@ KINDS: dict[str, Callable[[], Layer]] = {
 
 @torch.no_grad()
 def slack(layer: Layer) -> tuple[float, float]:
-    """The bound over the exact norm, and the seconds that the bound took."""
+    """The ratio of the bound to the exact norm, and the seconds to compute the bound."""
     start = time.perf_counter()
     bound = module_norm(layer.module, layer.size).item()
     seconds = time.perf_counter() - start
@@ -89,27 +89,26 @@ def slack(layer: Layer) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure every kind, print a table and the bars."""
+    """Measure every kind of layer, and print a table and the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.norms", description=__doc__)
-    parser.add_argument("--layers", type=int, default=64, help="random layers of each kind")
+    parser.add_argument("--layers", type=int, default=64, help="number of random layers of each kind")
     layers = parser.parse_args().layers
     torch.manual_seed(0)
     print("| layer | bound / exact, mean | most | least | ms |\n|---|---:|---:|---:|---:|")
-    found = {}
+    by_kind = {}
     for name, make in KINDS.items():
         measured = [slack(make()) for _ in range(layers)]
-        found[name] = [ratio for ratio, _ in measured]
+        ratios = by_kind[name] = [ratio for ratio, _ in measured]
         ms = 1000 * statistics.median(seconds for _, seconds in measured)
-        ratios = found[name]
         print(
             f"| {name} | {statistics.fmean(ratios):.4f} | {max(ratios):.4f} | {min(ratios):.4f} | {ms:.2f} |",
             flush=True,
         )
-    least = min(min(ratios) for ratios in found.values())
+    least = min(min(ratios) for ratios in by_kind.values())
     report(
         "norms",
         {
-            "linear_slack": {"value": max(found["linear 48 → 64"]), "limit": BAR},
+            "linear_slack": {"value": max(by_kind["linear 48 → 64"]), "limit": BAR},
             "least_slack": {"value": least, "limit": 1.0},
         },
     )

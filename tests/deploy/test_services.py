@@ -163,4 +163,4 @@ def test_mlflow_wants_a_password_a_certificate_and_its_own_name(mlflow, tmp_path
         check_tracking(places)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user[0])
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", user[1])
-    assert "takes records, MLflow 3." in check_tracking(places)
+    assert "stores records, MLflow 3." in check_tracking(places)

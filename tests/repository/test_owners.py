@@ -29,7 +29,7 @@ OWNED = {
     "a tag of MLflow": ({"tracking/names.py"}, re.compile(r"^(hdvae|mlflow)\.\w")),
 }
 """What is owned, the modules that own it, and a pattern of texts that spell it."""
-METADATA = {"hdvae.marks"}
+METADATA = {"hdvae.caveats"}
 """Keys of the metadata of Parquet files, which look like tags."""
 
 

@@ -1,1 +1,1 @@
-"""Ray as a place to run: connecting, looking at the machines, jobs."""
+"""Ray as a place to run: connecting to it, inspecting its machines, submitting jobs."""

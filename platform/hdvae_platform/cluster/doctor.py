@@ -1,6 +1,7 @@
-"""Whether a machine, its cluster, tracking server, database and storage can do the job; if not, what mends it.
+"""Checks of this machine, its cluster, tracking server, database and storage, with a remedy for each problem.
 
-Each check tries the thing itself: it computes, writes, connects. It returns what it found, or raises with what to do.
+Each check tries the real thing: it computes, writes or connects. It returns a line about the result, or raises an error
+that says what to do.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from packaging.requirements import Requirement
 
 from hdvae.errors import InputError
 from hdvae_platform.cluster import probe
-from hdvae_platform.cluster.probe import LOCAL
+from hdvae_platform.cluster.address import LOCAL
 from hdvae_platform.display.text import duration
 from hdvae_platform.store import database, datasets, records
 from hdvae_platform.store.places import Places, redacted
@@ -32,15 +33,15 @@ from hdvae_platform.tracking.names import Tag
 from hdvae_platform.tracking.server import server
 
 SKEW = 5.0
-"""Seconds that two clocks may differ: a driver's signs of life are that far apart, and judged by another's clock."""
-CONNECT = 10
-"""Seconds that a database may take to answer."""
+"""Seconds by which two clocks may differ: a driver's heartbeats are that far apart, and judged by another clock."""
+DATABASE_WAIT = 10
+"""Seconds for a database to answer."""
 GPU = Path("/dev/nvidia0")
-"""Is there where a GPU is given to a machine or container, whatever software is."""
+"""The device file of a GPU, which exists whatever software is installed."""
 
 
 class Unfit(InputError):
-    """A part cannot do the job; the text says what to do."""
+    """A part that cannot do the job; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Finding:
     Attributes:
         name: of the part.
         ok: whether it can do the job.
-        says: what was found, or what to do.
+        says: the result, or what to do.
     """
 
     name: str
@@ -62,10 +63,10 @@ def examine(places: Places, address: str | None = None) -> list[Finding]:
     """Check every part.
 
     Args:
-        places: where everything lives.
-        address: HOST:PORT of a Ray cluster; without it a small Ray is started for a moment.
+        places: the addresses of the study store.
+        address: HOST:PORT of a Ray cluster; without it Ray is started on this machine for a moment.
     """
-    os.environ.setdefault("PGCONNECT_TIMEOUT", str(CONNECT))  # libpq's own; without it a wrong host takes minutes
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(DATABASE_WAIT))  # of libpq, which else waits for minutes
     checks: dict[str, Callable[[], str]] = {
         "Python": check_python,
         "versions": check_versions,
@@ -89,17 +90,17 @@ def plain(findings: list[Finding]) -> dict[str, Any]:
 def _finding(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
-    except (InputError, OSError, RuntimeError) as fault:  # RuntimeError: what torch raises on a GPU that fails
+    except (InputError, OSError, RuntimeError) as fault:  # torch raises RuntimeError for a GPU that fails
         return Finding(name, False, " ".join(str(fault).split()))
 
 
 def check_python() -> str:
-    """The Python that runs this; an older one could not have imported it."""
+    """Reports the version of Python; an older one could not have imported this module."""
     return f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def check_versions() -> str:
-    """Every package that this one needs is there, and not older than it may be."""
+    """Checks that every required package is installed in an allowed version."""
     wrong, checked = [], 0
     for text in importlib.metadata.requires("hdvae") or []:
         requirement = Requirement(text)
@@ -116,27 +117,27 @@ def check_versions() -> str:
     if wrong:
         raise Unfit(f"{'; '.join(wrong)}: `{Path(sys.executable).name} -m pip install --upgrade hdvae`")
     shown = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "mlflow", "optuna"))
-    return f"{shown}; all {checked} packages are new enough"
+    return f"{shown}; all {checked} packages have allowed versions"
 
 
 def check_torch() -> str:
-    """Torch multiplies right."""
+    """Checks that torch multiplies matrices correctly."""
     ones = torch.ones(64, 64)
     if not torch.equal(ones @ ones, 64 * ones):
-        raise Unfit(f"torch {torch.__version__} multiplies matrices wrongly on this CPU: install another build")
+        raise Unfit(f"torch {torch.__version__} multiplies matrices incorrectly on this CPU: install another build")
     return f"{torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def check_gpu(device: Path = GPU) -> str:
-    """Every GPU that torch sees computes; no GPU is no fault, one that torch cannot use is."""
+    """Checks that every GPU computes. A machine without a GPU passes; one with a GPU that torch cannot use fails."""
     if not torch.cuda.is_available():
         if device.exists():
             build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
             raise Unfit(
-                f"{device} is there, but torch {torch.__version__} ({build}) cannot use it: "
-                "install the torch build that fits the driver (`nvidia-smi` names its CUDA version)"
+                f"{device} exists, but torch {torch.__version__} ({build}) cannot use it: "
+                "install the torch build for this driver (`nvidia-smi` names its CUDA version)"
             )
-        return "none here: studies with `gpus_per_worker: 0` run"
+        return "none on this machine: only studies with `gpus_per_worker: 0` run"
     names = []
     for index in range(torch.cuda.device_count()):
         torch.ones(8, 8, device=f"cuda:{index}").sum().item()
@@ -146,50 +147,50 @@ def check_gpu(device: Path = GPU) -> str:
 
 
 def check_ray(address: str | None) -> str:
-    """Ray starts here; or the cluster answers, takes the token, and nobody without one."""
+    """Checks that Ray starts, or that the cluster answers, accepts the token and refuses requests without one."""
     found = probe.look(address or LOCAL)
     size = f"machines {found.machines}, CPUs {found.cpus:g}, GPUs {found.gpus:g}"
     return f"starts on this machine: {size}" if address is None else f"{address}: {size}"
 
 
 def check_storage(places: Places) -> str:
-    """The storage takes, gives back and deletes a file."""
+    """Checks that the storage writes, reads and deletes a file."""
     storage, name, data = Storage(places.storage), f"hdvae-doctor-{uuid.uuid4().hex}", os.urandom(4096)
     begun = time.monotonic()
     try:
         storage.write(name, data)
         if storage.read(name) != data:
-            raise Unfit(f"storage {places.storage} gives back other bytes than it was given: use another HDVAE_STORAGE")
+            raise Unfit(f"storage {places.storage} returns other bytes than were written: use another HDVAE_STORAGE")
         storage.delete_file(name)
     except OSError as fault:
         raise Unfit(f"{fault}; make {places.storage} writable, or set HDVAE_STORAGE") from None
     if storage.exists(name):
-        raise Unfit(f"storage {places.storage} keeps what is deleted: allow {name} to be deleted")
+        raise Unfit(f"storage {places.storage} does not delete {name}: allow files there to be deleted")
     return f"{places.storage}: wrote, read and deleted a file in {1000 * (time.monotonic() - begun):.0f} ms"
 
 
 def check_database(places: Places) -> str:
-    """The study database answers and has its tables."""
+    """Checks that the study database answers and has its tables."""
     studies = len(records.Records(places.database).studies())
     return f"{redacted(places.database)}: {studies} studies"
 
 
 def check_tracking(places: Places) -> str:
-    """MLflow answers, is new enough and takes a tag."""
+    """Checks that MLflow answers and stores a tag."""
     try:
         Client(places).mark(Tag.DOCTOR)
     except Unreachable as fault:
         raise Unfit(f"{fault}; check MLFLOW_TRACKING_URI, and the user in MLFLOW_TRACKING_USERNAME/_PASSWORD") from None
     found = server(places.tracking)
-    return f"{redacted(places.tracking)}: takes records" + (f", MLflow {found.version}" if found else "")
+    return f"{redacted(places.tracking)}: stores records" + (f", MLflow {found.version}" if found else "")
 
 
 def check_data(places: Places) -> str:
-    """Some data set is fetched, and none is damaged."""
+    """Checks that a data set has been fetched, and that none is damaged."""
     states = datasets.state(places.home)
     damaged = [f"{one.name} is {one.state}" for one in states if one.state.startswith("damaged")]
     if damaged:
-        raise Unfit(f"{'; '.join(damaged)}; `hdvae data fetch NAME` gets it again")
+        raise Unfit(f"{'; '.join(damaged)}; `hdvae data fetch NAME` fetches it again")
     fetched = [one.name for one in states if one.state == "fetched"]
     if not fetched:
         raise Unfit(f"no data set in {places.home}: `hdvae data fetch mnist5k` needs no network")
@@ -197,7 +198,7 @@ def check_data(places: Places) -> str:
 
 
 def check_clock(places: Places) -> str:
-    """This machine's clock and those of the servers agree."""
+    """Checks that the clocks of this machine and of the servers agree."""
     engine = database.connect(places.database)
     ask: dict[str, Callable[[], float | None]] = {
         "the database": lambda: database.clock(engine),
@@ -207,9 +208,9 @@ def check_clock(places: Places) -> str:
     for name, tell in ask.items():
         before = time.time()
         there = tell()
-        if there is not None:  # a server's whole seconds, and the way there and back, are no difference
+        if there is not None:  # a server may report whole seconds, and the request takes time
             differences[name] = max(before - 1 - there, there - time.time(), 0.0)
     wrong = [f"{name}'s clock differs by {duration(off)}" for name, off in differences.items() if off > SKEW]
     if wrong:
-        raise Unfit(f"{'; '.join(wrong)} from this machine's: leases would expire early; run NTP on both")
-    return f"agrees with {' and '.join(differences)}" if differences else "everything is on this machine"
+        raise Unfit(f"{'; '.join(wrong)} from this machine's, so leases would expire early: run NTP on both")
+    return f"agrees with {' and '.join(differences)}" if differences else "every store is on this machine"

@@ -1,4 +1,4 @@
-"""Commands of `hdvae` on a Ray cluster, for machines that are no part of it: its job server runs them there."""
+"""Running commands of `hdvae` on a Ray cluster from a machine outside it, through the cluster's job server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 from hdvae.data.loading import is_there
 from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
-from hdvae_platform.cluster.connection import is_loopback, packages
+from hdvae_platform.cluster.address import is_loopback
+from hdvae_platform.cluster.connection import packages
 from hdvae_platform.cluster.ray_internals import CHATTY_LOGGERS, NO_AGENT
 from hdvae_platform.store.layout import DATA, SUBMITTED
 from hdvae_platform.store.places import redacted
@@ -35,16 +36,17 @@ from hdvae_platform.study.study import Study
 
 Write = Callable[[str], None]
 HOME = '"${HDVAE_HOME:-$HOME/hdvae-runs}"'
-"""Of a job, in words of the shell of the cluster's head."""
+"""The home folder of a job, in the syntax of the shell on the cluster's head."""
 _FOLDER = f"{HOME}/{SUBMITTED}/NAME"
 _SETTLE = f"mkdir -p {HOME}/{DATA} {_FOLDER} && cp -r . {_FOLDER}/ && cd {_FOLDER} && "
-"""What came along gets a folder that stays: the one that a job starts in is for Ray to remove."""
+"""Copies the files that were sent to a folder that stays: Ray removes the one in which a job starts."""
 _DATA = f"mv -f {DATA}/*.parquet ../../{DATA}/ && "
-"""A rename, so that no other study reads half of them; `cp -n` fails on newer systems where they are there."""
+"""Moves data sets in one step, so that no other study reads half a file; `cp -n` fails on newer systems if the file
+exists."""
 _FOREWORD = re.compile(r"(\S+ \S+\s+INFO job_manager\.py\S* -- .*|Running entrypoint for job .*)\n")
-"""What Ray says before a job says something."""
+"""What Ray prints before the output of a job."""
 _START_WAIT = 60
-"""Seconds for a cluster that has just started to accept jobs."""
+"""Seconds for a cluster that has just started to be ready for jobs."""
 _ACCESS_WAIT = 10
 """Seconds for a job server to say whether it needs a token."""
 
@@ -54,10 +56,10 @@ class Jobs:
 
     Args:
         address: `http://HEAD:8265`, or https.
-        insecure: whether a cluster that takes commands from whoever reaches it will do.
+        insecure: allow a cluster that accepts commands from anybody who can reach it.
 
     Raises:
-        InputError: there is none, it does not take this process's token, or it is open to everybody.
+        InputError: no job server answers, it refuses this process's token, or it is open to everybody.
     """
 
     def __init__(self, address: str, *, insecure: bool = False) -> None:
@@ -66,17 +68,17 @@ class Jobs:
             raise InputError(f"{self._where}: give the address of the cluster's job server, e.g. http://HEAD:8265")
         if not (insecure or is_loopback(urlsplit(address).netloc)) and self._is_open(address):
             raise InputError(
-                f"{self._where}: the cluster takes commands from whoever reaches it: "
+                f"{self._where}: the cluster accepts commands from anybody who can reach it: "
                 "start it with RAY_AUTH_MODE=token, or give --insecure"
             )
         for name in CHATTY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # or that of the environment would come first
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client would prefer another address from the environment
         try:
             self._client = JobSubmissionClient(address)
         except AuthenticationError:
             raise InputError(
-                f"{self._where}: the cluster wants its token: "
+                f"{self._where}: the cluster requires its token: "
                 "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it"
             ) from None
         except (OSError, RuntimeError) as fault:
@@ -99,23 +101,23 @@ class Jobs:
         """Start `hdvae study run` for a study on the cluster; the job's id is the study's name.
 
         Args:
-            study: a checked study; its images go along, where they are here.
+            study: a checked study; its images are sent too, if they are on this machine.
             home: the local folder with the data sets.
-            options: further words of the command.
+            options: further arguments of the command.
 
         Returns:
-            The id.
+            The id of the job.
 
         Raises:
-            InputError: the study runs there as a job already.
+            InputError: the study already runs there as a job.
         """
         known = {job.submission_id: job for job in self._client.list_jobs()}
         if study.name in known:
             if not JobStatus(known[study.name].status).is_terminal():
                 raise InputError(
-                    f"study {study.name} runs there already: `hdvae study status {study.name} {self._where}` follows it"
+                    f"study {study.name} already runs there: `hdvae study status {study.name} {self._where}` follows it"
                 )
-            self._said[study.name] = len(self._client.get_job_logs(study.name))  # Ray goes on with the same file
+            self._said[study.name] = len(self._client.get_job_logs(study.name))  # Ray appends to the same file
             self._client.delete_job(study.name)
         with tempfile.TemporaryDirectory(prefix="hdvae-job-") as folder:
             _pack(study, home, Path(folder))
@@ -124,16 +126,16 @@ class Jobs:
             return self._start(words, study.name, {"working_dir": folder}, before)
 
     def run(self, arguments: Sequence[str]) -> str:
-        """Start a short command there; returns the job's id."""
+        """Start a short command on the cluster; returns the job's id."""
         return self._start(arguments, f"hdvae-{arguments[1]}-{secrets.token_hex(4)}", {})
 
-    def _start(self, arguments: Sequence[str], name: str, along: dict[str, Any], before: str = "") -> str:
+    def _start(self, arguments: Sequence[str], name: str, environment: dict[str, Any], before: str = "") -> str:
         try:
             return str(
                 self._submit(
                     entrypoint=f"{before}python -m hdvae_platform.cli {shlex.join(arguments)} --home {HOME}",
                     submission_id=name,
-                    runtime_env={**along, "py_modules": packages()},
+                    runtime_env={**environment, "py_modules": packages()},
                 )
             )
         except RuntimeError as fault:
@@ -146,14 +148,14 @@ class Jobs:
         reraise=True,
     )
     def _submit(self, **job: Any) -> Any:
-        """Submit a job; again, while the head has only just started."""
+        """Submit a job; repeats it while the head is still starting."""
         return self._client.submit_job(**job)
 
     def follow(self, job: str, write: Write) -> int:
-        """Pass on what a job prints until it ends; returns its exit code, 1 if the cluster cannot tell.
+        """Pass on the output of a job until it ends; returns its exit code, or 1 if the cluster does not know it.
 
         Raises:
-            InputError: the job server does not answer any more.
+            InputError: the job server stopped answering.
         """
         try:
             asyncio.run(self._tail(job, write))
@@ -161,7 +163,7 @@ class Jobs:
         except BrokenPipeError:  # of `write`
             raise
         except (ClientError, OSError, RuntimeError) as fault:
-            raise InputError(f"{self._where}: lost sight of job {job}, which may go on: {_line(fault)}") from None
+            raise InputError(f"{self._where}: lost contact with job {job}, which may go on: {_line(fault)}") from None
         if info.driver_exit_code is not None:
             return int(info.driver_exit_code)
         return 0 if info.status == JobStatus.SUCCEEDED else 1
@@ -173,7 +175,7 @@ class Jobs:
             write(_FOREWORD.sub("", new))
 
     def forget(self, job: str) -> None:
-        """Drop the record of a job that ended."""
+        """Delete the record of a job that has ended."""
         self._client.delete_job(job)
 
 
@@ -183,7 +185,7 @@ def _line(fault: Exception) -> str:
 
 
 def _pack(study: Study, home: Path, folder: Path) -> None:
-    """Write what the job needs into a folder: the study, and its images if they are here."""
+    """Write the files of a job into a folder: the study, and its images if they are on this machine."""
     plain, config = study.model_dump(mode="json"), study.experiment.data
     if config.path is not None:
         try:

@@ -1,7 +1,7 @@
-"""Looks at Ray from a process of its own, which Ray may end, or block, when a cluster does not answer as it should.
+"""The size of a cluster, asked for by another process: Ray may end or block the process that asks.
 
-`python -m hdvae_platform.cluster.probe ADDRESS` prints one JSON document: the machines, their CPUs and GPUs; or the
-fault.
+`python -m hdvae_platform.cluster.probe ADDRESS` prints one JSON document with the number of machines, CPUs and GPUs, or
+the error.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import sys
 from dataclasses import asdict, dataclass
 
 from hdvae.errors import InputError
-from hdvae_platform.cluster.connection import LOCAL, connected, machines
+from hdvae_platform.cluster.connection import connected, machines
 
-__all__ = ["LOCAL", "Cluster", "look"]
-
-PATIENCE = 120.0
-"""Seconds that Ray may take to start here, or to answer."""
+PROBE_WAIT = 120.0
+"""Seconds for Ray to start on this machine, or to answer."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a Ray has, or can grow to: machines, and the sums of their CPUs and GPUs."""
+    """The size of a cluster, or the size to which it can grow: machines, and the sums of their CPUs and GPUs."""
 
     machines: int
     cpus: float
@@ -30,27 +28,27 @@ class Cluster:
 
 
 def look(address: str) -> Cluster:
-    """What the Ray at an address has.
+    """The size of the cluster at an address.
 
     Args:
-        address: HOST:PORT of a cluster's head, or `auto`; `local` starts one here for a moment.
+        address: HOST:PORT of a cluster's head, or `auto`; `local` starts Ray on this machine for a moment.
 
     Raises:
-        InputError: it does not answer, refuses the token or asks for none; one line.
+        InputError: it does not answer, refuses the token or requires none; one line.
     """
     command = [sys.executable, "-m", "hdvae_platform.cluster.probe", address]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_WAIT, check=False)
     except subprocess.TimeoutExpired:
-        raise InputError(f"--address {address}: Ray does not answer within {PATIENCE:.0f} s") from None
+        raise InputError(f"--address {address}: Ray does not answer within {PROBE_WAIT:.0f} s") from None
     if done.returncode != 0:
         said = (done.stderr + done.stdout).strip().splitlines()
-        raise InputError(said[-1] if said else f"--address {address}: Ray ended without a word")
+        raise InputError(said[-1] if said else f"--address {address}: Ray ended without a message")
     return Cluster(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main(address: str) -> int:
-    """Print what the Ray at an address has; 1 if it cannot be asked."""
+    """Print the size of the cluster at an address; returns 1 if it does not answer."""
     try:
         with connected(address):
             sizes = machines()

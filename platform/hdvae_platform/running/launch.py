@@ -18,6 +18,7 @@ from hdvae.errors import InputError
 from hdvae.training.loop import check_batch
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
+from hdvae_platform.cluster.address import LOCAL, check_address
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.progress import Echo
 from hdvae_platform.running.upload import StudyTracking
@@ -52,7 +53,7 @@ class Launch:
         accept_code_change: whether to go on if the study was run with other code before.
     """
 
-    address: str = "local"
+    address: str = LOCAL
     insecure: bool = False
     retry_failed: bool = False
     accept_code_change: bool = False
@@ -97,8 +98,6 @@ def run_study(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended
 
 
 def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
-    from hdvae_platform.cluster.connection import check_address  # imports Ray
-
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))

@@ -11,7 +11,8 @@ from ray import tune
 
 from hdvae.errors import InputError
 from hdvae_platform.cluster import preflight
-from hdvae_platform.cluster.connection import LOCAL, connected, machines
+from hdvae_platform.cluster.address import LOCAL
+from hdvae_platform.cluster.connection import connected, machines
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.tune_adapters import StudyCallback, StudySearcher, StudyStopper
 from hdvae_platform.store import shared_data

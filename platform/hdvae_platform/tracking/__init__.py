@@ -1,1 +1,1 @@
-"""MLflow: no other package imports it or knows its tags and parameters."""
+"""MLflow, the record that people read. No other package imports MLflow or spells its tags and parameters."""

@@ -1,7 +1,7 @@
-"""The platform's use of MLflow: a run of a study as MLflow holds it, and reading and writing such runs.
+"""Reading and writing runs in MLflow.
 
-Everything that is sent can be sent again: runs are found by their tags, points carry the time stamps of the
-journal, and MLflow's database ignores a point that it has.
+Everything that is sent can be sent again: runs are found by their tags, points carry the time stamps of the journal,
+and MLflow's database ignores a point that it has already. Only a driver writes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PAGE = 500
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as MLflow holds it: the last value of each metric, under its own name."""
+    """A run in MLflow, with the last value of each metric under the name that the platform gives it."""
 
     run_id: str
     status: str
@@ -49,16 +49,16 @@ class TrackedRun:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     seconds: float | None = None
-    """From its first start to its end; None while it runs."""
+    """Seconds from its first start to its end; None while it runs."""
 
     @property
     def study(self) -> str:
-        """The study that it is part of."""
+        """The name of its study."""
         return self.tags[Tag.STUDY]
 
     @property
     def trial(self) -> int:
-        """Its trial."""
+        """The number of its trial."""
         return int(self.tags[Tag.TRIAL])
 
     @property
@@ -68,7 +68,7 @@ class TrackedRun:
 
     @property
     def kind(self) -> RunKind:
-        """What it is: a run of the search or of the confirmation, a whole study, or a single run."""
+        """Whether it is a run of a search, a confirmation, a single run or the run of a whole study."""
         return RunKind(self.tags[Tag.KIND])
 
     @property
@@ -79,13 +79,13 @@ class TrackedRun:
 
     @property
     def handle(self) -> str:
-        """How people name it: `STUDY/TRIAL/SEED`; MLflow's id, if it is no run of a study."""
+        """`STUDY/TRIAL/SEED`; MLflow's id for a run outside a study."""
         in_study = all(tag in self.tags for tag in (Tag.STUDY, Tag.TRIAL, Tag.SEED))
         return handle(self.study, self.trial, self.seed) if in_study else self.run_id
 
 
 class Client:
-    """The few things the platform asks of MLflow, on one tracking server or database.
+    """One tracking server or database of MLflow, and the few requests that the platform makes of it.
 
     Raises:
         Unreachable: the store cannot be reached.
@@ -102,10 +102,10 @@ class Client:
         """All runs with these tags, page by page, the oldest first.
 
         Raises:
-            Unreachable: the store does not answer any more.
+            Unreachable: MLflow stops answering.
         """
         if any("'" in value for value in tags.values()):
-            return  # no name of a study or a run has one
+            return  # no study and no run has a name with a quote
         clauses = " and ".join(f"tags.`{key}` = '{value!s}'" for key, value in tags.items())
         token: str | None = None
         while True:
@@ -143,7 +143,7 @@ class Client:
         """Every stored point of a run: metric by its own name, step, value.
 
         Raises:
-            Unreachable: the store does not answer any more.
+            Unreachable: MLflow stops answering.
         """
         try:
             metrics = self._client.get_run(run_id).data.metrics
@@ -156,9 +156,13 @@ class Client:
             raise unreachable(self.address, fault) from None
 
     def open_run(self, name: str, tags: Mapping[str, str], identity: Mapping[str, str], *, new: bool = False) -> str:
-        """The id of the one run with the tags `identity`, made with all `tags` if there is none, and RUNNING.
+        """The id of the run with the tags `identity`, which is created if there is none; its status becomes RUNNING.
 
-        One that is known to be `new` is not searched for: that takes longer the more runs there are.
+        Args:
+            name: of the run, if it is created.
+            tags: further tags of a created run.
+            identity: the tags that no other run has.
+            new: the run is known not to exist: the search is skipped, which takes longer the more runs there are.
         """
         found = None if new else next(self.find(identity), None)
         if found is not None:
@@ -169,10 +173,10 @@ class Client:
         return str(run.info.run_id)
 
     def mark(self, tag: str) -> None:
-        """Write the time into a tag of the experiment, to see that this user may write.
+        """Write the current time into a tag of the experiment: a check that this user may write.
 
         Raises:
-            Unreachable: the store does not take it.
+            Unreachable: MLflow refuses it or does not answer.
         """
         try:
             self._client.set_experiment_tag(self._experiment, tag, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -180,13 +184,13 @@ class Client:
             raise unreachable(self.address, fault) from None
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Parameters; the same ones may be logged again."""
+        """Log parameters; logging the same ones again has no effect."""
         written = [Param(key, str(value)) for key, value in params.items()]
         for first in range(0, len(written), PARAMS):
             self._client.log_batch(run_id, params=written[first : first + PARAMS])
 
     def log_entry(self, run_id: str, entry: Entry) -> None:
-        """The metrics of a report, with its step and time stamp."""
+        """Log the metrics of a report, with its step and time stamp."""
         points = [Metric(stored_name(k), value, entry.time, entry.step) for k, value in entry.metrics.items()]
         for first in range(0, len(points), POINTS):
             self._client.log_batch(run_id, metrics=points[first : first + POINTS])
@@ -204,10 +208,10 @@ class Client:
             self._client.log_artifact(run_id, str(path), folder or None)
 
     def delete(self, tags: Mapping[str, str]) -> int:
-        """Delete all runs with these tags, as MLflow does: its `mlflow gc` clears them away. Returns how many.
+        """Delete all runs with these tags and return their number; `mlflow gc` later frees their space.
 
         Raises:
-            Unreachable: the store does not answer any more.
+            Unreachable: MLflow stops answering.
         """
         try:
             found = [run.run_id for run in self.find(tags)]
@@ -218,7 +222,7 @@ class Client:
         return len(found)
 
     def unregister(self, name: str) -> None:
-        """Delete a registered model with all its versions; it is no error if there is none.
+        """Delete a registered model with all its versions, if there is one of this name.
 
         Raises:
             Unreachable: the store does not answer.
@@ -231,10 +235,10 @@ class Client:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """What is done in here is done, or the store is out of reach; for who does not try again later.
+        """Turns every fault of MLflow inside into `Unreachable`, for callers that do not try again later.
 
         Raises:
-            Unreachable: the store does not answer, or does not take it.
+            Unreachable: MLflow does not answer, or refuses a request.
         """
         try:
             yield
@@ -245,17 +249,17 @@ class Client:
         """Store files as artifacts, by their names.
 
         Raises:
-            Unreachable: the store does not take them.
+            Unreachable: the store of artifacts refuses them or does not answer.
         """
         try:
             for name, data in files.items():
                 self.log_file(run_id, name, data)
         except Exception as fault:
-            # Artifacts may be on any kind of store, each with faults of its own.
+            # Each kind of store for artifacts raises exceptions of its own.
             raise unreachable(self.address, fault) from fault
 
     def page(self, run_id: str) -> str:
-        """The address at which MLflow's pages show a run; of a database, where `hdvae ui` usually serves it."""
+        """The address of a run's page in MLflow; for a database, the page that `hdvae ui` usually serves."""
         path = f"#/experiments/{self._experiment}/runs/{run_id}"
         if not self.address.startswith("http"):
             return f"http://{UI_HOST}:{UI_PORT}/{path}"
@@ -263,7 +267,7 @@ class Client:
         return f"{server.scheme}://{server.netloc.rpartition('@')[2]}{server.path.rstrip('/')}/{path}"
 
     def read_file(self, run_id: str, name: str) -> bytes | None:
-        """An artifact; None if the run has none of this name.
+        """The bytes of an artifact; None if the run has none of this name.
 
         Raises:
             Unreachable: the store of artifacts does not answer.
@@ -280,7 +284,7 @@ class Client:
         self, name: str, run_id: str, identity: Mapping[str, str], load: Callable[[], TrainedModel], says: str
     ) -> None:
         """Register a model of a run, unless the newest version of this name has the tags `identity`."""
-        from hdvae_platform.tracking import registry  # not before it is wanted: MLflow's models take a second
+        from hdvae_platform.tracking import registry  # imported here: MLflow's models take a second
 
         registry.register(self._client, name, run_id, identity, load, says)
 
@@ -316,7 +320,7 @@ class Client:
 
 
 def _plain(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as databases take them: a member of an enumeration is not quite a text."""
+    """Tags as plain strings: database drivers refuse members of an enumeration."""
     return {key: str(value) for key, value in tags.items()}
 
 
@@ -328,5 +332,5 @@ def _tracked(run: Any) -> TrackedRun:
 
 
 def _stored(value: float) -> float:
-    """A metric as it was sent: MLflow's databases hold the largest float where it was infinite."""
+    """A metric as it was sent: MLflow's databases store the largest float for an infinite value."""
     return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, machine, versions."""
+"""Provenance of a result: code, machine, versions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def code() -> dict[str, str]:
 
 
 def _sources() -> str:
-    """One hash over all Python files of both packages: what tells one program from another, committed or not."""
+    """One hash over all Python files of both packages, which differs for any change, committed or not."""
     digest = hashlib.sha256()
     for package in (Path(hdvae.__file__).parent, Path(__file__).parents[1]):
         for file in sorted(package.rglob("*.py")):
@@ -50,7 +50,7 @@ def described(known: Mapping[str, str]) -> str:
 
 
 def processor() -> str:
-    """The model of the processor; only Linux says it in a file."""
+    """The model name of the processor; only Linux has it in a file."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -59,7 +59,7 @@ def processor() -> str:
 
 def tags() -> dict[str, str]:
     """The code and the machine as MLflow tags."""
-    import torch  # not before it is wanted: commands that only read do without
+    import torch  # imported here: commands that only read need no torch
 
     names = {
         "version": Tag.VERSION,

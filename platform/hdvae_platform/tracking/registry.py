@@ -1,4 +1,4 @@
-"""MLflow's registry of models: the best of each study, as code and weights that anyone with MLflow can load."""
+"""MLflow's model registry: the best run of each study, as code and weights that anyone with MLflow can load."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from hdvae_platform.tracking.names import MODEL, MODEL_SCHEME, RUN_SCHEME
 
 SERVED = Path(__file__).with_name("served.py")
 NEEDED = ("mlflow", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
-"""What the code of a model and the library import."""
+"""The packages that a model's code and the library import."""
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
-    """Write a trained model as MLflow's pyfunc: its code, its weights, and the library that reads them."""
+    """Write a trained model in MLflow's pyfunc format: its code, its weights, and the library that reads them."""
     height, width = model.image
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width))]),
@@ -50,7 +50,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
 
 
 def _public(version: str) -> str:
-    """A version without the build that it is of: the index has the plain one."""
+    """A version without its build, such as `+cpu`: package indexes hold the plain version."""
     return re.sub(r"\+.*", "", version)
 
 
@@ -62,14 +62,14 @@ def register(
     load: Callable[[], TrainedModel],
     says: str,
 ) -> None:
-    """Make a new version of a registered model, unless its newest one has this identity.
+    """Register a new version of a model, unless the newest version has this identity.
 
     Args:
         client: MLflow.
-        name: of the registered model, which is made if there is none.
-        run_id: of the run that it is of, among whose artifacts it is stored.
-        identity: tags that tell this model from another.
-        load: gives the model.
+        name: of the registered model, which is created if there is none.
+        run_id: the run of the model, which stores it among its artifacts.
+        identity: tags by which this version is recognised.
+        load: returns the model; called only if a version is registered.
         says: description of the version.
     """
     newest = newest_version(client, name)

@@ -1,6 +1,6 @@
-"""The code of a registered model: MLflow runs this file when it loads one, and nothing in the model is a pickle.
+"""The code of a registered model, which MLflow runs when it loads one. Nothing in the model is a pickle.
 
-It needs the library `hdvae` alone, which lies beside it in the model.
+The code needs only the library `hdvae`, a copy of which is part of the model.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class StudyModel(PythonModel):
 
     - `iw_elbo`: the importance-weighted bound of each image with `samples` samples, nats, (n,);
     - `reconstruct`: pixel probabilities of each image's reconstruction, (n, H, W);
-    - `sample`: pixel probabilities of n samples of the model, (n, H, W); of the images only their number counts.
+    - `sample`: pixel probabilities of n samples of the model, (n, H, W), where n is the number of images given.
     """
 
     def load_context(self, context: Any) -> None:
         """Read the weights; their checksum is verified."""
         self._model = hdvae.load(context.artifacts["checkpoint"])
 
-    # A bare array is the one type of which MLflow makes no schema; the signature says more.
+    # MLflow infers no schema from a bare array; the signature of the model has it.
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
-        """What `params` ask for; see the class."""
+        """The result that `params` ask for; see the class."""
         asked = {"what": "iw_elbo", "samples": 100, "seed": 0, **(params or {})}
         images, seed = model_input, int(asked["seed"])
         if asked["what"] == "iw_elbo":

@@ -1,1 +1,1 @@
-"""One trained run: loaded and evaluated."""
+"""A trained run: finding it by its name, loading its weights, evaluating it."""

@@ -38,20 +38,21 @@ class Assessment:
         run: the name by which it was asked for.
         handle: `STUDY/TRIAL/SEED`, or MLflow's id of a run outside a study; None if it was found by an address.
         run_id: of the run in MLflow; None if there is none to log to.
-        dataset: whose images.
+        dataset: the data set.
         split: `valid` or `test`.
-        images: how many.
+        images: the number of images.
         step: of the checkpoint.
         samples: S of `iw_elbo`.
-        draws: M, noise draws for each image.
-        temperatures: of the relaxed chains.
-        grade: of the κ in the Lipschitz bounds.
-        metrics: by name, without the split.
-        errors: standard errors over images of some of them.
-        kappa: certified constants by name, for any image; none for normal variables.
-        parts: the factors of which they are made.
-        files: what is kept, by name.
-        logged: whether MLflow has it.
+        draws: M, the number of noise draws for each image.
+        temperatures: τ of the relaxed chains.
+        grade: `certified` or `local`, of the κ in the Lipschitz bounds.
+        metrics: name without the split → value, in nats per image.
+        errors: name → standard error of the mean over images, of some metrics.
+        kappa: name → certified constant for any image; empty for normal variables.
+        parts: the factors of these constants.
+        files: name → content of the files to keep.
+        logged: whether MLflow has the results.
+        unlogged: why MLflow could not be reached; None if it was.
     """
 
     run: str
@@ -94,7 +95,7 @@ class Assessment:
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity, which the certified κ of a badly scaled network can be, and no NaN."""
+    """Values with None for infinity and NaN, which JSON lacks; κ of a badly scaled network may be infinite."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
@@ -104,9 +105,9 @@ def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str,
     Args:
         run: from `find_run`.
         split: `valid` or `test`.
-        images: how many, a fixed random subset; all if None.
+        images: the size of a fixed random subset; None for all images.
         settings: of `EvaluationConfig`.
-        places: where data and MLflow are.
+        places: the addresses of data and MLflow.
 
     Raises:
         InputError: the run has no readable checkpoint, or its data are not there.
@@ -122,12 +123,6 @@ def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str,
     found = evaluate(model, pixels, config, snapshot.values["seed"], importance=True)
     kappa, parts = _constants(model)
     step = snapshot.values["step"]
-    notes = {"run": run.name, "step": step, "data": dataset.checksum, "split": split, **settings}
-    columns = {"image": torch.from_numpy(chosen), **found.per_image}
-    files = {f"{split}.parquet": as_parquet(columns, notes)}
-    if model.config.latent == "categorical":
-        figures = bias_curve(found.metrics, config.tau, f"{dataset.name}, {split}", config.kappa)
-        files |= {f"{split}-{name}": figure for name, figure in figures.items()}
     done = Assessment(
         run=run.name,
         handle=run.handle,
@@ -145,12 +140,23 @@ def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str,
         kappa=kappa,
         parts=parts,
     )
+    notes = {"run": run.name, "step": step, "data": dataset.checksum, "split": split, **settings}
+    columns = {"image": torch.from_numpy(chosen), **found.per_image}
+    files = {f"{split}.parquet": as_parquet(columns, notes)}
+    if model.config.latent == "categorical":
+        files |= _figures(done)
     files[f"{split}.json"] = json.dumps(done.document(), indent=1).encode()
     return _logged(done, files, places)
 
 
+def _figures(done: Assessment) -> dict[str, bytes]:
+    """The curve of the bias against the temperature, by file name."""
+    figures = bias_curve(done.metrics, done.temperatures, f"{done.dataset}, {done.split}", done.grade)
+    return {f"{done.split}-{name}": figure for name, figure in figures.items()}
+
+
 def _errors(found: Evaluation, config: EvaluationConfig) -> dict[str, float]:
-    """Standard errors of the means over images, under the names of the metrics; none of a single image."""
+    """Name → standard error of the mean over images; empty for a single image."""
     columns = {name: values for name, values in found.per_image.items() if name in found.metrics}
     columns["iw_elbo"] = columns[at_samples("iw_elbo", config.samples)]
     columns["kl"] = torch.stack([values for name, values in columns.items() if name.startswith("kl/")]).sum(0)
@@ -187,7 +193,7 @@ def _log(done: Assessment, places: Places) -> bool:
     client = Client(places)
     if client.get(done.run_id) is None:
         return False
-    if done.split == "test":  # what is under valid/ is what arms are compared by: training's, and no one else's
+    if done.split == "test":  # metrics under valid/ are those that training logged: arms are compared by them
         entry = Entry(done.step, time.time_ns() // 1_000_000, nested(done.split, dict(done.metrics)))
         measured = {"images": done.images, "draws": done.draws, "samples": done.samples}
         tested = {**measured, "tau": list(done.temperatures), "kappa": done.grade}

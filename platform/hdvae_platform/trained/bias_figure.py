@@ -1,4 +1,4 @@
-"""The relaxation bias of a trained run against the temperature, beside its bounds."""
+"""The figure of a run's relaxation bias against the temperature, with its bounds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def bias_curve(metrics: Mapping[str, float], taus: Sequence[float], title: str, 
     """The relaxation bias against the temperature, above its bounds.
 
     Args:
-        metrics: of an evaluation.
-        taus: its temperatures.
-        title: of what.
-        grade: of the Lipschitz bounds.
+        metrics: name → value of an evaluation, in nats per image.
+        taus: the temperatures of the evaluation.
+        title: the data set and split, for the title.
+        grade: `certified` or `local`, of the Lipschitz bounds.
 
     Returns:
         Files by name: `bias.png` and `bias.svg`.

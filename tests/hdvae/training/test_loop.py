@@ -300,7 +300,7 @@ every_choice = pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-"
 
 
 @every_choice
-def test_resumed_is_uninterrupted_whatever_is_climbed(choice):
+def test_resumed_is_uninterrupted_with_every_objective(choice):
     experiment = experiment_of("biva", **choice)
     whole, session = run(experiment)
     killed = Memory(stop_after=1)
@@ -312,7 +312,7 @@ def test_resumed_is_uninterrupted_whatever_is_climbed(choice):
 
 
 @every_choice
-def test_reports_have_every_name_whatever_is_climbed(choice):
+def test_reports_have_every_name_with_every_objective(choice):
     state, session = run(experiment_of(**choice))
     for _, metrics in session.reports:
         for name, value in metrics.items():

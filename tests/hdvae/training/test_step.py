@@ -226,7 +226,7 @@ def test_a_learned_temperature_falls_and_stays_above_its_floor():
 
 
 @pytest.mark.parametrize("name", ["straight_through", "gumbel_rao", "reinmax"])
-def test_hard_forward_estimators_climb_the_elbo_of_the_hard_chain(name):
+def test_hard_forward_estimators_maximise_the_elbo_of_the_hard_chain(name):
     state = fresh(experiment_of(estimator=name, dropout=0.0))
     found = objective_of(state, batch(), 0.4, 0.1).model
     terms = state.model(batch(), step_noise(state), hard)

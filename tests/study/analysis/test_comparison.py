@@ -16,8 +16,8 @@ from hdvae_platform.analysis.comparison_text import arm_table, as_markdown, as_t
 from hdvae_platform.analysis.confirmation import confirmations
 from hdvae_platform.analysis.inference import Interval, difference, interval
 from hdvae_platform.analysis.labels import arm_names, arm_names_note, label
-from hdvae_platform.tracking.client import TrackedRun, flattened
-from hdvae_platform.tracking.names import Tag
+from hdvae_platform.tracking.client import TrackedRun
+from hdvae_platform.tracking.names import Tag, flattened
 
 
 def run(arm: str, seed: int, state: str = "COMPLETE", tags=(), params=(), **metrics: float) -> TrackedRun:

@@ -16,7 +16,7 @@ import ray
 from benchmarks.nodes import Hosts, can_have_hosts, cluster
 from hdvae.errors import InputError
 from hdvae_platform.cluster.connection import grows_to
-from hdvae_platform.cluster.preflight import PATIENCE
+from hdvae_platform.cluster.preflight import ANSWER_WAIT
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.storage import Storage
 from tests.study.helpers.commands import command, made_anew
@@ -56,7 +56,7 @@ def test_a_cluster_is_joined_with_its_token_only(nodes, edit, on_nodes, monkeypa
             patch.setenv(name, value)
             done = on_nodes("study", "run", file)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert f"--address {nodes.address}: the cluster wants its token: set RAY_AUTH_MODE=token" in done.stderr
+        assert f"--address {nodes.address}: the cluster requires its token: set RAY_AUTH_MODE=token" in done.stderr
     assert states(on_nodes) == {"WAITING"}
 
 
@@ -67,7 +67,7 @@ def test_every_machine_is_looked_at_before_anything_runs(nodes, places, edit, on
         done = on_nodes("study", "run", edit({}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert (
-        f"storage {places.storage} is another one there: set HDVAE_STORAGE to a folder or an s3:// addr" in done.stderr
+        f"storage {places.storage} is not the same there: set HDVAE_STORAGE to a folder or an s3:// addr" in done.stderr
     )
     assert states(on_nodes) == {"WAITING"}
     assert Storage(places.storage).list("small/preflight") == []
@@ -100,7 +100,7 @@ def test_ctrl_c_is_heard_while_a_machine_does_not_answer(nodes, places, edit, on
         try:
             wait_until(lambda: Storage(places.storage).list("small/preflight"))
             driver.send_signal(signal.SIGINT)
-            out, errors = driver.communicate(timeout=PATIENCE / 2)
+            out, errors = driver.communicate(timeout=ANSWER_WAIT / 2)
         finally:
             os.killpg(node.pid, signal.SIGCONT)
     assert (driver.returncode, errors) == (130, "hdvae: interrupted; run the same command again to continue\n"), out
@@ -147,7 +147,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, pl
     for change in ({"RAY_AUTH_TOKEN": "wrong"}, {"RAY_AUTH_TOKEN": "", "RAY_AUTH_MODE": "disabled"}):
         refused = made_anew("study", "submit", edit({}), *there, **change)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-        assert "the cluster wants its token: set RAY_AUTH_MODE=token" in refused.stderr
+        assert "the cluster requires its token: set RAY_AUTH_MODE=token" in refused.stderr
 
     file = edit({"space": {}, "seeds": [0], "experiment/training/steps": 1_000_000})
     submitted = start("study", "submit", file, *there)
@@ -160,7 +160,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, pl
     assert "/1000000 valid/elbo" in told[-1], "".join(told)
     again = hdvae("study", "submit", file, *there)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
-    assert "study small runs there already: `hdvae study status small --address http" in again.stderr
+    assert "study small already runs there: `hdvae study status small --address http" in again.stderr
     status = json.loads(hdvae("study", "status", "small", "--json", *there).stdout)
     assert (status["state"], status["trials"][0]["state"]) == ("running", "RUNNING")
     assert "small was asked to stop" in hdvae("study", "stop", "small", *there).stdout
@@ -233,7 +233,7 @@ def test_a_ray_that_is_open_to_everybody_is_refused(edit, hdvae, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     done = hdvae("study", "run", edit({}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "RAY_AUTH_MODE is disabled: whoever reaches this machine could run code on it" in done.stderr
+    assert "RAY_AUTH_MODE is disabled: anybody who can reach this machine could run code on it" in done.stderr
 
 
 def test_a_ray_that_was_imported_without_a_token_is_refused(monkeypatch):
@@ -258,7 +258,7 @@ def test_a_cluster_that_is_open_to_everybody_is_refused(edit, hdvae, tmp_path):
         finally:
             server.stdin.close()
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert f"--address {address}: the cluster takes commands from whoever reaches it" in refused.stderr
+    assert f"--address {address}: the cluster accepts commands from anybody who can reach it" in refused.stderr
     assert "a run needs 7 CPU, but the cluster has 1 CPU" in accepted.stderr
 
 

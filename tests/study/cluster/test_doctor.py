@@ -102,7 +102,7 @@ def test_a_cluster_with_a_token(head, monkeypatch):
             time.sleep(1)
     assert found == f"{head}: machines 1, CPUs 3, GPUs 0"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-secret-word")
-    with pytest.raises(InputError, match="the cluster wants its token: set RAY_AUTH_MODE=token"):
+    with pytest.raises(InputError, match="the cluster requires its token: set RAY_AUTH_MODE=token"):
         doctor.check_ray(head)
 
 
@@ -151,5 +151,5 @@ def test_a_gpu_that_torch_cannot_use(tmp_path):
     device = tmp_path / "nvidia0"
     assert "gpus_per_worker: 0" in doctor.check_gpu(device)
     device.touch()
-    with pytest.raises(Unfit, match="install the torch build that fits the driver"):
+    with pytest.raises(Unfit, match="install the torch build for this driver"):
         doctor.check_gpu(device)

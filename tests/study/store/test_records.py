@@ -62,6 +62,25 @@ def test_unknown_study(records):
     assert [one.name for one in records.studies()] == ["s"]
 
 
+def test_a_study_that_a_user_named_wrongly(records):
+    assert records.known_study("s").name == "s"
+    with pytest.raises(InputError, match=r"^no study ss in the study database \S+; did you mean 's'\?$"):
+        records.known_study("ss")
+    records.forget("s")
+    with pytest.raises(InputError, match="it has no studies yet"):
+        records.known_study("s")
+
+
+def test_an_address_in_a_message_holds_no_password(url, monkeypatch):
+    records = Records(url)
+    monkeypatch.setattr(records, "_engine", sa.create_engine("postgresql+psycopg://me:secret@host/db"))
+    monkeypatch.setattr(records, "study", lambda name: None)
+    monkeypatch.setattr(records, "studies", list)
+    with pytest.raises(InputError, match="no study s in the study database postgresql") as fault:
+        records.known_study("s")
+    assert "secret" not in str(fault.value)
+
+
 def test_one_driver_at_a_time(records):
     records.take("s", "first")
     with pytest.raises(InputError, match="being run by first"):

@@ -37,17 +37,17 @@ BAD = [
     ({"experiment/model/layers/1/classes": 250}, ["layers.1.classes", "250", "nearest: 256"]),
     ({"experiment/model/layers": []}, ["experiment.model.layers", "at least 1"]),
     ({"experiment/training/temperature": -1}, ["temperature", "above 0"]),
-    ({"experiment/training/temperature": "warm"}, ["experiment.training.temperature", "no schedule"]),
+    ({"experiment/training/temperature": "warm"}, ["experiment.training.temperature", "not a schedule"]),
     ({"experiment/training/temperature": [[0, 1], [0, 2]]}, ["temperature", "must increase"]),
     ({"experiment/training/temperature": {"start": 1, "end": 2}}, ["temperature", "steps is missing"]),
     ({"experiment/evaluation/tau": []}, ["experiment.evaluation.tau", "at least 1"]),
     ({"experiment/data": {}}, ["experiment.data", "name", "path"]),
     ({"experiment/data": {"name": "mnist5k", "binarization": "threshold"}}, ["binarization", "binary already"]),
-    ({"search/metric": "test/elbo"}, ["never on test", "valid/elbo"]),
+    ({"search/metric": "test/elbo"}, ["not be tuned on the test split", "valid/elbo"]),
     ({"search/metric": "valid/elbow"}, ["valid/elbow", "did you mean 'valid/elbo'"]),
     ({"search/pruner": "asah"}, ["search.pruner", "'asha'"]),
     ({"search": {"also": {"valid/relaxation_bais": "minimize"}}}, ["valid/relaxation_bais", "'valid/relaxation_bias'"]),
-    ({"search": {"also": {"test/elbo": "maximize"}}}, ["never on test", "valid/elbo"]),
+    ({"search": {"also": {"test/elbo": "maximize"}}}, ["not be tuned on the test split", "valid/elbo"]),
     ({"search": {"also": {"valid/relaxation_bias@tau=9": "minimize"}}}, ["not measured", "@tau=0.5"]),
     ({"search": {"also": {"valid/elbo": "minimize"}}}, ["search.also", "valid/elbo is search.metric already"]),
     ({"search": {"also": {"valid/kl": "least"}}}, ["search.also.valid/kl", "'maximize'"]),
@@ -60,7 +60,7 @@ BAD = [
     ({"expect": [{"metric": "valid/elbo", "within": 0}]}, ["expect.0.within", "greater than 0"]),
     ({"expect": [expected(metric="elbo")]}, ["expect.0.metric: unknown metric elbo; did you mean 'valid/elbo'?"]),
     ({"expect": [expected(metric="valid/kl/layer_9")]}, ["expect.0.metric: valid/kl/layer_9 is not measured"]),
-    ({"expect": [expected(metric="test/elbo")]}, ["expect.0.metric", "never on test: use valid/elbo"]),
+    ({"expect": [expected(metric="test/elbo")]}, ["expect.0.metric", "not be tuned on the test split: use valid/elbo"]),
     ({"expect": [expected(higher={"model.latnt": "normal"})]}, ["model.latnt is not varied", "'model.latent'"]),
     ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent is never "norml"', "'normal'"]),
     ({"expect": [expected(than={"model.latent": "normal"})]}, ["expect.0", "both sides are"]),
@@ -345,3 +345,13 @@ def test_a_preset_in_the_space_is_put_under_the_other_settings(edit):
     assert [(layer.variables, layer.classes) for layer in found.layers] == [(16, 4), (8, 64), (4, 16)]
     assert (found.latent, found.blocks, found.width) == ("categorical", "dense", 8)
     assert study.experiment_at({"preset": "table2-L3-normal"}).model.latent == "normal"
+
+
+def test_the_hours_of_a_search_are_over_when_they_have_passed(edit):
+    study = load_study(edit({"search/hours": 2}))
+    assert [study.hours_are_over(begun=1000.0, now=1000.0 + passed) for passed in (0, 7199, 7200)] == [
+        False,
+        False,
+        True,
+    ]
+    assert not load_study(edit({"search/hours": None})).hours_are_over(begun=0.0, now=1e12)
