@@ -74,7 +74,7 @@ def test_a_file_that_does_not_exist_is_answered_with_the_nearest_study_file(caps
     assert (
         fails(capsys, "study", "check", "smal.yaml") == "hdvae: smal.yaml: no such file; did you mean 'small.yaml'?\n"
     )
-    assert fails(capsys, "study", "check", "x.yaml") == "hdvae: x.yaml: no such file; known: small.yaml\n"
+    assert fails(capsys, "study", "check", "other") == "hdvae: other: no such file; known: small.yaml\n"
 
 
 @pytest.mark.parametrize("arguments", [["study", "check"], ["study", "run"], ["train"]])
