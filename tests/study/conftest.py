@@ -210,10 +210,10 @@ Hdvae = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def start(places: Places) -> Callable[..., Command]:
-    """Start the real command in a process of its own."""
+    """Start the real command in a process of its own. Its pictures are blanks: see `finished` for real ones."""
 
     def run(*arguments: str | Path, **options: Any) -> Command:
-        return Command(*arguments, **{"environment": {"HDVAE_HOME": str(places.home)}, **options})
+        return Command(*arguments, pictures=False, **{"environment": {"HDVAE_HOME": str(places.home)}, **options})
 
     return run
 

@@ -62,7 +62,7 @@ def wait_until(condition, seconds=90):
 
 def started(words, places):
     """The command in the background, once a run of the small study has left a checkpoint."""
-    process = Command(*words, environment={"HDVAE_HOME": str(places.home)})
+    process = Command(*words, environment={"HDVAE_HOME": str(places.home)}, pictures=False)
     wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")), 180)
     return process
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 
+from matplotlib.figure import Figure
 from sqlalchemy.orm import configure_mappers
 
 from hdvae_platform.cli import COMMANDS
@@ -55,3 +57,13 @@ use_nursery()
 
 SET = {name: os.environ[name] for name in set(os.environ) - _before}
 """What modules added to the environment as they were imported."""
+
+
+def _blank(kind: str) -> bytes:
+    picture = io.BytesIO()
+    Figure(figsize=(1, 1)).savefig(picture, format=kind)
+    return picture.getvalue()
+
+
+BLANK = {kind: _blank(kind) for kind in ("png", "svg")}
+"""Empty pictures; and Matplotlib has done what it does at its first."""
