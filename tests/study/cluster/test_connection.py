@@ -225,7 +225,7 @@ def test_what_a_cluster_grows_to_is_said_by_the_environment(monkeypatch):
 @pytest.mark.parametrize("text", ["64", "CPU=", "CPU=64,", "CPU=64;GPU=8", "CPU=-1"])
 def test_what_a_cluster_grows_to_has_a_form(text, monkeypatch):
     monkeypatch.setenv("HDVAE_GROWS_TO", text)
-    with pytest.raises(InputError, match="give what the cluster may grow to"):
+    with pytest.raises(InputError, match="give the resources that the cluster may grow to"):
         grows_to()
 
 
