@@ -86,6 +86,7 @@ class Nursery:
             file.write_text(str(pid))
         else:
             self._leave()
+            asking.close()
             _become(asked, fds)
         for fd in fds:
             os.close(fd)
