@@ -1,6 +1,7 @@
 """What has to be so before any test's file is read."""
 
 import os
+from pathlib import Path
 
 from hdvae_platform.tracking.environment import configure
 
@@ -8,3 +9,20 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when the f
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # processes that nothing here uses
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half a dozen processes for each server
 configure()  # as the command line does, before MLflow is imported
+
+LONGEST = (
+    "study/cluster/test_connection.py",
+    "study/running/test_chaos.py",
+    "study/training/test_preemption.py",
+    "study/training/test_data_parallel.py",
+    "study/running/test_kills.py",
+    "study/running/test_failures.py",
+    "study/report/test_report.py",
+)
+"""Files that take a minute and more, longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest, so that pytest's workers end together."""
+    rank = {str(Path(__file__).parent / file): number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(str(item.path), len(rank)))

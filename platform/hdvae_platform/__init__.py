@@ -42,8 +42,8 @@ def results(name: str, home: str | Path | None = None) -> pd.DataFrame:
         home: the local folder, by default `HDVAE_HOME` or `runs`.
 
     Returns:
-        Columns: study, kind (search or confirmation), trial, seed, state, run_id, arm (in words), each setting by its
-        dotted path, and the last value of each metric by its full name, in nats per image.
+        Columns: handle, study, kind (search or confirmation), trial, seed, state, run_id, arm (in words), each setting
+        by its dotted path, and the last value of each metric by its full name, in nats per image.
 
     Raises:
         InputError: MLflow has no such study.

@@ -24,6 +24,18 @@ print(len(names), [i for i, (one, other) in enumerate(zip(before, after)) if one
 """
 
 
+TORCH_FREE = (
+    "hdvae.config, hdvae.data.loading, hdvae.evaluation.metrics, hdvae.experiment.experiment, "
+    "hdvae.experiment.presets, hdvae.randomness.seeds, hdvae.randomness.shares, hdvae.training.run_files"
+)
+
+
+def test_modules_that_commands_read_need_no_torch():
+    code = f"import sys, {TORCH_FREE}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_importing_every_module_changes_nothing_outside():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     count, _, changed = done.stdout.strip().partition(" ")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,15 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from benchmarks.nodes import Nodes, cluster
+from benchmarks.nodes import Nodes
 from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.search.trials import optuna_storage
 from hdvae_platform.store.database import connect
 from hdvae_platform.store.places import Places
+from tests.study.helpers import nursery, ray_command
 from tests.study.helpers.commands import Command
+from tests.study.helpers.outcome import workers_of
+from tests.study.helpers.ray_worker import NURSERY
 
 STUDY = """
 name: small
@@ -41,6 +47,21 @@ space:
 search: {method: grid}
 seeds: [0, 1]
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_of_ray() -> Iterator[None]:
+    """Processes that Ray's workers are forked from; see `helpers/nursery.py`."""
+    folder = tempfile.mkdtemp(prefix="hdvae-nursery-")  # a socket's path must be short
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}  # threads that would not be forked
+    served = subprocess.Popen([sys.executable, "-m", nursery.__name__, folder], env=environment, start_new_session=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(NURSERY, folder)
+        yield
+    served.kill()
+    served.wait()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -189,10 +210,10 @@ Hdvae = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def start(places: Places) -> Callable[..., Command]:
-    """Start the real command in a process of its own."""
+    """Start the real command in a process of its own. Its pictures are blanks: see `finished` for real ones."""
 
     def run(*arguments: str | Path, **options: Any) -> Command:
-        return Command(*arguments, **{"environment": {"HDVAE_HOME": str(places.home)}, **options})
+        return Command(*arguments, pictures=False, **{"environment": {"HDVAE_HOME": str(places.home)}, **options})
 
     return run
 
@@ -227,11 +248,24 @@ def finished(
     return Places.under(home), file, done, run
 
 
+class QuickNodes(Nodes):
+    """Nodes whose workers come from the nursery."""
+
+    def command(self, number: int, words: Sequence[str]) -> list[str]:
+        """`ray start` as Ray has it, but for where workers come from."""
+        return [words[0], str(Path(ray_command.__file__)), *words[3:]]
+
+    def processes(self, kind: str) -> list[int]:
+        """Those of workers too, which the nursery has for children."""
+        return [pid for node in [self._head, *self.nodes] for pid in workers_of(node.pid, kind)]
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A real Ray cluster for the tests of a file: a head without work, and two nodes with a CPU each."""
-    with cluster((1, 1)) as made:  # not for all tests: idle it takes a sixth of a core
-        yield made
+    made = QuickNodes((1, 1))  # not for all tests: idle it takes a sixth of a core
+    yield made
+    made.end()
 
 
 @pytest.fixture

@@ -138,9 +138,9 @@ def _signs(values: Mapping[Key, float]) -> list[int]:
     """The sign of the mean, and the opposite sign where the interval of the mean contains 0."""
     if not values:
         return []
-    found = interval(list(values.values()))
-    sign = 1 if found.mean >= 0 else -1
-    clear = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    value = interval(list(values.values()))
+    sign = 1 if value.mean >= 0 else -1
+    clear = value.low is not None and value.high is not None and (value.low > 0 or value.high < 0)
     return [sign] if clear else [sign, -sign]
 
 

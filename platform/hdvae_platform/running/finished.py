@@ -1,7 +1,8 @@
 """The result of a finished study, kept beside its report: showing it again needs neither Ray nor torch nor MLflow.
 
 The file holds a fingerprint of everything that the result depends on. Where the fingerprint differs, or the file is
-missing or damaged, the study is launched as usual, which makes the result again.
+missing or damaged, the study is launched as usual, which makes the result again. Metrics that `hdvae evaluate` adds to
+MLflow later are not part of the result; `hdvae compare` shows them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ def kept_result(study: Study, places: Places) -> FinishedStudy | None:
 
 
 def keep_result(study: Study, places: Places, result: Result) -> None:
-    """Keep the result of a study that is finished, logged completely and reported."""
+    """Keep the result of a study that is finished, logged completely and reported.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     records = Records(places.database)
     record, runs = records.study(study.name), records.runs(study.name)
     assert record is not None

@@ -6,12 +6,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hdvae_platform.search.trials import Trial
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.pareto import is_dominated
 from hdvae_platform.study.study import Study
 
 
@@ -80,23 +78,9 @@ def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]
         return []
     complete = [trial for trial in trials if trial.values is not None]
     signs = [1 if direction == "maximize" else -1 for direction in study.search.objectives.values()]
-    scores_TM = np.array([trial.values for trial in complete], dtype=np.float64).reshape(-1, len(signs)) * signs
+    scores_TM = [[sign * value for sign, value in zip(signs, trial.values or (), strict=True)] for trial in complete]
     ranked = sorted(
         (is_dominated(score_M, scores_TM), -score_M[0], trial.number)
         for score_M, trial in zip(scores_TM, complete, strict=True)
     )
     return [(number, seed) for *_, number in ranked[: study.confirm.top] for seed in study.confirmation_seeds()]
-
-
-def is_dominated(score_M: NDArray[np.float64], scores_TM: NDArray[np.float64]) -> bool:
-    """Whether some trial is better in one metric and at least as good in all others (Pareto dominance).
-
-    >>> scores_TM = np.array([[0.0, 2.0], [1.0, 1.0], [0.0, 1.0]])
-    >>> [is_dominated(score_M, scores_TM) for score_M in scores_TM]
-    [False, False, True]
-
-    Args:
-        score_M: the scores of one trial in M metrics; larger is better.
-        scores_TM: the scores of T trials.
-    """
-    return bool(((scores_TM >= score_M).all(1) & (scores_TM > score_M).any(1)).any())

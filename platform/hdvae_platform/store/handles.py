@@ -18,6 +18,7 @@ from hdvae.errors import InputError
 from hdvae_platform.store import layout
 from hdvae_platform.store.records import Kind, Records, Run, StudyRecord
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.pareto import is_dominated
 from hdvae_platform.study.study import Study
 
 BEST = "best"
@@ -143,7 +144,11 @@ def _best(record: StudyRecord, runs: Sequence[Run]) -> Run:
     if not values:
         raise InputError(f"{problem} has no complete trial yet")
     if study.search.also:
-        front = [layout.handle(study.name, trial, _lowest(trial, runs).seed) for trial in _front(values)]
+        front = [
+            layout.handle(study.name, trial, _lowest(trial, runs).seed)
+            for trial, own in values.items()
+            if not is_dominated(own, values.values())
+        ]
         metrics = ", ".join(study.search.objectives)
         raise InputError(f"{problem} searches for {metrics}; choose a run of its Pareto front: {', '.join(front)}")
     return _lowest(max(values, key=lambda trial: values[trial][0]), runs)
@@ -159,16 +164,6 @@ def _values(study: Study, runs: Sequence[Run], kind: Kind) -> Values:
             measured = {**run.also, study.search.metric: run.value}
             complete.setdefault(run.trial, []).append([sign * measured[name] for name, sign in signs.items()])
     return {trial: [statistics.fmean(column) for column in zip(*rows, strict=True)] for trial, rows in complete.items()}
-
-
-def _front(values: Values) -> list[int]:
-    """The trials that no other trial equals in all metrics and exceeds in one."""
-    return [trial for trial, own in values.items() if not any(_dominates(other, own) for other in values.values())]
-
-
-def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    pairs = list(zip(first, second, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def _lowest(trial: int, runs: Sequence[Run]) -> Run:

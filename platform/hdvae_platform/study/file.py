@@ -98,7 +98,7 @@ def _with_preset(plain: Any) -> Any:
 
 def _nearest_file(path: Path) -> str:
     folder = path.parent
-    return nearest(path.name, [f.name for f in folder.glob("*.yaml")]) if folder.is_dir() else ""
+    return nearest(path.name, [f.name for f in folder.glob("[!.]*.yaml")]) if folder.is_dir() else ""
 
 
 def _overridden(study: Study, overrides: Sequence[str]) -> Study:

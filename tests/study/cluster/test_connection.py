@@ -171,7 +171,7 @@ def test_a_submitted_study_is_followed_and_stopped_from_elsewhere(job_server, pl
 
     done = hdvae("study", "submit", edit({"name": "other", "experiment/training/steps": 20}), *there)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "runs 1/1 · small/0/0 done" in done.stdout
+    assert "runs 1/1 · other/0/0 done" in done.stdout
     assert "Small things run fast." in done.stdout
     assert "INFO" not in done.stdout + done.stderr
 
@@ -225,7 +225,7 @@ def test_what_a_cluster_grows_to_is_said_by_the_environment(monkeypatch):
 @pytest.mark.parametrize("text", ["64", "CPU=", "CPU=64,", "CPU=64;GPU=8", "CPU=-1"])
 def test_what_a_cluster_grows_to_has_a_form(text, monkeypatch):
     monkeypatch.setenv("HDVAE_GROWS_TO", text)
-    with pytest.raises(InputError, match="give what the cluster may grow to"):
+    with pytest.raises(InputError, match="give the resources that the cluster may grow to"):
         grows_to()
 
 

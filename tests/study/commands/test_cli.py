@@ -69,6 +69,14 @@ def test_bad_files_are_one_line_and_exit_code_2(capsys, places, edit, arguments)
     assert "did you mean 'freebits'" in fails(capsys, *arguments, file, "--home", places.home)
 
 
+def test_a_file_that_does_not_exist_is_answered_with_the_nearest_study_file(capsys, study_file):
+    (study_file.parent / ".pre-commit-config.yaml").write_text("")
+    assert (
+        fails(capsys, "study", "check", "smal.yaml") == "hdvae: smal.yaml: no such file; did you mean 'small.yaml'?\n"
+    )
+    assert fails(capsys, "study", "check", "other") == "hdvae: other: no such file; known: small.yaml\n"
+
+
 @pytest.mark.parametrize("arguments", [["study", "check"], ["study", "run"], ["train"]])
 def test_data_that_are_not_there(capsys, places, edit, arguments):
     file = edit({"experiment/data": {"name": "mnist5k"}})

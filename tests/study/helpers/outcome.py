@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ from hdvae_platform.training.messages import Reported, Resumed
 from hdvae_platform.training.run import run
 from hdvae_platform.training.spec import RunSpec
 from tests.study.helpers.commands import Command, Forked
+from tests.study.helpers.ray_worker import NURSERY
 
 
 def tracked(places):
@@ -59,19 +62,30 @@ def wait_until(condition, seconds=90):
 
 def started(words, places):
     """The command in the background, once a run of the small study has left a checkpoint."""
-    process = Command(*words, environment={"HDVAE_HOME": str(places.home)})
+    process = Command(*words, environment={"HDVAE_HOME": str(places.home)}, pictures=False)
     wait_until(lambda: list(places.home.glob("studies/small/*/*/checkpoints/*.json")), 180)
     return process
 
 
 def workers_of(driver, kind="ray::ImplicitFunc"):
-    """Process ids of the Ray workers that train below a driver."""
+    """Process ids of the Ray workers that train below a driver, or a node."""
     lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in lines.splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent, *_ in rows}
+    parents |= {worker: stand_in for stand_in, worker in stand_ins().items()}
     below = {driver}
-    for _ in rows:
-        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
-    return [int(pid) for pid, _, name in rows if int(pid) in below and name.startswith(kind)]
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return [int(row[0]) for row in rows if int(row[0]) in below and row[-1].startswith(kind)]
+
+
+def stand_ins():
+    """The processes that stand in for workers from the nursery: stand-in → worker."""
+    found = {}
+    for file in Path(os.environ[NURSERY]).glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # it has just ended, or begun
+            found[int(file.name)] = int(file.read_text())
+    return found
 
 
 def spec_of(file, places):

@@ -258,7 +258,7 @@ def test_a_store_that_takes_no_artifacts_leaves_the_report(home):
     # In a process of its own: MLflow remembers where the artifacts of a run are.
     done = Command("report", "small", "--home", home).completed()
     assert (done.returncode, done.stdout) == (0, f"{home / 'reports/small/report.html'}\n")
-    assert re.fullmatch("MLflow at .*; the report is written, but not logged: .*\n", done.stderr), done.stderr
+    assert re.fullmatch("MLflow at .*; the report is written, but not logged; .*\n", done.stderr), done.stderr
     assert (home / "reports/small/report.html").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -130,6 +131,20 @@ def test_a_report_that_cannot_be_written_takes_nothing_from_the_study(finished):
     printed = json.loads(done.stdout)
     assert (len(printed["arms"]), printed["verdicts"]) == (3, [])
     assert done.stderr.endswith("; there is no report: `hdvae report small` writes it\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_result_that_cannot_be_kept_is_shown_all_the_same(finished):
+    places, file, first, run = finished
+    result, kept = places.home / "reports/small/result.json", places.home / "kept.json"
+    result.rename(kept)
+    (result / "in the way").mkdir(parents=True)
+    done = run("study", "run", file)
+    shutil.rmtree(result)
+    kept.rename(result)
+    assert done.returncode == 0
+    assert done.stdout.endswith(first.stdout[first.stdout.index("\nsmall: ") :])
+    assert done.stderr.startswith("the result cannot be kept for the next call: ")
     assert done.stderr.count("\n") == 1
 
 

@@ -83,7 +83,7 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "runs 5/5" in done.stdout
     assert re.search(r"small/0/\d+ \(confirmation\) done", done.stdout)
-    assert "confirmed on fresh seeds" in done.stdout
+    assert "best trials with fresh seeds" in done.stdout
     status = json.loads(hdvae("study", "status", "small", "--json").stdout)
     assert status["state"] == "finished"
     kinds = [(row["number"], row["kind"]) for row in status["trials"]]
@@ -109,4 +109,4 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     assert "valid/relaxation_bias@tau=0.5" in parent.tags["mlflow.note.content"]
     refused = hdvae("study", "run", file, "--set", f"seeds=[0, {fresh[0]}]")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "not fresh" in refused.stderr
+    assert "which cannot become seeds of the search" in refused.stderr

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
-from hdvae_platform.search.policy import confirmations, is_dominated, is_prunable, seeds_to_run, trial_outcome
+from hdvae_platform.search.policy import confirmations, is_prunable, seeds_to_run, trial_outcome
 from hdvae_platform.search.trials import Trial
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
@@ -57,8 +56,3 @@ def test_the_pareto_front_is_confirmed_before_dominated_trials(study):
     trials = [Trial(n, RunState.COMPLETE, {}, value, RunState.COMPLETE) for n, value in enumerate(values)]
     seeds = two.confirmation_seeds()
     assert confirmations(two, trials) == [(0, seeds[0]), (0, seeds[1]), (2, seeds[0]), (2, seeds[1])]
-
-
-def test_a_trial_with_the_same_scores_does_not_dominate():
-    scores_TM = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
-    assert [is_dominated(score_M, scores_TM) for score_M in scores_TM] == [False, False, True]

@@ -88,7 +88,10 @@ def _conclude(study: Study, places: Places, as_json: bool, *, finished: bool, se
         return
     print_result(result, study, places, as_json=as_json)
     if finished and _report(study, places, client, as_json) and sent:
-        keep_result(study, places, result)
+        try:
+            keep_result(study, places, result)
+        except OSError as error:
+            click.echo(f"the result cannot be kept for the next call: {error}", err=True)
 
 
 def _report(study: Study, places: Places, client: Client, as_json: bool) -> bool:

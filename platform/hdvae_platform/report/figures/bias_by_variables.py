@@ -27,7 +27,7 @@ def bias_by_variables(contents: Contents) -> Drawn | NotDrawn:
     for arm in sorted(arms, key=_variables):
         if any(arm.values(BIAS)):
             series.setdefault(_series_name(arm, arms), []).append(arm)
-    lines = {text: found for text, found in series.items() if len(found) > 1}
+    lines = {text: group for text, group in series.items() if len(group) > 1}
     if not lines:
         return NotDrawn(name, title, "no two arms with a bias differ in N alone.")
     drawn = list(lines.items())[:MAX_HIGHLIGHTED]
@@ -38,8 +38,8 @@ def bias_by_variables(contents: Contents) -> Drawn | NotDrawn:
     )
     rows = [
         [text, str(_variables(arm)), arm.name, with_standard_error(arm, BIAS)]
-        for text, found in lines.items()
-        for arm in found
+        for text, group in lines.items()
+        for arm in group
     ]
     alt = f"Relaxation bias against the number of variables, {len(drawn)} series."
     return render(name, title, caption, alt, lambda: _draw(drawn), ["series", "N", "arm", "relaxation bias"], rows)
@@ -49,17 +49,17 @@ def _draw(drawn: Sequence[tuple[str, Sequence[ArmReport]]]) -> Figure:
     """Draw a line with error bars for each series, and a dot for every run; lines at the same N are set apart."""
     sheet = Sheet([2.8], [(style, text) for style, (text, _) in zip(SERIES, drawn, strict=False)])
     (axes,) = sheet.panels
-    for i, (style, (_, found)) in enumerate(zip(SERIES, drawn, strict=False)):
+    for i, (style, (_, group)) in enumerate(zip(SERIES, drawn, strict=False)):
         placed = shifted(axes, sheet.figure, i, len(drawn))
-        sizes = [_variables(arm) for arm in found]
-        intervals = [interval_of(arm, BIAS) for arm in found]
+        sizes = [_variables(arm) for arm in group]
+        intervals = [interval_of(arm, BIAS) for arm in group]
         means = [one.mean for one in intervals]
         axes.errorbar(sizes, means, error_bars(intervals), capsize=3, elinewidth=1, **style.plain, **placed)
-        for size, arm in zip(sizes, found, strict=True):
+        for size, arm in zip(sizes, group, strict=True):
             each = arm.values(BIAS)
             axes.plot([size] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4, **placed)
-    axes.set_ylim(*axis_limits([mean_of(arm, BIAS) for _, found in drawn for arm in found], 0.0))
-    ticks = sorted({_variables(arm) for _, found in drawn for arm in found})
+    axes.set_ylim(*axis_limits([mean_of(arm, BIAS) for _, group in drawn for arm in group], 0.0))
+    ticks = sorted({_variables(arm) for _, group in drawn for arm in group})
     margin = 0.08 * (ticks[-1] - ticks[0])
     axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
     axes.set_xticks(ticks)
