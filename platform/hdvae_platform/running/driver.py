@@ -71,7 +71,7 @@ class Driver:
         search: which run is next, and what the study database knows.
         tracking: what goes to MLflow.
         storage: the study's storage.
-        stop: set, here or by the heartbeat, when no more is to be done: a stop was requested, or there is a fault.
+        stop: set when the study is to stop, because a user asked for it, another driver took over, or after a fault.
         interrupted: whether a signal requested the stop.
     """
 
@@ -186,7 +186,7 @@ class Driver:
                 self._progress.say(f"no message from {name} for {SILENCE:.0f} s: it waits for room, or starts slowly")
 
     def is_over(self) -> bool:
-        """Whether no further run will be started; one that runs may yet have to be started again."""
+        """Whether no run will be started any more: the study stops, or no run is live and none is to come."""
         return self.stop.is_set() or not (self._live or self.search.has_work())
 
     def should_end_runs(self) -> bool:
@@ -205,7 +205,7 @@ class Driver:
                 Attempt(requests, self._folder(live.assignment), live.assignment.attempt).ask_to_end()
 
     def should_prune(self, trial_id: str, message: Message | None) -> bool:
-        """Whether a run is stopped for what it reported; asked before `received`, which is called in any case."""
+        """Whether a run is pruned because of this report. Tune calls this first, and then always `received`."""
         live = self._live.get(trial_id)
         if live is None or not isinstance(message, Reported):
             return False
@@ -234,7 +234,7 @@ class Driver:
                 pass
 
     def ended(self, trial_id: str, message: Message | None) -> None:
-        """A run's process is done with it: by its own end, or because it is pruned or the study stops.
+        """A run ended and its process said how, or the run was pruned, or the study stops. For kills see `died`.
 
         Args:
             trial_id: Tune's name for the run.
@@ -266,7 +266,7 @@ class Driver:
         del self._live[trial_id]  # last: what fails above is interrupted in `interrupt_all`
 
     def died(self, trial_id: str) -> None:
-        """A run's process was killed: by the system for want of memory, say."""
+        """A run's process was killed, e.g. by the system for lack of memory: the run is queued again, or has failed."""
         live = self._live.get(trial_id)
         if live is not None:
             self._died(live.assignment, PROCESS_KILLED)

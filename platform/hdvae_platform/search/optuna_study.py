@@ -24,7 +24,7 @@ from hdvae_platform.study.study import Study
 POPULATION = 20
 """Trials in a generation of NSGA-II; Optuna's 50 are as many as whole studies have here."""
 DRAWS = 10
-"""How often the sampler is asked for a parameter set that was not tried; then the first untried set is taken."""
+"""Suggestions of sets already tried after which the sampler is not asked again; the first untried set is taken then."""
 
 
 def configure() -> None:
@@ -84,7 +84,7 @@ class OptunaStudy:
         return self._params[number]
 
     def ask(self) -> int:
-        """Begin a trial with a parameter set that was not tried, which there must be; its number."""
+        """Begin a trial with an untried parameter set and return its number; there must be such a set."""
         trial, params = self._ask_for_untried()
         self.started += 1
         self._params[trial.number] = params
@@ -113,10 +113,10 @@ class OptunaStudy:
         return written
 
     def should_prune(self, number: int, step: int, value: float) -> bool:
-        """Give the pruner a trial's value at a step; whether the trial is to be stopped.
+        """Give the pruner a trial's value at a step; returns whether the trial is to be stopped.
 
-        It is asked once for each step, and not for a trial that has ended for Optuna and is run again. After the last
-        step there is nothing to stop.
+        The answer is False without asking the pruner if it was asked for this step before, if the trial has already
+        ended in Optuna (a failed trial that is run again), or at the last step.
         """
         frozen = self._find(number)
         if frozen.state != TrialState.RUNNING or step in frozen.intermediate_values:

@@ -16,7 +16,7 @@ from hdvae_platform.study.study import Study
 def seeds_to_run(study: Study, first: Run | None) -> Sequence[int]:
     """The seeds with which a trial is to be run as far as is known.
 
-    Without a pruner all; with one the other seeds wait until the run of the first seed is complete.
+    Without a pruner these are all seeds. With a pruner the others wait until the run of the first seed is complete.
 
     Args:
         study: the study.

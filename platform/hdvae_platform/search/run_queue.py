@@ -13,13 +13,13 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study
 
 MAX_DEATHS = 3
-"""How often a run's process may die between two of its reports until that counts as the run's failure."""
+"""At this many deaths of its process without a report in between, a run has failed."""
 
 
 class RunQueue:
     """The runs of a study: each change of their states goes to the study database first.
 
-    Unfinished runs of an earlier launch wait; what is recorded as running was left so by it.
+    A run that an earlier launch left as running has lost its process, so it waits again.
 
     Args:
         study: a checked study, recorded by `Records.define`.
@@ -61,7 +61,7 @@ class RunQueue:
         self._pending.append((trial, seed))
 
     def retry(self, trial: int, seed: int) -> bool:
-        """A run's process died: issue it again, unless that happened too often. Whether it will be."""
+        """A run's process died: queue the run again, unless it died too often; returns whether it is queued."""
         self._deaths[trial, seed] += 1
         if self._deaths[trial, seed] >= MAX_DEATHS:
             return False

@@ -28,7 +28,8 @@ class Assignment:
         trial: Optuna's trial number.
         seed: the seed.
         params: dotted paths into the experiment → values.
-        attempt: 1 for the first time; never the same again, since only the newest launch may count it up.
+        attempt: the number of the attempt, counted up each time that the run is issued. No two processes get the same
+            one, since only the newest launch may write to the database.
         kind: part of the search, or a confirmation of one of its best trials with a fresh seed.
     """
 
@@ -62,7 +63,10 @@ class Search(RunQueue):
         self._enqueue_left_confirmations()
 
     def next(self) -> Assignment | None:
-        """The next run, marked as running; None if there is nothing left to issue."""
+        """Issue the next run and mark it as running; None if nothing is left to issue.
+
+        Runs that wait in the queue come first, then a new trial, and after the last trial the confirmations.
+        """
         if not self._pending:
             if self._has_begun_all_trials():
                 for trial, seed in self._confirmations_to_come():
@@ -93,7 +97,7 @@ class Search(RunQueue):
         return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
 
     def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
-        """A run reported the study's metric at a step; whether it is pruned, as its trial then is."""
+        """Give the pruner the metric that a run reported at a step; returns whether run and trial are pruned."""
         run = self._runs[trial, seed]
         if not is_prunable(self._study, run, value):
             return False
