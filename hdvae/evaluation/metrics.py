@@ -14,7 +14,7 @@ from hdvae.network.wiring import WIRINGS
 DESCRIPTIONS = {
     "elbo": "L₁ at τ = 0: the evidence lower bound with hard samples; higher is better",
     "iw_elbo": "L_S at τ = 0: the importance-weighted bound with S hard samples; higher is better",
-    "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training maximises by default; not a bound of log p(x)",
+    "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training maximises; not a bound of log p(x)",
     "coupled_elbo": "q of the relaxed chain with p and the decoder given H(z̃): a lower bound of log p(x)",
     "relaxed_elbo": "surrogate_elbo − lipschitz_bound: a lower bound of log p(x) with a certified κ, else an estimate",
     "relaxed_elbo_reads": "surrogate_elbo − lipschitz_bound_reads: the tighter bound of the two",
