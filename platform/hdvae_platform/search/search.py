@@ -155,7 +155,7 @@ class Search(RunQueue):
         self._enqueue(trial, seeds_to_run(self._study, self._runs.find(trial, self._study.seeds[0])))
 
     def _act_on_end(self, run: Run) -> None:
-        """After a run of the search has ended, queue the other seeds of its trial; tell Optuna if the trial has ended."""
+        """After a run of the search ended, queue the other seeds of its trial; tell Optuna if the trial has ended."""
         if run.kind == "search":
             if self._runs[run.trial, run.seed].state == RunState.COMPLETE:
                 self._open(run.trial)
