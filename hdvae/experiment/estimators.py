@@ -1,7 +1,7 @@
 """The names of the gradient estimators, and the settings that each of them allows. Nothing here needs torch.
 
 The estimators themselves are in `hdvae.objectives.estimators`; each carries its rules. To add one, write its rules
-here (with its name in `EstimatorName` and `RULES`) and its class there.
+here (with its name in `EstimatorName` and `RULES`) and its class there (with an object of it in `ESTIMATORS`).
 """
 
 from __future__ import annotations

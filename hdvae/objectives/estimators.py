@@ -123,9 +123,9 @@ class ReinMax(PathEstimator):
     rules = rules.REINMAX
 
     def sampler(self, model: HDVAE, inputs: StepInputs, config: TrainingConfig) -> Sampler:
-        """Hard samples with ReinMax gradients at τ = 1, where these are second-order exact.
+        """Hard samples with ReinMax gradients at τ = 1, whatever the temperature of training is.
 
-        At the falling temperature of training the bias would grow.
+        At τ = 1 they are exact to second order; the bias of the gradient grows as τ falls (docs/bias.md).
         """
         return reinmax(1.0)
 

@@ -37,9 +37,9 @@ def expected_log_weight(terms: Terms) -> Tensor:
 def training_kl(layer: LayerTerms, treatment: str = "analytic") -> Tensor:
     """The KL term of one layer in the training objective: (B,), nats per image.
 
-    - `analytic`: the expected value of eq. 14, with a gradient. Where the context of p is sampled first, it is
-      KL(q ‖ p). Elsewhere log p(H(z̃)|·) keeps its value and gets the gradient of eq. 15, Σ_k z̃_k log p_k, since H
-      has no gradient.
+    - `analytic`: the expectation of eq. 14 over this layer's sample. If the context of p is sampled before this layer,
+      that is KL(q ‖ p), with its exact gradient. Otherwise it is −entropy(q) − log p(H(z̃)|·), where the last term has
+      the gradient of eq. 15, −Σ_k z̃_k log p_k, since H has none.
     - `hard`: eq. 14 without changes. H has no gradient and E[∇ log q(H(z̃))] = 0, so the term does not train its
       encoder.
     - `relaxed`: eq. 15 for q and for p. Its value differs from eq. 14, and its gradient is biased.
@@ -118,7 +118,8 @@ def score_objective(
 ) -> Objective:
     """A bound of log p(x) with free bits and score-function gradients (`hdvae.objectives.score_function`).
 
-    Free bits: a layer whose KL is below λ costs λ, and its KL is left out of the log-weights of the samples.
+    Free bits: if the KL of a layer is not above λ, λ is subtracted from the objective in its place, and the layer's
+    log-ratio does not enter the log-weights. Its own KL then gives no gradient.
 
     Args:
         terms: the terms of a hard chain of S · B images: S copies of the batch, one after another.

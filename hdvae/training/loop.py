@@ -68,8 +68,8 @@ class Session(Protocol):
 def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session, device: torch.device) -> TrainState:
     """Train an experiment to its last step, from the latest snapshot of the session if there is one.
 
-    Reports and snapshots are made every `evaluation.every` steps and at the end. A resumed run repeats at most that
-    many steps, exactly. A run that stops on request loses no step.
+    Reports and snapshots are made every `evaluation.every` steps and at the end. A run that was killed repeats at most
+    that many steps, with the same numbers. A run that stops on request repeats none.
 
     Raises:
         InputError: the data set or the number of workers does not suit the experiment.

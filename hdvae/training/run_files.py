@@ -92,7 +92,7 @@ def step_of(name: str) -> int:
 
 
 def stems(files: Files, run: str) -> dict[int, str]:
-    """The name without suffix of the checkpoint of each step, in increasing order; of the newer of two attempts."""
+    """Step → name, without suffix, of its valid checkpoint, by increasing step; of two, the newer attempt's."""
     names = [name for name in standing(files, run, "checkpoints") if name.endswith(".json")]
     return {step_of(name): name.removesuffix(".json") for name in names}
 

@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"hdvae": ROOT / "hdvae", "hdvae_platform": ROOT / "platform/hdvae_platform"}
+PAGES = [
+    *sorted(ROOT.glob("docs/*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")),
+]
+TESTS = {file: file.read_text() for file in (ROOT / "tests").rglob("*.py")}
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 
 
@@ -62,6 +67,35 @@ def test_a_name_that_does_not_exist_is_noticed():
     assert exists("hdvae.network.model.HDVAE.noise")
     assert not exists("hdvae.network.model.HDVAE.melody")
     assert not exists("hdvae_platform.store.nothing")
+
+
+def is_test(name: str) -> bool:
+    """Whether a name is a path below the root, the name of a test file, or the name of a test."""
+    if "/" in name:
+        return (ROOT / name).exists()
+    if name.endswith(".py"):
+        return any(file.name == name for file in TESTS)
+    return any(f"def {name}(" in text for text in TESTS.values())
+
+
+def named_tests() -> set[tuple[str, str]]:
+    """Each page that names a test, a file of tests or a folder of them, and the name."""
+    pattern = re.compile(r"\b(?:tests/[\w/]+|test_\w+)(?:\.py)?")
+    found = {(str(page.relative_to(ROOT)), name) for page in PAGES for name in pattern.findall(page.read_text())}
+    return found - {("docs/architecture.md", "tests/platform")}  # it says that there is no such folder
+
+
+@pytest.mark.parametrize(("page", "name"), sorted(named_tests()))
+def test_tests_in_the_documents_exist(page, name):
+    assert is_test(name), f"{page} names {name}, which does not exist"
+
+
+def test_a_test_that_does_not_exist_is_noticed():
+    assert is_test("test_documents.py")
+    assert is_test("test_a_test_that_does_not_exist_is_noticed")
+    assert not is_test("test_" + "melody.py")
+    assert not is_test("test_" + "melody")
+    assert not is_test("tests/repository/test_melody.py")
 
 
 def test_every_package_is_on_the_map():

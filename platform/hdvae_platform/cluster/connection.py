@@ -42,7 +42,7 @@ def connected(address: str = LOCAL, *, insecure: bool = False) -> Iterator[None]
         insecure: allow a Ray that accepts commands from anybody who can reach it.
 
     Raises:
-        InputError: there is no such cluster, it refuses this machine, or it is open to everybody; or this process
+        InputError: there is no such cluster, it refuses this machine, or it works without a token; or this process
             imported Ray too early.
     """
     environment.configure()

@@ -59,7 +59,7 @@ class Jobs:
         insecure: allow a cluster that accepts commands from anybody who can reach it.
 
     Raises:
-        InputError: no job server answers, it refuses this process's token, or it is open to everybody.
+        InputError: no job server answers, it refuses this process's token, or it works without a token.
     """
 
     def __init__(self, address: str, *, insecure: bool = False) -> None:

@@ -126,7 +126,9 @@ def _cell(arm: Arm, metric: str) -> str:
 
 
 def best_run(runs: Sequence[Run], direction: str) -> Run | None:
-    """The best run of the best trial; by confirmation runs, where there are any.
+    """The run with the best value of the best trial, by confirmation runs if there are any.
+
+    `STUDY/best` means the run with the lowest seed instead (`hdvae_platform.store.handles.resolve`).
 
     Only trials of which all runs are complete count. None if there is no such trial.
     """

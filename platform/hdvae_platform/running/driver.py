@@ -37,9 +37,9 @@ from hdvae_platform.training.messages import (
 from hdvae_platform.training.spec import RunSpec
 
 SILENCE = 30.0
-"""Seconds without a message from a run that was to start, after which the user is told."""
+"""Seconds without a message from a run that was given to Tune, after which a line says so."""
 GRACE = 20.0
-"""Seconds for runs to end the step under way and keep what they did, when the study stops. Clusters often give 30."""
+"""Seconds that runs get to finish their step and save their work when the study stops. Clusters often give 30."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Driver:
         search: which run is next, and what the study database knows.
         tracking: what goes to MLflow.
         storage: the study's storage.
-        stop: set, here or by the heartbeat, when no more is to be done: a stop was requested, or there is a fault.
+        stop: set when the study is to stop, because a user asked for it, another driver took over, or after a fault.
         interrupted: whether a signal requested the stop.
     """
 
@@ -113,7 +113,7 @@ class Driver:
         self._progress.say(f"starting, {'1 run' if at_a_time == 1 else f'{at_a_time} runs'} at a time")
 
     def request_stop(self) -> None:
-        """Stop the study, as a signal asks for; at the second request its runs are not waited for any more."""
+        """Stop the study, because of a signal. After a second request the driver no longer waits for its runs."""
         self._waits_for_runs = not self.interrupted
         self.interrupted = True
         self.stop.set()
@@ -124,7 +124,7 @@ class Driver:
             raise self._fault
 
     def catch_up(self) -> None:
-        """Send MLflow what an earlier launch could not: runs that ended but that it does not hold in full."""
+        """Send MLflow the runs that ended in an earlier launch, but that it does not have completely."""
         for run in self.search.runs():
             if run.state.is_terminal and not run.tracked:
                 assignment = self.search.assignment(run)
@@ -136,13 +136,13 @@ class Driver:
                 self.tracking.end(assignment, run.state)
 
     def end_study(self) -> None:
-        """Record in MLflow that nothing more is done here, unless another driver goes on with the study."""
+        """Record in MLflow that this driver stops, unless another driver has taken over the study."""
         with contextlib.suppress(Fenced):
             self.search.check()
             self.tracking.end_study(self.search.runs(), done=self.search.is_done())
 
     def interrupt_all(self) -> None:
-        """Record that the runs under way wait to be continued, here or by the driver that took the study over."""
+        """Record that the live runs wait to be continued, unless another driver has taken over the study."""
         with contextlib.suppress(Fenced):
             for trial_id, live in list(self._live.items()):
                 self._interrupted(live.assignment)
@@ -174,11 +174,11 @@ class Driver:
         return None
 
     def _free_slots(self) -> int:
-        """Slots that this study's runs do not use; whether other studies use them is not known."""
+        """The number of workers that still fit beside this study's runs; other studies may use that room."""
         return self._slots() - sum(live.workers for live in self._live.values())
 
     def warn_of_silence(self) -> None:
-        """Say once of a run that it has sent no message; why is not known: to Tune it is pending until it is up."""
+        """Say once for each run that it has sent no message. The reason is not known: to Tune such a run is pending."""
         for live in self._live.values():
             if live.silent_since is not None and self._clock() - live.silent_since > SILENCE:
                 live.silent_since = None
@@ -186,11 +186,11 @@ class Driver:
                 self._progress.say(f"no message from {name} for {SILENCE:.0f} s: it waits for room, or starts slowly")
 
     def is_over(self) -> bool:
-        """Whether no further run will be started; one that runs may yet have to be started again."""
+        """Whether no run will be started any more: the study stops, or no run is live and none is to come."""
         return self.stop.is_set() or not (self._live or self.search.has_work())
 
     def should_end_runs(self) -> bool:
-        """Whether Tune is to end what still runs. When the study stops, runs have some time to end by themselves."""
+        """Whether Tune is to end the live runs. When the study stops, they first get `GRACE` seconds for it."""
         if not self.stop.is_set():
             return False
         if self._limit is None:
@@ -205,7 +205,7 @@ class Driver:
                 Attempt(requests, self._folder(live.assignment), live.assignment.attempt).ask_to_end()
 
     def should_prune(self, trial_id: str, message: Message | None) -> bool:
-        """Whether a run is stopped for what it reported; asked before `received`, which is called in any case."""
+        """Whether a run is pruned because of this report. Tune calls this first, and then always `received`."""
         live = self._live.get(trial_id)
         if live is None or not isinstance(message, Reported):
             return False
@@ -213,7 +213,7 @@ class Driver:
         return self.search.report(live.assignment.trial, live.assignment.seed, message.step, value)
 
     def received(self, trial_id: str, message: Message | None) -> None:
-        """A message of a run arrived. Its end is acted on in `ended`, when Tune has let go of its process."""
+        """Handle a message of a run. An `Ended` is handled by `ended`, after Tune has released the process."""
         live = self._live[trial_id]
         assignment, name = live.assignment, self._name(live.assignment)
         live.silent_since = None
@@ -234,7 +234,7 @@ class Driver:
                 pass
 
     def ended(self, trial_id: str, message: Message | None) -> None:
-        """A run's process is done with it: by its own end, or because it is pruned or the study stops.
+        """Handle the end of a run that reported how it ended, was pruned, or ends with the study. For kills see `died`.
 
         Args:
             trial_id: Tune's name for the run.
@@ -266,14 +266,14 @@ class Driver:
         del self._live[trial_id]  # last: what fails above is interrupted in `interrupt_all`
 
     def died(self, trial_id: str) -> None:
-        """A run's process was killed: by the system for want of memory, say."""
+        """Handle a killed process (for lack of memory, for instance): the run is queued again, or has failed."""
         live = self._live.get(trial_id)
         if live is not None:
             self._died(live.assignment, PROCESS_KILLED)
             del self._live[trial_id]
 
     def guard(self, act: Callable[[], Any]) -> Any:
-        """Do something that Tune asked for. An exception ends the study, and is raised when Tune has let go."""
+        """Call a function for Tune. If it raises, the study stops, and `raise_fault` raises the exception later."""
         try:
             return act()
         except Exception as fault:  # noqa: BLE001 - raised by `raise_fault`; Tune would bury it under its own
@@ -312,7 +312,7 @@ class Driver:
         )
 
     def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
-        """A run was killed or crashed: it goes on from its last checkpoint, unless that happens all the time."""
+        """Queue a run again that was killed or crashed; it has failed if that happened too often."""
         if self.stop.is_set():
             self._interrupted(assignment)
             return
@@ -338,7 +338,7 @@ class Driver:
         self._progress.ended(self._name(assignment), f"pruned at step {step}, {self.study.search.metric} {value:.2f}")
 
     def _left_its_process(self, assignment: Assignment, step: int) -> None:
-        """A run's process is leaving: it goes on in another, on a machine that stays."""
+        """Queue a run again whose process was told to end; it continues in another process."""
         self.search.reissue(assignment.trial, assignment.seed)
         self.tracking.end(assignment, RunState.WAITING)
         name = self._name(assignment)

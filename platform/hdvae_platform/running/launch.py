@@ -48,7 +48,7 @@ class Launch:
 
     Attributes:
         address: the Ray that it runs on, as `cluster.connection.connected` takes it.
-        insecure: whether a Ray that takes commands from everybody is accepted.
+        insecure: whether to use a Ray cluster without authentication.
         retry_failed: whether runs that failed are started again, from their checkpoints.
         accept_code_change: whether to go on if the study was run with other code before.
     """
@@ -66,7 +66,7 @@ class Ended:
     Attributes:
         runs: the study's runs as they stand.
         finished: whether no further run is to come.
-        sent: whether MLflow has everything of them.
+        sent: whether MLflow has all records of these runs.
     """
 
     runs: list[Run]

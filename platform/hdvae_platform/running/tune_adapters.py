@@ -1,4 +1,4 @@
-"""Ray Tune's view of the driver: where runs come from, who hears of their reports, and what stops them."""
+"""The driver as Ray Tune sees it: a source of runs, a receiver of their reports, and a condition for stopping them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hdvae_platform.training.messages import Ended, EndKind
 from hdvae_platform.training.tune_trainable import message_in
 
 RELEASE_EVERY = 1.0
-"""Seconds between two looks for what killed workers had reserved."""
+"""Seconds between two searches for resources that killed workers had reserved."""
 
 
 class _PickledWithoutDriver:
@@ -44,7 +44,7 @@ class StudySearcher(_PickledWithoutDriver, Searcher):
         return spec
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing: the callback, which knows of errors, tells the driver."""
+        """Does nothing: `StudyCallback`, which knows about errors, tells the driver."""
 
 
 class StudyCallback(_PickledWithoutDriver, Callback):
@@ -54,7 +54,7 @@ class StudyCallback(_PickledWithoutDriver, Callback):
         self._driver, self._released = driver, 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Called by Tune all the time, also when nothing happens."""
+        """Called by Tune in each round of its loop, also when nothing happens."""
         self._driver.guard(self._driver.warn_of_silence)
         if self._driver.study.resources.uses_worker_group and time.monotonic() - self._released > RELEASE_EVERY:
             self._driver.guard(release)
@@ -69,7 +69,7 @@ class StudyCallback(_PickledWithoutDriver, Callback):
         self._driver.guard(lambda: self._driver.ended(trial.trial_id, message_in(trial.last_result)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Called when a run's process ended. Where the run told of no fault of its own, its process was killed.
+        """Called when a run's process ended. If the run reported no end itself, its process was killed.
 
         Tune's own record of the error cannot be read yet.
         """
@@ -90,7 +90,7 @@ class StudyStopper(_PickledWithoutDriver, Stopper):
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a run is stopped for what it reported."""
+        """Whether a run is pruned because of its report."""
         return bool(self._driver.guard(lambda: self._driver.should_prune(trial_id, message_in(result))))
 
     def stop_all(self) -> bool:

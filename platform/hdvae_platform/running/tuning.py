@@ -1,4 +1,4 @@
-"""Lets Ray Tune place the runs of a study on the machines; the only module of this room that starts Ray."""
+"""Lets Ray Tune place the runs of a study on the machines; the only module of this package that starts Ray."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def place_runs(driver: Driver, address: str, *, insecure: bool, handle_signals: 
     Args:
         driver: of the study.
         address: the Ray to use, as `cluster.connection.connected` takes it.
-        insecure: whether a Ray that takes commands from everybody is accepted.
+        insecure: whether to use a Ray cluster without authentication.
         handle_signals: makes signals stop the study; called again after Ray has replaced the handlers.
 
     Raises:

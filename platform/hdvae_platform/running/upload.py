@@ -1,4 +1,4 @@
-"""What goes to MLflow: one run for each training, and for a study a parent run of them.
+"""What a study sends to MLflow while it runs: an MLflow run for each run, and a parent run for the study.
 
 Every job that is queued here can be repeated without harm.
 """
@@ -66,7 +66,7 @@ class RunUpload:
     sent: set[int] = field(default_factory=set)
 
     def open(self, client: Client) -> str:
-        """Make the run, or find it; then it is RUNNING and holds all entries of its journal. Returns its id."""
+        """Create the run in MLflow or find it, set it to RUNNING and send its journal; returns its id."""
         above = {Tag.PARENT: self.parent(client)} if self.parent else {}
         new, self.new = self.new, False  # if the answer is lost, it may be there all the same
         self.run_id = client.open_run(self.name, {**self.tags, **above}, self.identity, new=new)

@@ -1,7 +1,7 @@
-"""What is used of Optuna beyond its public interface; a test holds each name.
+"""Everything used of Optuna beyond its public interface; tests/study/search/test_optuna_internals.py tries each name.
 
-Optuna's public calls find one trial by a look at all trials of a study. With these a report of a run costs the same
-however many trials there are.
+Optuna's public calls search all trials of a study to find one. With these functions the cost of a report does not
+depend on the number of trials.
 """
 
 from __future__ import annotations

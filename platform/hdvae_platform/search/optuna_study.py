@@ -1,6 +1,6 @@
-"""A study in Optuna: trials are asked for, told their values and pruned here.
+"""A study in Optuna: new trials, their values, and pruning.
 
-No parameter set is tried twice: all randomness comes from seeds, so the same numbers would come again.
+No parameter set is tried twice: all randomness comes from seeds, so a repetition would give the same numbers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hdvae_platform.study.space import Dimension, Params, set_key
 from hdvae_platform.study.study import Study
 
 POPULATION = 20
-"""Trials in a generation of NSGA-II; Optuna's 50 are as many as whole studies have here."""
+"""Trials in a generation of NSGA-II. Optuna's default of 50 is as many as a whole study often has."""
 DRAWS = 10
-"""How often the sampler is asked for a parameter set that was not tried; then the first untried set is taken."""
+"""Suggestions of sets already tried after which the sampler is not asked again; the first untried set is taken then."""
 
 
 def configure() -> None:
@@ -73,7 +73,7 @@ class OptunaStudy:
         started = [trial for trial in found if trial.optuna_state != RunState.WAITING]
         self._tried = {set_key(trial.params): trial.number for trial in started}
         self.started = len(started)
-        """The number of trials that were asked for."""
+        """The number of trials that have begun."""
 
     def trials(self) -> list[Trial]:
         """The study's trials."""
@@ -84,7 +84,7 @@ class OptunaStudy:
         return self._params[number]
 
     def ask(self) -> int:
-        """Begin a trial with a parameter set that was not tried, which there must be; its number."""
+        """Begin a trial with an untried parameter set and return its number; there must be such a set."""
         trial, params = self._ask_for_untried()
         self.started += 1
         self._params[trial.number] = params
@@ -105,7 +105,7 @@ class OptunaStudy:
         return self._ask_for_untried()
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The sampler's values, dimension by dimension: conditions depend on earlier ones."""
+        """The sampler's values, one dimension after another: whether one applies depends on earlier values."""
         written: dict[str, Any] = {}
         for path, dimension in self._study.space.items():
             if dimension.applies(decoded(self._study, written)):
@@ -113,10 +113,10 @@ class OptunaStudy:
         return written
 
     def should_prune(self, number: int, step: int, value: float) -> bool:
-        """Give the pruner a trial's value at a step; whether the trial is to be stopped.
+        """Give the pruner a trial's value at a step; returns whether the trial is to be stopped.
 
-        It is asked once for each step, and not for a trial that has ended for Optuna and is run again. After the last
-        step there is nothing to stop.
+        The answer is False without asking the pruner if it was asked for this step before, if the trial has already
+        ended in Optuna (a failed trial that is run again), or at the last step.
         """
         frozen = self._find(number)
         if frozen.state != TrialState.RUNNING or step in frozen.intermediate_values:
@@ -147,7 +147,7 @@ class OptunaStudy:
         return any(trial.user_attrs.get(Attribute.INSTEAD_OF) == number for trial in trials)
 
     def _drop_cut_off(self, begun: Collection[int]) -> None:
-        """Drop the trial that a launch left with some of its parameters, because it was cut off while asking.
+        """Drop the trial that has only some of its parameters, because its launch was killed while suggesting them.
 
         Runs are recorded once a trial has all its parameters, and a queued trial has them from the start.
         """
@@ -156,7 +156,7 @@ class OptunaStudy:
                 self._drop(running_trial(self._optuna, trial), Attribute.CUT_OFF, True)
 
     def _drop(self, trial: optuna.Trial, attribute: str, value: Any) -> None:
-        """End a trial that is not to be one of the study's."""
+        """End a trial in Optuna that does not belong to the study."""
         trial.set_user_attr(attribute, value)
         self._optuna.tell(trial.number, state=TrialState.FAIL)
 
@@ -167,12 +167,12 @@ class OptunaStudy:
                 self._enqueue(params)
 
     def _enqueue(self, params: Params) -> None:
-        """Have Optuna hand out these parameters, after those queued before."""
+        """Queue a parameter set, so that Optuna suggests it after those queued before."""
         self._optuna.enqueue_trial(encoded(params))
 
 
 def _stand_in(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
-    """A trial from which Optuna learns the value of one that it keeps as failed."""
+    """A trial that gives Optuna the value of a trial that it keeps as failed."""
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE,
         values=values,
@@ -184,14 +184,14 @@ def _stand_in(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
-    """Optuna's own, in steps: rungs of successive halving at the first evaluation and at 4, 16, … times its step."""
+    """Optuna's pruner. The rungs of successive halving are at the first evaluation step and at 4, 16, … times that."""
     if study.search.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=study.experiment.evaluation.every)
     return optuna.pruners.MedianPruner() if study.search.pruner == "median" else optuna.pruners.NopPruner()
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler, seeded with the number of trials too: made anew, it must not repeat its suggestions."""
+    """The sampler. Its seed depends on the number of trials, so that a later launch does not repeat its suggestions."""
     seed = derive(study.seeds[0], "search", trials) % 2**32
     if study.search.method == "tpe":
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)

@@ -1,4 +1,4 @@
-"""The rules of a search, as pure functions: which seeds of a trial are run, what it is told, what is confirmed."""
+"""The rules of a search, as pure functions: which seeds of a trial are run, how it ends, what is confirmed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hdvae_platform.study.study import Study
 
 
 def seeds_to_run(study: Study, first: Run | None) -> Sequence[int]:
-    """The seeds with which a trial is to be run as far as is known.
+    """The seeds with which a trial may be run now.
 
-    Without a pruner all; with one the other seeds wait until the run of the first seed is complete.
+    Without a pruner these are all seeds. With a pruner the others wait until the run of the first seed is complete.
 
     Args:
         study: the study.
@@ -28,7 +28,7 @@ def seeds_to_run(study: Study, first: Run | None) -> Sequence[int]:
 
 
 def is_prunable(study: Study, run: Run, value: float | None) -> bool:
-    """Whether the pruner judges a run by a value that it reported: only a running one of the first seed."""
+    """Whether the pruner judges a run by this value: only if the run is that of the first seed and still running."""
     return (
         study.search.pruner is not None
         and run.seed == study.seeds[0]

@@ -1,4 +1,4 @@
-"""The runs of a study as they stand, and the queue of those that wait to be started."""
+"""The runs of a study with their present states, and the queue of those that wait to be started."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study
 
 MAX_DEATHS = 3
-"""How often a run's process may die between two of its reports until that counts as the run's failure."""
+"""At this many deaths of its process without a report in between, a run has failed."""
 
 
 class RunQueue:
     """The runs of a study: each change of their states goes to the study database first.
 
-    Unfinished runs of an earlier launch wait; what is recorded as running was left so by it.
+    A run that an earlier launch left as running has lost its process, so it waits again.
 
     Args:
         study: a checked study, recorded by `Records.define`.
@@ -34,11 +34,11 @@ class RunQueue:
         self._deaths: Counter[tuple[int, int]] = Counter()
 
     def runs(self) -> list[Run]:
-        """The runs as they stand."""
+        """All recorded runs, with their present states."""
         return self._runs.all()
 
     def run(self, trial: int, seed: int) -> Run:
-        """A run as it stands."""
+        """A run, with its present state."""
         return self._runs[trial, seed]
 
     def check(self) -> None:
@@ -50,18 +50,18 @@ class RunQueue:
         self._records.check(self._study.name)
 
     def interrupt(self, trial: int, seed: int) -> Run:
-        """A run was cut off: if it had not ended, it waits to be continued. Returns it as it stands."""
+        """Record that a run was interrupted: unless it has ended, it waits again. Returns the run as it is then."""
         if self._runs[trial, seed].state == RunState.RUNNING:
             self._set(self._runs[trial, seed], state=RunState.WAITING)
         return self._runs[trial, seed]
 
     def reissue(self, trial: int, seed: int) -> None:
-        """A run was cut off for reasons that are not its own: issue it again."""
+        """Queue a run again that was interrupted through no fault of its own."""
         self.interrupt(trial, seed)
         self._pending.append((trial, seed))
 
     def retry(self, trial: int, seed: int) -> bool:
-        """A run's process died: issue it again, unless that happened too often. Whether it will be."""
+        """Queue a run again whose process died, unless it died too often; returns whether the run is queued."""
         self._deaths[trial, seed] += 1
         if self._deaths[trial, seed] >= MAX_DEATHS:
             return False
@@ -69,15 +69,15 @@ class RunQueue:
         return True
 
     def progressed(self, trial: int, seed: int) -> None:
-        """A run got further than ever: earlier deaths of its process do not count any more."""
+        """Forget earlier deaths of a run's process, because the run has reported."""
         del self._deaths[trial, seed]
 
     def note(self, trial: int, seed: int, error: str) -> None:
-        """Record what went wrong with a run that goes on; it stays until the run is complete."""
+        """Record what went wrong with a run that continues; the note stays until the run is complete."""
         self._set(self._runs[trial, seed], error=error)
 
     def _take(self) -> Run | None:
-        """The next run that waits, marked as running; None if none waits."""
+        """Take the next run from the queue and mark it as running; None if the queue is empty."""
         if not self._pending:
             return None
         run = self._runs[self._pending.popleft()]
@@ -85,7 +85,7 @@ class RunQueue:
         return self._runs[run.trial, run.seed]
 
     def _enqueue(self, trial: int, seeds: Sequence[int], kind: Kind = "search") -> None:
-        """Queue the runs of a trial with these seeds, as far as they wait; record those that are new."""
+        """Record the runs of a trial with these seeds that are new, and queue those that are WAITING."""
         for seed in seeds:
             if (trial, seed) not in self._runs:
                 self._runs.put(self._records.add_run(self._study.name, trial, seed, kind))
@@ -93,13 +93,13 @@ class RunQueue:
                 self._pending.append((trial, seed))
 
     def _enqueue_left_confirmations(self) -> None:
-        """Queue the confirmations that an earlier launch left, those that were begun first."""
+        """Queue the confirmations that an earlier launch left unfinished; those that had begun come first."""
         left = [run for run in self.runs() if run.kind == "confirmation" and run.unfinished]
         for run in sorted(left, key=lambda run: run.attempts == 0):
             self._enqueue(run.trial, [run.seed])
 
     def _forget_failures(self) -> None:
-        """Have the runs that failed wait again."""
+        """Set the runs that failed to WAITING."""
         for run in self.runs():
             if run.state == RunState.FAIL:
                 self._set(run, state=RunState.WAITING, error=None, tracked=False)

@@ -1,8 +1,8 @@
-"""The search of a study: where its runs come from, and what becomes of their values.
+"""The search of a study: which run is next, and what Optuna is told about the values of runs.
 
-A trial is one parameter set; it is trained once for each seed and told the mean. Unfinished runs are issued before new
-ones, so that a study that was cut off goes on where it stands. With a pruner the run of the first seed is judged at
-each of its reports: if it is stopped, so is its trial, and the other seeds are not started.
+A trial is one parameter set. It is trained once for each seed, and its value is the mean over the seeds. Unfinished
+runs are issued before new ones, so that an interrupted study continues where it stopped. With a pruner, the run of the
+first seed is judged at each of its reports. If it is pruned, so is its trial, and the other seeds are not started.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Assignment:
         trial: Optuna's trial number.
         seed: the seed.
         params: dotted paths into the experiment → values.
-        attempt: 1 for the first time; never the same again, since only the newest launch may count it up.
+        attempt: the number of the attempt, counted up each time that the run is issued. No two processes get the same
+            one, since only the newest launch may write to the database.
         kind: part of the search, or a confirmation of one of its best trials with a fresh seed.
     """
 
@@ -40,7 +41,7 @@ class Assignment:
 
 
 class Search(RunQueue):
-    """A queue of runs that fills itself with new trials, and with confirmations of the best ones in the end.
+    """A queue of runs that refills itself with new trials, and at the end with confirmations of the best ones.
 
     Args:
         study: a checked study, recorded by `Records.define`.
@@ -62,7 +63,10 @@ class Search(RunQueue):
         self._enqueue_left_confirmations()
 
     def next(self) -> Assignment | None:
-        """The next run, marked as running; None if there is nothing left to issue."""
+        """Issue the next run and mark it as running; None if nothing is left to issue.
+
+        Runs that wait in the queue come first, then a new trial, and after the last trial the confirmations.
+        """
         if not self._pending:
             if self._has_begun_all_trials():
                 for trial, seed in self._confirmations_to_come():
@@ -74,7 +78,7 @@ class Search(RunQueue):
         return None if run is None else self.assignment(run)
 
     def assignment(self, run: Run) -> Assignment:
-        """The assignment by which a known run was issued."""
+        """The assignment of a run that was issued before."""
         return Assignment(run.trial, run.seed, self._optuna.params(run.trial), run.attempts, run.kind)
 
     def has_work(self) -> bool:
@@ -82,18 +86,18 @@ class Search(RunQueue):
         return bool(self._pending or not self._has_begun_all_trials() or self._confirmations_to_come())
 
     def is_done(self) -> bool:
-        """Whether every run has ended, and none is to come."""
+        """Whether every run has ended and no further run will be issued."""
         return not (self.has_work() or any(run.unfinished for run in self.runs()))
 
     def total_runs(self) -> int:
-        """How many runs there will be in all, as far as is known."""
+        """The number of runs that the study will have in all, as far as is known."""
         target = 0 if self._has_begun_all_trials() else self._study.parameter_sets() or 0
         trials = max(target, self._optuna.started)
         searching = max(trials * len(self._study.seeds) - self._runs.spared, self._runs.count("search"))
         return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
 
     def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
-        """A run reported the study's metric at a step; whether it is pruned, as its trial then is."""
+        """Give the pruner the metric that a run reported at a step; returns whether run and trial are pruned."""
         run = self._runs[trial, seed]
         if not is_prunable(self._study, run, value):
             return False
@@ -105,7 +109,7 @@ class Search(RunQueue):
         return True
 
     def finish(self, trial: int, seed: int, *values: float) -> Run:
-        """A run reached its last step; returns it as it stands.
+        """Record that a run reached its last step; returns the run in its new state.
 
         Args:
             trial: its trial.
@@ -123,12 +127,12 @@ class Search(RunQueue):
         return self._runs[trial, seed]
 
     def fail(self, trial: int, seed: int, error: str) -> None:
-        """A run failed."""
+        """Record that a run failed."""
         self._set(self._runs[trial, seed], state=RunState.FAIL, error=error)
         self._act_on_end(self._runs[trial, seed])
 
     def _has_begun_all_trials(self) -> bool:
-        """Whether no further trial is begun."""
+        """Whether no further trial will begin."""
         target = self._study.parameter_sets()
         hours_are_over = self._study.hours_are_over(self._begun, time.time())
         return hours_are_over or (target is not None and self._optuna.started >= target)
@@ -140,18 +144,18 @@ class Search(RunQueue):
         return self._unknown(confirmations(self._study, self._optuna.trials()))
 
     def _take_up(self, trial: Trial) -> None:
-        """Queue what an earlier launch left of a trial; tell Optuna what that launch could not."""
+        """Queue the runs of a trial that an earlier launch left unfinished; tell Optuna if the trial has ended."""
         if trial.optuna_state in (RunState.RUNNING, RunState.COMPLETE) or self._unfinished(trial.number):
             self._open(trial.number)
         if trial.optuna_state in (RunState.RUNNING, RunState.FAIL):
             self._tell_if_done(trial.number)
 
     def _open(self, trial: int) -> None:
-        """Queue the runs of a trial, as far as its pruner lets them start."""
+        """Queue the runs of a trial that may start: with a pruner, at first only that of the first seed."""
         self._enqueue(trial, seeds_to_run(self._study, self._runs.find(trial, self._study.seeds[0])))
 
     def _act_on_end(self, run: Run) -> None:
-        """Start and tell what follows from the end of a run; from that of a confirmation nothing does."""
+        """After a run of the search ended, queue the other seeds of its trial; tell Optuna if the trial has ended."""
         if run.kind == "search":
             if self._runs[run.trial, run.seed].state == RunState.COMPLETE:
                 self._open(run.trial)

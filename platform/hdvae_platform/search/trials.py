@@ -34,7 +34,7 @@ class Attribute:
     REPEATS: Final = "hdvae: repeats trial"
     """The sampler suggested what an earlier trial had tried."""
     INSTEAD_OF: Final = "hdvae: instead of trial"
-    """The trial gives Optuna's samplers the value of one that had failed, and did not when it was run again.
+    """The trial stands in for one that failed first and succeeded later: it gives Optuna's samplers the value.
 
     Everywhere else the failed trial keeps its number: in the tables of runs, on the storage, in MLflow.
     """

@@ -3,11 +3,11 @@
 A worker outlives its driver by some seconds, or for much longer behind a broken network. Each attempt at a run has a
 number, larger than those before it, and writes a record into the run's folder when it begins:
 
-    NAME/trial-0007/seed-0/attempts/0002.json      the files of earlier attempts that counted when the second began
+    NAME/trial-0007/seed-0/attempts/0002.json      the files of earlier attempts that were valid when the second began
 
 An attempt that wants to write first looks for a newer record, and raises `Fenced` if there is one. Plain storage cannot
 look and write in one step, so a write that had begun before the newer attempt did may still succeed. It does no harm:
-file names contain the number of the attempt that wrote them, and a file of an older attempt counts only if the record
+file names contain the number of the attempt that wrote them, and a file of an older attempt is valid only if the record
 of the newest attempt lists it. Two cases remain, both harmless: `samples.png` has one name for all attempts, but all of
 them draw the same picture; and a late deletion may remove an older file, but only one that a newer file replaces.
 """
@@ -42,15 +42,15 @@ class Attempt:
         self.storage, self.run, self.number = storage, run, number
 
     def begin(self) -> None:
-        """Shut out the older attempts and record which of their files count; does nothing if this is done already.
+        """Shut out the older attempts and record which of their files stay valid; does nothing if it has begun already.
 
         Raises:
             Fenced: a newer attempt has begun.
         """
         if self._newest() == self.number:
             return
-        counting = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
-        self.storage.write(attempt_file(self.run, self.number), json.dumps(counting).encode())
+        valid = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
+        self.storage.write(attempt_file(self.run, self.number), json.dumps(valid).encode())
 
     def check(self) -> None:
         """Check that this attempt has begun, and that no newer one has.

@@ -1,6 +1,6 @@
 """The checkpoints of a run on the study's storage: writing them, reading them, and deleting old ones.
 
-Only files that count are used (`hdvae.training.run_files`), and every file is complete or absent. A checkpoint is valid
+Only valid files are used (`hdvae.training.run_files`), and every file is complete or absent. A checkpoint is valid
 once its manifest exists and its tensors have the size and checksum stated there.
 """
 
@@ -14,7 +14,7 @@ from hdvae_platform.store.layout import CHECKPOINTS
 from hdvae_platform.store.storage import Storage
 
 KEEP = 2
-"""Number of newest checkpoints that are kept beside the best: the second in case the first cannot be read."""
+"""How many of the newest checkpoints are kept, besides the best one; the second in case the first cannot be read."""
 
 
 class Checkpoints:

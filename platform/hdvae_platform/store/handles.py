@@ -1,7 +1,7 @@
 """Handles of runs: what a user writes where a command asks for a run, and which run it means.
 
     first/2/0     study `first`, trial 2, seed 0
-    first/best    the best run of study `first`
+    first/best    the run with the lowest seed of the best trial of study `first`
 
 A handle is resolved with the study database alone.
 """
@@ -22,7 +22,7 @@ from hdvae_platform.study.pareto import is_dominated
 from hdvae_platform.study.study import Study
 
 BEST = "best"
-"""The last part of a handle that asks for a study's best run."""
+"""The last part of a handle that asks for a run of a study's best trial."""
 FORMS = "STUDY/TRIAL/SEED, such as first/2/0, or STUDY/best"
 """The forms of a handle, for help texts and messages."""
 _NUMBERED = re.compile(r"([^/:]+)/(\d+)/(\d+)")
@@ -38,7 +38,7 @@ class Handle:
 
     Attributes:
         study: the name of the study.
-        run: trial and seed; None for the study's best run.
+        run: trial and seed; None for `STUDY/best`.
     """
 
     study: str
@@ -86,9 +86,10 @@ def parse(text: str) -> Handle | None:
 def resolve(handle: str, records: Records) -> RunIdentity:
     """Find the run that a handle means.
 
-    `STUDY/best` is the lowest seed of the best trial by the study's metric: of the trials with complete confirmation
-    runs if there are any (by the mean over those runs), else of all trials (by the mean over the complete runs of the
-    search). A trial with a failed or pruned run of the search is never the best.
+    `STUDY/best` is the complete run with the lowest seed of the best trial. The best trial is chosen by the study's
+    metric: by the mean over confirmation runs among the trials with complete ones, or, if there are none, by the mean
+    over the complete runs of the search among all trials. A trial with a failed or pruned run of the search is never
+    the best.
 
     Args:
         handle: `STUDY/TRIAL/SEED` or `STUDY/best`.
@@ -96,7 +97,7 @@ def resolve(handle: str, records: Records) -> RunIdentity:
 
     Raises:
         InputError: the text is no handle; there is no such study, trial or seed; the run was never started; the study
-            has no complete run yet; or it searches for several metrics, and more than one trial may be called best.
+            has no complete run yet; or `STUDY/best` is asked for, and the study searches for several metrics.
     """
     parsed = parse(handle)
     if parsed is None:
@@ -136,7 +137,7 @@ def _best(record: StudyRecord, runs: Sequence[Run]) -> Run:
     """The run that `STUDY/best` means.
 
     Raises:
-        InputError: no run is complete, or several trials are on the Pareto front of several metrics.
+        InputError: no trial is complete, or the study searches for several metrics.
     """
     study = record.as_study()
     problem = f"no run {study.name}/{BEST}: study {study.name}"

@@ -2,7 +2,7 @@
 
     NAME/trial-0007/seed-0/journal/000000300-0001.json        metrics and the time of one report, by attempt 1
 
-Only files that count are used (`hdvae.training.run_files`), and every file is complete or absent. The entry of a
+Only valid files are used (`hdvae.training.run_files`), and every file is complete or absent. The entry of a
 step is written before its checkpoint, and never again: a run that repeats a step after a crash computes the same
 values, and the first time stamp stays.
 """

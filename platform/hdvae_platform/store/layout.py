@@ -1,4 +1,4 @@
-"""The layout of the storage and of the home folder: the only place that spells the names of their files and folders.
+"""The names of files and folders on the storage and in the home folder; no other platform module spells them.
 
 Below the storage root (`HDVAE_STORAGE`, by default `HOME/studies`):
 

@@ -51,7 +51,7 @@ def find_per_image(storage: Storage, run: str, split: str) -> str | None:
 
 
 def _files(storage: Storage, run: str, split: str) -> list[str]:
-    """The files of a split that count, those of the newest attempt last."""
+    """The valid files of a split, those of the newest attempt last."""
     names = [name for name in standing(storage, run, PER_IMAGE) if name.startswith(f"{split}-")]
     return sorted(names, key=lambda name: (written_by(name), name))
 

@@ -101,7 +101,7 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class Change:
-    """A change between two launches of a study: of its `plan` or of its `code`; or a study of this name was `deleted`.
+    """What changed between two launches: the study's `plan`, its `code`, or that a study of this name was `deleted`.
 
     After a deletion `before` holds the numbers of the last `launch` and of the last of all `attempts`.
     """
@@ -200,7 +200,7 @@ class Records:
         Args:
             name: of the study.
             driver: the process that takes it.
-            dead: a driver that is known to be dead; its lease need not expire.
+            dead: a driver whose process is known to have ended; its lease may be taken before it expires.
 
         Raises:
             InputError: another driver holds the study: its last heartbeat was recent.

@@ -96,7 +96,7 @@ class Storage:
                 return result
 
     def check(self) -> None:
-        """Check that the storage accepts files. One that is full or does not answer passes: writing waits for it.
+        """Check that the storage accepts files. Being full or not answering is no error here: writes wait for that.
 
         Raises:
             InputError: the storage refuses files.

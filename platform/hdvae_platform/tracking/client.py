@@ -1,7 +1,7 @@
 """Reading and writing runs in MLflow.
 
 Everything that is sent can be sent again: runs are found by their tags, points carry the time stamps of the journal,
-and MLflow's database ignores a point that it has already. Only a driver writes.
+and MLflow's database ignores a point that it has already. The processes that train the runs of a study do not write.
 """
 
 from __future__ import annotations

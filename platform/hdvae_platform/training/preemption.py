@@ -21,7 +21,7 @@ _PENDING_CALLS: list[object] = []
 
 @contextmanager
 def leaving() -> Iterator[Callable[[], bool]]:
-    """Yields whether this process is to end soon. Inside, SIGTERM only sets that; Ray's own handler exits at once."""
+    """Yields a function that says whether this process is to end soon; inside, SIGTERM no longer ends it at once."""
     terminated = threading.Event()
     before: list[signal.Handlers | Callable[..., object] | int | None] = []
 

@@ -16,7 +16,7 @@ from hdvae_platform.training.messages import Notify, Reported, Resumed, Warned
 
 
 class RunSession:
-    """The session of a run on a storage: first the journal, then the checkpoint, then the message to the driver.
+    """Keeps a run on a storage: writes journal, values of each image and checkpoint, then sends the driver a message.
 
     Each of its calls raises `Fenced` once a newer attempt has begun.
     """

@@ -62,7 +62,7 @@ class RunSpec:
         elsewhere: bool = False,
         goal: Goal = ELBO,
     ) -> RunSpec:
-        """The spec of a run, with paths that mean the same in every process; `elsewhere` may be on other machines."""
+        """The spec of a run, with paths valid in every process. If `elsewhere`, it may run without the home folder."""
         plain = experiment.plain()
         if experiment.data.path is not None:
             plain["data"]["path"] = str(Path(experiment.data.path).absolute())
@@ -87,5 +87,5 @@ class RunSpec:
         return asdict(self)
 
     def request(self) -> Attempt:
-        """The attempt, to ask it to end or to see whether it was asked: neither waits for a storage that is away."""
+        """The attempt, for sending or reading a request to end; on a storage that does not answer it fails at once."""
         return Attempt(Storage(self.storage), self.folder, self.attempt)

@@ -19,10 +19,10 @@ _KEY = "message"
 
 
 def trainable(config: dict[str, Any]) -> None:
-    """Train the run of a `RunSpec`. How it ends is reported; an unexpected error is raised as well.
+    """Train the run of a `RunSpec`, and report how it ended.
 
-    Tune then gives up the process, in which nothing can be relied upon. A process that is leaving is given up too, so
-    that Tune gives it no other run. An end that was not reported is the end of a process.
+    After an unexpected error, and when the process is about to end, an exception is raised as well: Tune then gives no
+    further run to this process. If no end was reported, the process was killed.
     """
     with leaving() as is_leaving:
         _train(RunSpec(**config), _report, is_leaving)
