@@ -23,7 +23,7 @@ def test_interrupted_then_resumed_is_the_uninterrupted_study(finished, places, e
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, "".join(seen) + errors
-    assert "goes on" in errors
+    assert "run the same command again to continue" in errors
     assert "Traceback" not in errors
     _, children = tracked(places)
     assert "RUNNING" not in {run.status for run in children.values()}
@@ -83,7 +83,7 @@ def test_stop_from_another_shell(places, edit, hdvae, start):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "goes on" in errors
+    assert "run the same command again to continue" in errors
     assert json.loads(hdvae("study", "status", "small", "--json").stdout)["state"] == "interrupted"
     parents, children = tracked(places)
     assert {run.status for run in [*parents, *children.values()]} == {"KILLED"}
