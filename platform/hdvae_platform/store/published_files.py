@@ -85,6 +85,8 @@ def _download(name: str, url: str) -> bytes:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
             data: bytes = response.read()
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's response, with an open connection
         raise InputError(
             f"cannot download {url} ({_reason(error)}): get the files elsewhere and run "
             f"`hdvae data fetch {name} --from DIR`"

@@ -58,7 +58,7 @@ def test_everything_broken_at_once_gets_a_line_each(places, postgres, tmp_path, 
     found = findings(done)
     assert {name for name, one in found.items() if one["ok"]} == {"Python", "torch", "GPU"}
     for name, what, remedy in (
-        ("versions", "ray is 2.40.0, must be >=2.56", "pip install --upgrade hdvae"),
+        ("versions", "ray is 2.40.0, must be <2.61,>=2.56", "pip install --upgrade hdvae"),
         ("Ray", f"127.0.0.1:{closed}", "nothing answers there"),
         ("storage", str(in_the_way), "set HDVAE_STORAGE"),
         ("database", "password authentication failed", "check HDVAE_STUDY_DB"),

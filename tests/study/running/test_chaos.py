@@ -21,8 +21,8 @@ def drive(place, file):
 
 
 def test_a_study_that_loses_everything_in_turn_ends_as_one_that_was_left_alone(nodes, monkeypatch):
-    monkeypatch.setattr(chaos, "STEPS", {1: 900})
-    monkeypatch.setattr(chaos, "EVERY", 30)
+    monkeypatch.setattr(chaos, "STEPS", {1: 2400})
+    monkeypatch.setattr(chaos, "EVERY", 60)
     monkeypatch.setattr(chaos, "PAUSE", {1: (1.0, 5.0)})
     monkeypatch.setattr(chaos.Stand, "drive", drive)
     victims = iter([chaos.RUN, chaos.POSTGRES, chaos.NODE, chaos.MLFLOW, chaos.HEAD])
