@@ -20,6 +20,7 @@ from hdvae.network.model import HDVAE, evaluating
 from hdvae.training import loop
 from hdvae.training.checkpoints import Damaged, encode, read_address
 from hdvae.training.in_memory import InMemory
+from hdvae.training.run_files import CHECKPOINTS
 from hdvae.training.snapshot import Snapshot, trained_model
 
 
@@ -57,7 +58,7 @@ class TrainedModel:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint into a folder, from which `hdvae.load` reads it. Training cannot resume from it."""
-        place = Path(folder) / "checkpoints"
+        place = Path(folder) / CHECKPOINTS
         place.mkdir(parents=True, exist_ok=True)
         data, manifest = encode(self.snapshot(), self.step)
         (place / f"{self.step:09d}-0000.safetensors").write_bytes(data)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hdvae.errors import InputError
-from hdvae.training.run_files import Files, Folder, stems
+from hdvae.training.run_files import CHECKPOINTS, Files, Folder, stems
 from hdvae.training.snapshot import Snapshot
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def newest(files: Files, run: str) -> tuple[Snapshot | None, list[str]]:
     faults: list[str] = []
     for stem in reversed(stems(files, run).values()):
         try:
-            return read_checkpoint(files, f"{run}/checkpoints/{stem}"), faults
+            return read_checkpoint(files, f"{run}/{CHECKPOINTS}/{stem}"), faults
         except Damaged as fault:
             faults.append(str(fault))
     return None, faults
@@ -76,10 +76,10 @@ def read_address(address: str, place: Callable[[str], Files] = Folder) -> Snapsh
         Damaged: the given file is damaged.
     """
     address = address.rstrip("/")
-    one = re.fullmatch(r"(.*)/checkpoints/([\d-]+)\.safetensors", address)
+    one = re.fullmatch(rf"(.*)/{CHECKPOINTS}/([\d-]+)\.safetensors", address)
     if one is not None:
-        return read_checkpoint(place(one[1]), f"checkpoints/{one[2]}")
-    root, _, folder = address.removesuffix("/checkpoints").rpartition("/")
+        return read_checkpoint(place(one[1]), f"{CHECKPOINTS}/{one[2]}")
+    root, _, folder = address.removesuffix(f"/{CHECKPOINTS}").rpartition("/")
     snapshot, faults = newest(place(root or "."), folder)
     if snapshot is None:
         raise InputError(f"run {address}: " + (faults[0] if faults else "no checkpoint there"))

@@ -16,6 +16,8 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+ATTEMPTS, CHECKPOINTS = "attempts", "checkpoints"
+"""Folders of a run that the library reads."""
 _NUMBERED = re.compile(r"-(\d{4,})\.")
 
 
@@ -66,13 +68,13 @@ class Folder:
 
 def newest_attempt(files: Files, run: str) -> int:
     """The number of the newest attempt of a run; 0 before the first one."""
-    return max((int(name.removesuffix(".json")) for name in files.list(f"{run}/attempts")), default=0)
+    return max((int(name.removesuffix(".json")) for name in files.list(f"{run}/{ATTEMPTS}")), default=0)
 
 
 def standing(files: Files, run: str, folder: str) -> list[str]:
     """The valid files in a folder of a run, sorted: those of the newest attempt, and those that it continues from."""
     newest = newest_attempt(files, run)
-    taken = json.loads(files.read(f"{run}/attempts/{newest:04d}.json"))[folder] if newest else []
+    taken = json.loads(files.read(f"{run}/{ATTEMPTS}/{newest:04d}.json"))[folder] if newest else []
     return [name for name in files.list(f"{run}/{folder}") if name in taken or written_by(name) == newest]
 
 
@@ -93,7 +95,7 @@ def step_of(name: str) -> int:
 
 def stems(files: Files, run: str) -> dict[int, str]:
     """Step → name, without suffix, of its valid checkpoint, by increasing step; of two, the newer attempt's."""
-    names = [name for name in standing(files, run, "checkpoints") if name.endswith(".json")]
+    names = [name for name in standing(files, run, CHECKPOINTS) if name.endswith(".json")]
     return {step_of(name): name.removesuffix(".json") for name in names}
 
 
@@ -102,4 +104,4 @@ def addresses(files: Files, run: str) -> dict[int, str]:
 
     It lists the folder only once, since a run in progress may delete older checkpoints in between.
     """
-    return {step: files.address(f"{run}/checkpoints/{stem}.safetensors") for step, stem in stems(files, run).items()}
+    return {step: files.address(f"{run}/{CHECKPOINTS}/{stem}.safetensors") for step, stem in stems(files, run).items()}

@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 
 from hdvae.errors import InputError
-from hdvae.training.run_files import newest_attempt, standing
-from hdvae_platform.store.layout import CHECKPOINTS, JOURNAL, PER_IMAGE, attempt_file, end_request, file_of_attempt
+from hdvae.training.run_files import CHECKPOINTS, newest_attempt, standing
+from hdvae_platform.store.layout import JOURNAL, PER_IMAGE, attempt_file, end_request, file_of_attempt
 from hdvae_platform.store.storage import Storage
 
 FENCED_FOLDERS = (JOURNAL, CHECKPOINTS, PER_IMAGE)

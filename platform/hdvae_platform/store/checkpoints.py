@@ -7,10 +7,9 @@ once its manifest exists and its tensors have the size and checksum stated there
 from __future__ import annotations
 
 from hdvae.training.checkpoints import Damaged, encode, newest, read_checkpoint
-from hdvae.training.run_files import addresses, stems, step_of, written_by
+from hdvae.training.run_files import CHECKPOINTS, addresses, stems, step_of, written_by
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import Attempt
-from hdvae_platform.store.layout import CHECKPOINTS
 from hdvae_platform.store.storage import Storage
 
 KEEP = 2

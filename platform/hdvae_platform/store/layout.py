@@ -27,8 +27,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ATTEMPTS, REQUESTS, JOURNAL, CHECKPOINTS, PER_IMAGE = "attempts", "requests", "journal", "checkpoints", "per_image"
-"""Folders of a run."""
+from hdvae.training.run_files import ATTEMPTS
+
+REQUESTS, JOURNAL, PER_IMAGE = "requests", "journal", "per_image"
+"""Folders of a run, beside those that the library reads: `ATTEMPTS` and `CHECKPOINTS`."""
 SAMPLES, SLOTS = "samples.png", "slots.png"
 """Pictures of a run that has ended: on the storage in its folder, in MLflow among its artifacts."""
 STUDY_DATABASE, TRACKING_DATABASE = "optuna.db", "mlflow.db"
