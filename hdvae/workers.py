@@ -1,7 +1,7 @@
 """Workers: the processes that train one model together, and their communication.
 
 Every worker has the whole model and a share of each batch. Random numbers belong to images, means are over all shares,
-and gradients are averaged. So the number of workers affects only rounding errors and dropout.
+and gradients are averaged. So the number of workers affects only rounding errors.
 """
 
 from __future__ import annotations

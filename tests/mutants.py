@@ -132,9 +132,30 @@ MUTANTS = [
     Mutant(
         "dropout repeats itself at every step",
         "hdvae/training/step.py",
-        'derive(state.seed, "dropout", step, workers.rank)',
-        'derive(state.seed, "dropout", 0, workers.rank)',
+        "with dropping(model.dropouts, inputs.noise)",
+        "with dropping(model.dropouts, replace(inputs, step=0).noise)",
         "tests/hdvae/training/test_loop.py",
+    ),
+    Mutant(
+        "a worker draws the noise of the first images of the batch",
+        "hdvae/randomness/noise.py",
+        "self.draws * DRAW + self.first * words",
+        "self.draws * DRAW",
+        "tests/hdvae/randomness/test_noise.py",
+    ),
+    Mutant(
+        "Gumbel noise without its upper tail: 24 random bits instead of 31",
+        "hdvae/randomness/noise.py",
+        "bitwise_and_(2**bits - 1)",
+        "bitwise_and_(2**bits - 1).bitwise_or_(2**7 - 1)",
+        "tests/hdvae/randomness/test_noise.py",
+    ),
+    Mutant(
+        "samples of one image share their dropout",
+        "hdvae/network/dropout.py",
+        "transpose(0, 1).reshape(x.shape)",
+        "reshape(x.shape)",
+        "tests/hdvae/network/test_dropout.py",
     ),
     Mutant(
         "a resumed run forgets its optimiser",

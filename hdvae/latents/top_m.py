@@ -33,8 +33,6 @@ from hdvae.latents.distributions import Categorical
 from hdvae.latents.exponential_integral import SLACK, ExponentialIntegral
 from hdvae.latents.inversion import draw_classes
 
-SMALLEST_UNIFORM = 2.0**-25
-"""Replaces a uniform number of 0; it is below all other values of a uniform number in single precision."""
 REPEATED_SCORE = -1e30
 """Score of a draw that repeats a class; its weight is 0 at any temperature."""
 FEW = 512
@@ -66,7 +64,7 @@ def sample_top_m(law: Categorical, noise: Tensor, tau: float | Tensor, arrivals:
 
     Args:
         law: the distribution of the classes.
-        noise: uniform in [0, 1), (B, N, 1 + P, C) with C ≥ arrivals + others: times, then the parts of the classes.
+        noise: uniform in (0, 1), (B, N, 1 + P, C) with C ≥ arrivals + others: times, then the parts of the classes.
         tau: temperature, > 0.
         arrivals: m ≥ 1.
         others: r ≥ 0; with r = 0 the weight of the remaining classes is dropped.
@@ -91,8 +89,8 @@ def sample_top_m(law: Categorical, noise: Tensor, tau: float | Tensor, arrivals:
 
 
 def _arrival_times(uniform: Tensor) -> Tensor:
-    """Cumulative sums of unit exponentials, > 0."""
-    return uniform.clamp(SMALLEST_UNIFORM, 1 - SMALLEST_UNIFORM * 2).log_().neg_().cumsum_(-1)
+    """Cumulative sums of unit exponentials, > 0, from uniform numbers in (0, 1), of which small ones are precise."""
+    return uniform.neg().log1p_().neg_().cumsum_(-1)
 
 
 def _repeated(slots: Tensor, classes: int) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from hdvae.experiment.experiment import ModelConfig
 from hdvae.network.contractions import ContractiveResidual, Map, contraction
+from hdvae.network.dropout import Dropout
 
 
 class GatedResidual(nn.Module):
@@ -29,7 +30,7 @@ class GatedResidual(nn.Module):
 
     def __init__(self, inner: nn.Module, outer: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.inner, self.outer, self.dropout = inner, outer, nn.Dropout(dropout)
+        self.inner, self.outer, self.dropout = inner, outer, Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features of the same shape."""

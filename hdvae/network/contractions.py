@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, elu, pad
 from torch.nn.utils import parametrize
 
+from hdvae.network.dropout import Dropout
+
 Map = TypeVar("Map", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 SHARP = 10.0
@@ -188,7 +190,7 @@ class ContractiveResidual(nn.Module):
         _orthogonal(inner.weight)
         with torch.no_grad():
             inner.weight.mul_(SHARP)
-        self.inner, self.dropout = inner, nn.Dropout(dropout)
+        self.inner, self.dropout = inner, Dropout(dropout)
         self.log_q = nn.Parameter(torch.zeros(len(inner.weight)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ from hdvae.bounds.lipschitz import certify
 from hdvae.errors import NonFinite
 from hdvae.experiment.experiment import TrainingConfig
 from hdvae.experiment.schedules import schedule
+from hdvae.network.dropout import dropping
 from hdvae.network.model import HDVAE
 from hdvae.network.samplers import Temperature
 from hdvae.network.terms import Terms
 from hdvae.objectives.estimators import ESTIMATORS, StepInputs
 from hdvae.objectives.objectives import Objective, penalised
-from hdvae.randomness.seeds import derive
 from hdvae.training.optimizer import Adamax, clip_gradients, entries, total_norm
 from hdvae.training.state import TrainState
 from hdvae.workers import ALONE, Workers
@@ -40,9 +40,10 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     """
     step, model, config = state.step, state.model, state.experiment.training
     tau, freebits = state.tau, schedule(config.freebits)(step)
-    torch.manual_seed(derive(state.seed, "dropout", step, workers.rank))
+    inputs = StepInputs(batch, state.seed, step, tau, freebits, workers)
     model.train()
-    objective = step_objective(model, StepInputs(batch, state.seed, step, tau, freebits, workers), config)
+    with dropping(model.dropouts, inputs.noise):
+        objective = step_objective(model, inputs, config)
     state.optimizer.forget_gradients()
     _backward(state, objective)
     parameters = list(state.parameters().values())

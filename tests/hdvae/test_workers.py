@@ -11,6 +11,7 @@ import torch.distributed as dist
 from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, PeerLost
 from hdvae.evaluation.evaluation import evaluate
 from hdvae.experiment.experiment import EvaluationConfig
+from hdvae.network.dropout import Dropout
 from hdvae.randomness.shares import BLOCK, check_shares
 from hdvae.training.loop import train
 from hdvae.training.state import TrainState
@@ -21,7 +22,7 @@ from tests.hdvae.training.sessions import Memory, experiment_of, toy
 CPU = torch.device("cpu")
 SIZE = 2
 BATCH = 2 * SIZE * BLOCK
-COMMON = {"dropout": 0.0, "batch_size": BATCH, "steps": 50, "temperature": ((0, 0.9), (50, 0.3))}
+COMMON = {"dropout": 0.2, "batch_size": BATCH, "steps": 50, "temperature": ((0, 0.9), (50, 0.3))}
 CHOICES = {
     "free bits": {"freebits": 0.08},
     "free bits of images": {"freebits": 0.08, "freebits_per": "image"},
@@ -134,7 +135,7 @@ def dropout(workers):
     """What the first dropout of the network takes away in a step on images that are all the same."""
     state = TrainState.fresh(experiment_of(**{**COMMON, "dropout": 0.5}), (4, 3), 3, CPU)
     masks = []
-    first = next(module for module in state.model.level(1).up.modules() if isinstance(module, torch.nn.Dropout))
+    first = next(module for module in state.model.level(1).up.modules() if isinstance(module, Dropout))
     first.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
     train_step(state, torch.ones(BATCH, 4, 3)[workers.share(BATCH)], workers)
     return masks[0]
@@ -261,8 +262,8 @@ def test_evaluation_of_fewer_images_than_workers(several):
             torch.testing.assert_close(found["few images"].per_image[name], column, rtol=1e-12, atol=1e-12)
 
 
-def test_workers_drop_different_units(several):
-    assert not torch.equal(several[0]["dropout"], several[1]["dropout"])
+def test_two_workers_drop_what_one_drops(several):
+    assert torch.equal(torch.cat([found["dropout"] for found in several]), dropout(ALONE))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

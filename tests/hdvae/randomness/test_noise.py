@@ -1,18 +1,20 @@
 """Random numbers: the same whoever draws them, independent between purposes, and of the right laws."""
 
 import doctest
+import hashlib
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.stats import binomtest, kstest, norm
 
 import hdvae.randomness.noise
-from hdvae.randomness.noise import NoiseSource, batch_indices, generator
+from hdvae.randomness.noise import NoiseSource, batch_indices
 from hdvae.randomness.seeds import derive
 from hdvae.randomness.shares import BLOCK
 from tests.hdvae.oracle import assert_mean
@@ -43,12 +45,7 @@ def test_derived_seeds_are_unrelated_and_do_not_change_between_versions():
     assert derive(1, "a", 11) != derive(1, "a", 1, 1) != derive(11, "a", 1)
 
 
-def test_generator_starts_at_its_seed():
-    one, other = generator(CPU, 1, "a", 2), generator(CPU, 1, "a", 2)
-    assert torch.equal(torch.rand(5, generator=one), torch.rand(5, generator=other))
-
-
-# --- Blocks -------------------------------------------------------------------------------------------
+# --- Shares -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -113,13 +110,115 @@ def test_normal_noise():
     assert kstest(noise.numpy(), "norm").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("uniform", [0.0, 2.0**-25, 2.0**-24, 0.5, 1 - 2.0**-24])
-def test_gumbel_noise_is_finite_for_every_uniform(monkeypatch, uniform):
-    monkeypatch.setattr(NoiseSource, "_fill", lambda self, shape, kind: torch.full((self.count, *shape), uniform))
-    noise = at(2).gumbel(3)
-    assert torch.isfinite(noise).all()
-    expected = -math.log(-math.log(max(uniform, 2.0**-25)))
-    assert noise[0, 0].item() == pytest.approx(expected, rel=1e-5)
+def test_uniform_noise():
+    noise = at(512).uniform(40).double().flatten()
+    assert kstest(noise.numpy(), "uniform").pvalue > 1e-3
+
+
+def count_above(draws, thresholds, kind):
+    """How many of so many draws are above each threshold, as they are said to be in single precision."""
+    counts, each = torch.zeros(len(thresholds), dtype=torch.long), 2**12 * 2**10
+    for step in range(draws // each):
+        noise = getattr(at(2**12, step=step), kind)(2**10)
+        high = noise[noise > min(thresholds)].double()
+        counts += (high.unsqueeze(-1) > torch.tensor(thresholds, dtype=torch.float64)).sum(0)
+    return counts.tolist()
+
+
+def test_gumbel_noise_has_its_upper_tail():
+    """Down to 6 in 10⁸ draws: a class so many nats below the others is drawn as often as it should be."""
+    draws, thresholds = 50 * 2**22, [10.0, 12.0, 14.0, 15.0, 15.95, 16.65]
+    for count, threshold in zip(count_above(draws, thresholds, "gumbel"), thresholds, strict=True):
+        assert binomtest(count, draws, -math.expm1(-math.exp(-threshold))).pvalue > 1e-3, (threshold, count)
+
+
+def test_normal_noise_has_its_tail():
+    draws, thresholds = 5 * 2**22, [4.0, 4.5, 5.0]
+    for count, threshold in zip(count_above(draws, thresholds, "normal"), thresholds, strict=True):
+        assert binomtest(count, draws, norm.sf(threshold)).pvalue > 1e-3, (threshold, count)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 31), (torch.float64, 63)])
+def test_noise_of_every_integer(monkeypatch, dtype, bits):
+    """Against exact fractions: small ones have their full relative precision, and all noise is finite."""
+    integers = [0, 1, 2, 1000, 2**24 + 1, 2 ** (bits - 1), 2**bits - 2**5, 2**bits - 1, -1, -(2**bits)]
+
+    def planted(self, integer, *shape):
+        return torch.tensor(integers, dtype=integer).expand(self.count, *shape).clone()
+
+    monkeypatch.setattr(NoiseSource, "_integers", planted)
+    exact = [Fraction(2 * (k % 2**bits) + 1, 2 ** (bits + 1)) for k in integers]
+    eps = torch.finfo(dtype).eps
+    uniform, gumbel = (getattr(at(1, dtype=dtype), kind)(len(integers))[0] for kind in ("uniform", "gumbel"))
+    assert uniform.double().tolist() == pytest.approx([float(u) for u in exact], rel=2 * eps)
+    assert ((uniform > 0) & (uniform < 1)).all()
+    for found, u in zip(gumbel.tolist(), exact, strict=True):
+        below_one = min(float(u), 1 - eps / 2)
+        if u < Fraction(1, 2):  # the other half depends on the rounding of u, and has no classes that matter
+            assert found == pytest.approx(-math.log(-math.log1p(-below_one)), rel=4 * eps, abs=4 * eps)
+    assert torch.isfinite(gumbel).all()
+    assert gumbel.max().item() == pytest.approx((bits + 1) * math.log(2), rel=1e-6)
+
+
+def test_normal_noise_is_finite_for_extreme_integers(monkeypatch):
+    for low, high in itertools.product([0, 2**31 - 1], repeat=2):
+        pair = torch.tensor([[[low], [high]]], dtype=torch.int32)
+        monkeypatch.setattr(NoiseSource, "_integers", lambda self, *_, pair=pair: pair.clone())
+        assert torch.isfinite(at(1).normal(2)).all()
+    assert torch.isfinite(at(1).normal(1)).all()
+
+
+@pytest.mark.parametrize("share", [1, 6554, 2**15, 2**16 - 1])
+def test_chances(share):
+    drawn = at(512).chance(share, 4096)
+    assert binomtest(int(drawn.sum()), drawn.numel(), share / 2**16).pvalue > 1e-3
+
+
+# --- The definition -------------------------------------------------------------------------------------
+
+
+def mixed(word):
+    """SplitMix64's mix, from the paper, in Python's integers."""
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+    return word ^ word >> 31
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 31), (torch.float64, 63)])
+def test_noise_is_what_its_definition_says(dtype, bits):
+    """Anyone may draw the numbers in another way, if they stay these numbers."""
+    text = hashlib.blake2b(b"1/training/7", digest_size=16).digest()
+    start, increment = int.from_bytes(text[:8], "big"), int.from_bytes(text[8:], "big") | 1
+    values, each = 5, 64 // (bits + 1)
+    words = -(-values // each)
+    source = at(3, first=2, dtype=dtype)
+    source.chance(1, 9)
+    source.normal(1)
+    found = source.uniform(values)
+    for image, index in itertools.product(range(3), range(values)):
+        position = 2 * 2**40 + (2 + image) * words + index // each
+        word = mixed((start + position * increment) % 2**64)
+        k = (word >> (bits + 1) * (index % each)) % 2**bits
+        assert found[image, index].item() == pytest.approx((k + 0.5) / 2**bits, rel=1e-6)
+
+
+def test_steps_do_not_share_their_noise():
+    """With 32 bits of a seed some steps shared it: of these two, the last 16 of 80 images and the images 16 to 31."""
+    one = at(80, seed=0, step=923).gumbel(50)[64:]
+    other = at(32, seed=0, step=4192).gumbel(50)[16:]
+    assert not torch.isclose(one, other).any(1).all()
+
+
+def test_noise_does_not_depend_on_the_number_of_threads():
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        source = at(100)
+        found.append(torch.cat([source.gumbel(1000), source.normal(1001), source.chance(99, 77)], 1))
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 # --- Which images a step sees -------------------------------------------------------------------------
@@ -149,8 +248,3 @@ def test_the_noise_of_an_image_does_not_depend_on_how_many_follow(kind):
 
     for count in (1, 5, 16, 17, 30):
         assert torch.equal(noise(40)[:count], noise(count))
-
-
-def test_a_share_begins_at_a_block():
-    with pytest.raises(ValueError, match="blocks of 16"):
-        NoiseSource.at(torch.device("cpu"), torch.float32, 4, seed=0, purpose="t", step=0, first=8)

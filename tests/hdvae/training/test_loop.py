@@ -7,6 +7,7 @@ import torch
 from hdvae.errors import InputError, Interrupted
 from hdvae.evaluation.evaluation import choose_images, evaluate
 from hdvae.evaluation.metrics import DESCRIPTIONS, TRAINING_DESCRIPTIONS, check_tunable
+from hdvae.network.dropout import Dropout
 from hdvae.network.wiring import WIRINGS, Node
 from hdvae.training.snapshot import trained_model
 from hdvae.training.state import Means
@@ -136,7 +137,7 @@ def test_steps_have_different_noise_and_dropout():
 def test_steps_have_different_dropout():
     """The first dropout of the network sees nothing random but its own mask."""
     state, masks = fresh(experiment_of(learning_rate=1e-30, memory_learning_rate=1e-30)), []
-    first = next(module for module in state.model.level(1).up.modules() if isinstance(module, torch.nn.Dropout))
+    first = next(module for module in state.model.level(1).up.modules() if isinstance(module, Dropout))
     first.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
     for _ in range(2):
         train_step(state, batch())
