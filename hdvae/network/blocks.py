@@ -1,8 +1,10 @@
 """The deterministic parts of the network (paper, appendix A), convolutional or fully connected.
 
-Every connection is a resampling map followed by gated residual blocks. Their maps have weight normalisation (Salimans
-and Kingma 2016), and every block has dropout. The maps to and from the latent variables, and to the pixels, are linear.
-A `Trunk` builds the parts from which `hdvae.network.model` is composed, so that the model is independent of their kind.
+Every connection is gated residual blocks, after a resampling map where the shape of the features changes. Where it does
+not, there is no map, which would cut the residual stream between the levels. With `weight_norm`, all these maps have
+weight normalisation (Salimans and Kingma 2016); every block has dropout. The maps to and from the latent variables, and
+to the pixels, are linear. A `Trunk` builds the parts from which `hdvae.network.model` is composed, so that the model is
+independent of their kind.
 Level 0 has the resolution of the image.
 
 Shape letters: B batch, H and W height and width of the images.
@@ -103,20 +105,15 @@ class Trunk(Protocol):
         ...
 
 
-def _generative(config: ModelConfig, map_: Map, *, normalised: bool) -> nn.Module:
-    """A map of the generative network: a contraction with `decoder: lipschitz`, else unconstrained.
-
-    Args:
-        config: the settings of the network.
-        map_: the map.
-        normalised: whether an unconstrained map has weight normalisation.
-    """
-    if config.decoder == "lipschitz":
-        return contraction(map_)
-    return _normalised(map_) if normalised else map_
+def _generative(config: ModelConfig, map_: Map) -> nn.Module:
+    """A map of the generative network: a contraction with `decoder: lipschitz`, else unconstrained."""
+    return contraction(map_) if config.decoder == "lipschitz" else map_
 
 
-def _normalised(map_: nn.Module) -> nn.Module:
+def _normalised(config: ModelConfig, map_: nn.Module) -> nn.Module:
+    """A map with weight normalisation, if the network has it."""
+    if not config.normalises_weights:
+        return map_
     module: nn.Module = weight_norm(map_, dim=1 if isinstance(map_, nn.ConvTranspose2d) else 0)
     return module
 
@@ -136,30 +133,32 @@ class DenseTrunk:
         """(width,) at every level."""
         return (self.config.width,)
 
+    def _linear(self, inputs: int, outputs: int) -> nn.Module:
+        return _normalised(self.config, nn.Linear(inputs, outputs))
+
     def _blocks(self) -> list[nn.Module]:
         w = self.config.width
         return [
-            GatedResidual(weight_norm(nn.Linear(w, w)), weight_norm(nn.Linear(w, 2 * w)), self.config.dropout)
+            GatedResidual(self._linear(w, w), self._linear(w, 2 * w), self.config.dropout)
             for _ in range(self.config.depth)
         ]
 
     def up(self, level: int) -> nn.Module:
-        """Linear map, then blocks; the image is flattened first."""
-        inputs = self.pixels if level == 1 else self.config.width
-        return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(inputs, self.config.width)), *self._blocks())
+        """Blocks; at level 1 the image is flattened, and a linear map comes first."""
+        entry = [nn.Flatten(), self._linear(self.pixels, self.config.width)] if level == 1 else []
+        return nn.Sequential(*entry, *self._blocks())
 
     def down(self, level: int) -> nn.Module:
-        """Linear map, then blocks."""
-        w = self.config.width
-        entry = _generative(self.config, nn.Linear(w, w), normalised=True)
+        """Blocks."""
         if self.config.decoder == "free":
-            return nn.Sequential(entry, *self._blocks())
+            return nn.Sequential(*self._blocks())
+        w = self.config.width
         blocks = [ContractiveResidual(nn.Linear(w, w), self.config.dropout) for _ in range(self.config.depth)]
-        return nn.Sequential(entry, *blocks)
+        return nn.Sequential(*blocks)
 
     def merge(self, level: int) -> nn.Module:
         """ELU and a linear map."""
-        return nn.Sequential(nn.ELU(), weight_norm(nn.Linear(2 * self.config.width, self.config.width)))
+        return nn.Sequential(nn.ELU(), self._linear(2 * self.config.width, self.config.width))
 
     def posterior(self, level: int, size: int) -> nn.Module:
         """ELU and a linear map."""
@@ -167,7 +166,7 @@ class DenseTrunk:
 
     def prior(self, level: int, size: int) -> nn.Module:
         """ELU and a linear map."""
-        return nn.Sequential(nn.ELU(), _generative(self.config, nn.Linear(self.config.width, size), normalised=False))
+        return nn.Sequential(nn.ELU(), _generative(self.config, nn.Linear(self.config.width, size)))
 
     def expand_up(self, level: int, size: int) -> nn.Module:
         """A linear map."""
@@ -175,11 +174,11 @@ class DenseTrunk:
 
     def expand_down(self, level: int, size: int) -> nn.Module:
         """A linear map."""
-        return _generative(self.config, nn.Linear(size, self.config.width), normalised=False)
+        return _generative(self.config, nn.Linear(size, self.config.width))
 
     def logits(self) -> nn.Module:
         """ELU and a linear map, as an image."""
-        last = _generative(self.config, nn.Linear(self.config.width, self.pixels), normalised=False)
+        last = _generative(self.config, nn.Linear(self.config.width, self.pixels))
         return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Unflatten(1, self.image))
 
 
@@ -216,8 +215,7 @@ class ConvTrunk:
         return (self.config.width, *self.sizes[level])
 
     def _conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        conv: nn.Module = weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2))
-        return conv
+        return _normalised(self.config, nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2))
 
     def _blocks(self, kernel: int) -> list[nn.Module]:
         w = self.config.width
@@ -227,22 +225,28 @@ class ConvTrunk:
         ]
 
     def up(self, level: int) -> nn.Module:
-        """Strided convolution, then blocks."""
-        inputs = 1 if level == 1 else self.config.width
-        kernel = self.kernels[level - 1]
-        entry = self._conv(inputs, self.config.width, kernel, self.strides[level - 1])
-        image = [nn.Unflatten(1, (1, self.sizes[0][0]))] if level == 1 else []
-        return nn.Sequential(*image, entry, *self._blocks(kernel))
+        """A convolution if the channels or the resolution change, then blocks."""
+        w, kernel, stride = self.config.width, self.kernels[level - 1], self.strides[level - 1]
+        if level == 1:
+            image = nn.Unflatten(1, (1, self.sizes[0][0]))
+            return nn.Sequential(image, self._conv(1, w, kernel, stride), *self._blocks(kernel))
+        entry = [self._conv(w, w, kernel, stride)] if stride > 1 else []
+        return nn.Sequential(*entry, *self._blocks(kernel))
 
     def down(self, level: int) -> nn.Module:
-        """Transposed convolution, then blocks."""
+        """A transposed convolution if the resolution changes, then blocks."""
+        w, kernel = self.config.width, self.kernels[level]
+        entry = [self._enlarge(level)] if self.strides[level] > 1 else []
+        if self.config.decoder == "free":
+            return nn.Sequential(*entry, *self._blocks(kernel))
+        inner = [nn.Conv2d(w, w, kernel, padding=kernel // 2) for _ in range(self.config.depth)]
+        return nn.Sequential(*entry, *[ContractiveResidual(map_, self.config.dropout) for map_ in inner])
+
+    def _enlarge(self, level: int) -> nn.Module:
         w, kernel = self.config.width, self.kernels[level]
         map_ = nn.ConvTranspose2d(w, w, kernel, self.strides[level], padding=kernel // 2)
-        entry = UpSample(_generative(self.config, map_, normalised=True), self.sizes[level])
-        if self.config.decoder == "free":
-            return nn.Sequential(entry, *self._blocks(kernel))
-        inner = [nn.Conv2d(w, w, kernel, padding=kernel // 2) for _ in range(self.config.depth)]
-        return nn.Sequential(entry, *[ContractiveResidual(map_, self.config.dropout) for map_ in inner])
+        free = self.config.decoder == "free"
+        return UpSample(_normalised(self.config, map_) if free else contraction(map_), self.sizes[level])
 
     def merge(self, level: int) -> nn.Module:
         """ELU and a 1 × 1 convolution."""
@@ -255,7 +259,7 @@ class ConvTrunk:
     def prior(self, level: int, size: int) -> nn.Module:
         """ELU, flattened, and a linear map."""
         map_ = nn.Linear(math.prod(self.feature_shape(level)), size)
-        return nn.Sequential(nn.ELU(), nn.Flatten(), _generative(self.config, map_, normalised=False))
+        return nn.Sequential(nn.ELU(), nn.Flatten(), _generative(self.config, map_))
 
     def expand_up(self, level: int, size: int) -> nn.Module:
         """A linear map to all positions."""
@@ -265,12 +269,12 @@ class ConvTrunk:
     def expand_down(self, level: int, size: int) -> nn.Module:
         """A linear map to all positions."""
         shape = self.feature_shape(level)
-        map_ = _generative(self.config, nn.Linear(size, math.prod(shape)), normalised=False)
+        map_ = _generative(self.config, nn.Linear(size, math.prod(shape)))
         return nn.Sequential(map_, nn.Unflatten(1, shape))
 
     def logits(self) -> nn.Module:
         """ELU and a 1 × 1 convolution to one channel, as an image."""
-        last = _generative(self.config, nn.Conv2d(self.config.width, 1, 1), normalised=False)
+        last = _generative(self.config, nn.Conv2d(self.config.width, 1, 1))
         return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Flatten(1, 2))
 
 

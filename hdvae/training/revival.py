@@ -10,7 +10,7 @@ from torch import Tensor
 from hdvae.latents.layers import MemoryLayer
 from hdvae.network.model import HDVAE
 from hdvae.network.wiring import Node
-from hdvae.randomness.noise import generator
+from hdvae.randomness.noise import NoiseSource
 from hdvae.training.optimizer import Adamax
 
 
@@ -42,8 +42,8 @@ class _Fresh:
 
     def like(self, rows: Tensor, what: str) -> Tensor:
         purpose = f"revived {what} {self._node.level} {self._node.direction}"
-        source = generator(rows.device, self._seed, purpose, self._step)
-        return torch.randn(rows.shape, dtype=rows.dtype, device=rows.device, generator=source)
+        source = NoiseSource.at(rows.device, rows.dtype, len(rows), seed=self._seed, purpose=purpose, step=self._step)
+        return source.normal(*rows.shape[1:])
 
 
 def _revive_layer(layer: MemoryLayer, optimizer: Adamax, dead_NK: Tensor, fresh: _Fresh) -> None:

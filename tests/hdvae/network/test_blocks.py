@@ -13,13 +13,14 @@ from hdvae.network.blocks import ConvTrunk, DenseTrunk, GatedResidual, trunk
 from hdvae.network.dropout import Dropout, dropping
 from tests.hdvae.oracle import source
 
+CONVOLUTIONS = nn.Conv2d | nn.ConvTranspose2d
 IMAGES = [(28, 28), (7, 5), (1, 1), (2, 9)]
 every_trunk = pytest.mark.parametrize("blocks", ["conv", "dense"])
 
 
-def config_of(blocks="conv", depth=1, dropout=0.0, layers=None):
+def config_of(blocks="conv", depth=1, dropout=0.0, layers=None, **settings):
     layers = layers or [LayerConfig(variables=1)] * 3
-    return ModelConfig(blocks=blocks, width=3, depth=depth, dropout=dropout, layers=tuple(layers))
+    return ModelConfig(blocks=blocks, width=3, depth=depth, dropout=dropout, layers=tuple(layers), **settings)
 
 
 def make(blocks, image=(7, 5), **settings):
@@ -91,12 +92,48 @@ def test_dropout_acts_in_connections_and_in_training_only(blocks):
         assert torch.equal(part(value), part(value))
 
 
+def normalised_maps(build):
+    """How many maps of the connections and merges have weight normalisation, and how many there are."""
+    connections = (build.up(1), build.up(2), build.down(0), build.down(1), build.merge(1))
+    maps = [m for part in connections for m in part.modules() if isinstance(m, nn.Linear | CONVOLUTIONS)]
+    return sum(parametrize.is_parametrized(map_, "weight") for map_ in maps), len(maps)
+
+
+@pytest.mark.parametrize(("blocks", "default"), [("conv", True), ("dense", False)])
+def test_weight_normalisation_is_an_option(blocks, default):
+    for weight_norm, expected in ((None, default), (True, True), (False, False)):
+        normalised, all_ = normalised_maps(make(blocks, weight_norm=weight_norm))
+        assert normalised == (all_ if expected else 0)
+
+
+@pytest.mark.parametrize("decoder", ["free", "lipschitz"])
 @every_trunk
-def test_connections_and_merges_have_weight_normalisation(blocks):
+def test_a_connection_starts_with_a_map_only_where_the_shape_changes(blocks, decoder):
+    """With blocks that do nothing, such a connection is the identity: nothing cuts the stream of features."""
+    build = make(
+        blocks, decoder=decoder, weight_norm=False, layers=[LayerConfig(variables=1, stride=s) for s in (2, 1, 1)]
+    )
+    for part, level in ((build.up(2), 1), (build.up(3), 2), (build.down(1), 2), (build.down(2), 3)):
+        assert len(list(part.children())) == build.config.depth
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter.zero_()
+        value = features(build, level)
+        assert torch.equal(part(value), value)
+
+
+def test_connections_of_another_resolution_start_with_a_map():
+    build = make("conv", layers=[LayerConfig(variables=1, stride=2)] * 3)
+    for part in (build.up(1), build.up(2), build.up(3), build.down(0), build.down(1), build.down(2)):
+        assert not isinstance(next(part.children()), GatedResidual)
+
+
+@every_trunk
+def test_weight_normalisation_of_connections_and_merges(blocks):
     """‖w‖ of each output is a parameter of its own, and starts at the norm of the direction."""
-    build = make(blocks)
+    build = make(blocks, weight_norm=True)
     for part in (build.up(1), build.up(2), build.down(0), build.down(1), build.merge(1)):
-        maps = [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+        maps = [m for m in part.modules() if isinstance(m, nn.Linear | CONVOLUTIONS)]
         assert maps
         for map_ in maps:
             assert parametrize.is_parametrized(map_, "weight")
