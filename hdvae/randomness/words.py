@@ -47,13 +47,14 @@ class Stream:
         """The words at the positions first … first + count − 1, (count,), as signed integers of 64 bits."""
         begin = (self.start + first * self.increment) % WORD
         if device.type == "cpu":
-            return torch.from_numpy(_by_numpy(begin, self.increment, count).view(np.int64))
+            return _by_numpy(begin, self.increment, count)
         return _by_torch(begin, self.increment, count, device)
 
 
-def _by_numpy(begin: int, increment: int, count: int) -> np.ndarray:
+def _by_numpy(begin: int, increment: int, count: int) -> Tensor:
     """Mix(begin + p γ) for 0 ≤ p < count. NumPy has unsigned integers, and takes half the time of torch."""
-    out = np.empty(count, dtype=np.uint64)
+    made = torch.empty(count, dtype=torch.int64)
+    out = made.numpy().view(np.uint64)
     ramp = np.arange(min(count, CHUNK), dtype=np.uint64) * np.uint64(increment)
     spare = np.empty_like(ramp)
     for first in range(0, count, CHUNK):
@@ -65,7 +66,7 @@ def _by_numpy(begin: int, increment: int, count: int) -> np.ndarray:
             np.bitwise_xor(words, shifted, out=words)
             if factor != 1:
                 np.multiply(words, np.uint64(factor), out=words)
-    return out
+    return made
 
 
 def _by_torch(begin: int, increment: int, count: int, device: torch.device) -> Tensor:

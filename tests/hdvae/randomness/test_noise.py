@@ -78,6 +78,13 @@ def test_noise_does_not_touch_the_global_generator():
     assert torch.equal(torch.rand(4), expected)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "gumbel", "normal"])
+def test_noise_of_nothing(kind):
+    assert getattr(at(0), kind)(3).shape == (0, 3)
+    assert getattr(at(3), kind)(2, 0).shape == (3, 2, 0)
+    assert torch.isfinite(getattr(at(1), kind)(1)).all()
+
+
 def test_successive_draws_differ():
     source = at(16)
     assert not torch.equal(source.gumbel(3), source.gumbel(3))
