@@ -129,9 +129,10 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) -> Tensor:
-    """Scale all gradients so that their norm, which is given, becomes at most `most`; 1.0 if that changed them, else 0.0.
+    """Scale all gradients so that their norm, which is given, becomes at most `most`.
 
-    The result is 0-dim.
+    Returns:
+        1 if that changed the gradients, else 0; 0-dim, of the type of the norm.
     """
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([entries(p.grad) for p in parameters if p.grad is not None], scale)

@@ -151,7 +151,7 @@ class TrainState:
         return config.revive and after_evaluation and self.step >= config.dead_after
 
     def note_elbo(self, elbo: float) -> None:
-        """Record the ELBO of an evaluation (nats per image), for early stopping. One that is not finite is never best."""
+        """Record the ELBO of an evaluation (nats per image), for early stopping; it is not the best unless it is finite."""
         if self.experiment.training.patience is None:
             return
         if math.isfinite(elbo) and (self.best is None or elbo > self.best.elbo):

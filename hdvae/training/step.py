@@ -50,7 +50,9 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     averaged = _averaged(objective.model, workers)
     norm = total_norm([p.grad for p in parameters if p.grad is not None])
     _check_finite(state, averaged, norm)  # before clipping, which would spread a NaN over all gradients
-    clipped = {} if config.gradient_clip is None else {"clipped": clip_gradients(parameters, config.gradient_clip, norm)}
+    clipped: dict[str, Tensor] = {}
+    if config.gradient_clip is not None:
+        clipped["clipped"] = clip_gradients(parameters, config.gradient_clip, norm)
     learning_rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
     state.step += 1

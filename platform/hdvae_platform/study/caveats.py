@@ -36,6 +36,6 @@ def short_average(decay: float | None, steps: int) -> list[str]:
     if decay is None or steps >= (enough := round(TIME_CONSTANTS / (1 - decay))):
         return []
     return [
-        f"ema: training.ema {decay:g} averages over about {round(1 / (1 - decay)):,} steps, but training has {steps:,}: "
-        f"the evaluated weights include those of early steps; train for {enough:,} steps, or lower training.ema"
+        f"ema: training.ema {decay:g} averages over about {round(1 / (1 - decay)):,} steps, "
+        f"but training has {steps:,}: the evaluated weights include those of early steps; train for {enough:,} steps, or lower training.ema"
     ]

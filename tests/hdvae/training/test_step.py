@@ -14,7 +14,7 @@ from hdvae.objectives.hard_forward import gumbel_rao, reinmax, straight_through
 from hdvae.objectives.objectives import surrogate_objective
 from hdvae.objectives.score_function import log_q, rloo, vimco
 from hdvae.randomness.noise import NoiseSource
-from hdvae.training import step
+from hdvae.training import step as steps
 from hdvae.training.snapshot import Snapshot
 from hdvae.training.step import _backward, train_step
 from tests.hdvae.oracle import CPU
@@ -88,9 +88,9 @@ def test_the_share_of_clipped_steps_is_reported_where_gradients_are_clipped():
     free = fresh(experiment_of())
     limit = sorted(train_step(free, batch())["gradient_norm"].item() for _ in range(5))[2]
     state = fresh(experiment_of(gradient_clip=limit))
-    steps = [train_step(state, batch()) for _ in range(5)]
-    clipped = [one["clipped"].item() for one in steps]
-    assert clipped == [one["gradient_norm"].item() + 1e-6 > limit for one in steps]
+    taken = [train_step(state, batch()) for _ in range(5)]
+    clipped = [one["clipped"].item() for one in taken]
+    assert clipped == [one["gradient_norm"].item() + 1e-6 > limit for one in taken]
     assert 0 < sum(clipped) < 5
     assert "clipped" not in train_step(free, batch())
 
@@ -191,14 +191,14 @@ def test_a_learning_rate_that_is_far_too_high_ends_in_a_step_and_a_quantity(choi
 @pytest.mark.parametrize(("objective", "quantity"), [("relaxed_elbo", "lipschitz_bound"), ("surrogate", "objective")])
 def test_an_objective_that_is_not_finite_while_its_parts_are_is_named(monkeypatch, objective, quantity):
     state = fresh(experiment_of(objective=objective))
-    step_objective = step.step_objective
+    step_objective = steps.step_objective
 
     def not_finite(*inputs):
         found = step_objective(*inputs)
         value = found.model.value * float("inf")
         return replace(found, model=replace(found.model, value=value), relaxed_elbo=value)
 
-    monkeypatch.setattr(step, "step_objective", not_finite)
+    monkeypatch.setattr(steps, "step_objective", not_finite)
     with pytest.raises(NonFinite, match=f"^non-finite {quantity} at step 0$"):
         train_step(state, batch())
 

@@ -348,7 +348,9 @@ def test_an_average_over_more_steps_than_training_has_is_a_caveat():
     assert caveat.startswith("ema: training.ema 0.9999 averages over about 10,000 steps, but training has 1,500: ")
     enough = {**settings, "training.steps": "30000"}
     assert compare(*(run('{"a": 1}', seed, params=enough, elbo=-1.0) for seed in range(2))).caveats == []
-    varied = [run(json.dumps({"training.ema": ema}), 0, params={"training.steps": "1500"}, elbo=-1.0) for ema in (0.9, 0.9999)]
+    varied = [
+        run(json.dumps({"training.ema": ema}), 0, params={"training.steps": "1500"}, elbo=-1.0) for ema in (0.9, 0.9999)
+    ]
     assert [caveat[:24] for caveat in compare(*varied).caveats] == ["ema: training.ema 0.9999"]
 
 

@@ -32,5 +32,7 @@ def test_a_signal_loses_no_step(places, edit, hdvae, start, number):
     again = hdvae("train", file)
     assert again.returncode == 0, again.stderr
     assert f"goes on from step {last}" in again.stdout
-    assert again.stdout.startswith("! ema: training.ema 0.9999 averages over about 10,000 steps, but training has 1,400: ")
+    assert again.stdout.startswith(
+        "! ema: training.ema 0.9999 averages over about 10,000 steps, but training has 1,400: "
+    )
     assert checkpoints.steps()[-1] == 2 * EVERY
