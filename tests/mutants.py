@@ -290,6 +290,34 @@ MUTANTS = [
         "for _, value, count in parts])",
         "tests/hdvae/test_workers.py",
     ),
+    Mutant(
+        "an average without bias correction",
+        "hdvae/training/step.py",
+        "share = (1 - decay) / (1 - decay**state.step)",
+        "share = 1 - decay",
+        "tests/hdvae/training/test_state.py",
+    ),
+    Mutant(
+        "slots reinitialised in the model, not in its average",
+        "hdvae/training/loop.py",
+        "for model in (state.model, state.average):",
+        "for model in (state.model,):",
+        "tests/hdvae/training/test_state.py",
+    ),
+    Mutant(
+        "an evaluation that is not finite is the best",
+        "hdvae/training/state.py",
+        "if math.isfinite(elbo) and (self.best is None or elbo > self.best.elbo):",
+        "if self.best is None or elbo > self.best.elbo:",
+        "tests/hdvae/training/test_state.py",
+    ),
+    Mutant(
+        "free bits of 0 clip negative estimates",
+        "hdvae/objectives/objectives.py",
+        "return freebits if freebits > 0 else -math.inf",
+        "return freebits",
+        "tests/hdvae/objectives/test_objectives.py",
+    ),
 ]
 
 

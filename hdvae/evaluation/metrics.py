@@ -47,6 +47,7 @@ TRAINING_DESCRIPTIONS = {
     "freebits": "λ, nats for each layer",
     "learning_rate": "learning rate of all parameters except the memory values",
     "gradient_norm": "norm of the whole gradient before clipping",
+    "clipped": "the share of steps whose gradient was clipped; only with `training.gradient_clip`",
 }
 """The metrics under `train/`: means since the last report. For each memory there are also `slots_used/layer_i`, the
 number of slots used so far, and `dead_slots/layer_i`, the number of slots not used in the last `training.dead_after`

@@ -26,6 +26,8 @@ MOST_DRAWS = 1024
 """Largest number of classes drawn for one sampled top-m read."""
 LEAST_TAU = 1e-6
 """Smallest temperature; below it a relaxed sample equals a hard one in single precision."""
+MOST_RATE = 1e30
+"""Largest learning rate; far above it an update is not finite in single precision."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -143,12 +145,12 @@ class TrainingConfig(Config):
     """Number of images in a step, summed over all workers."""
     temperature: TemperatureSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
     """A schedule; or `learned`: one τ for each layer, trained with the gradient of the relaxed ELBO."""
-    temperature_start: Annotated[float, Field(gt=0)] = 0.5
+    temperature_start: Annotated[float, Field(ge=LEAST_TAU)] = 0.5
     """Initial value of a learned temperature."""
-    temperature_floor: Annotated[float, Field(gt=0)] = 0.05
+    temperature_floor: Annotated[float, Field(ge=LEAST_TAU)] = 0.05
     """Lower limit of a learned temperature."""
     freebits: ScheduleSpec = 2.0
-    """λ, nats for each stochastic layer."""
+    """λ, nats for each stochastic layer; 0 is off."""
     freebits_per: Literal["batch", "image"] = "batch"
     """Whether free bits apply to the mean KL of the batch, or to the KL of every image."""
     kl: KlTreatment = "analytic"
@@ -168,11 +170,12 @@ class TrainingConfig(Config):
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the whole gradient; no clipping by default."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which are then evaluated; no averaging by default."""
+    """Decay of an exponential moving average of the weights, which is then evaluated; no averaging by default. It is
+    bias-corrected: the initial weights do not count."""
     dead_after: Positive = 1000
     """Number of steps without being chosen by q after which a slot counts as dead."""
     revive: bool = False
-    """Whether dead slots are initialised again at each evaluation."""
+    """Whether dead slots are initialised again after each evaluation."""
     patience: Positive | None = None
     """Number of evaluations without a better ELBO after which training stops early and keeps the best weights; by
     default training never stops early."""
@@ -199,6 +202,8 @@ class TrainingConfig(Config):
         for name, spec in schedules.items():
             if name != "freebits" and min(values(spec)) <= 0:
                 raise ValueError(f"{name} must stay above 0")
+            if name.endswith("learning_rate") and max(values(spec)) > MOST_RATE:
+                raise ValueError(f"{name} must not exceed {MOST_RATE:g}")
         if "temperature" in schedules and min(values(schedules["temperature"])) < LEAST_TAU:
             raise ValueError(f"temperature must not fall below {LEAST_TAU:g}")
         if min(values(self.freebits)) < 0:

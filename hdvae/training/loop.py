@@ -97,6 +97,8 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
             if workers.is_first:
                 session.report(state.step, metrics, {"image": kept, **evaluation.per_image}, state.snapshot)
         else:
+            if state.revival_is_due:
+                _revive(state)
             chosen = batch_indices(seed, state.step, config.batch_size, len(images))[share]
             batch = images[torch.from_numpy(chosen).to(device)].to(dtype)
             state.means.add(train_step(state, batch, workers))
@@ -116,12 +118,21 @@ def check_batch(experiment: Experiment, dataset: Dataset, workers: Workers = ALO
 
 
 def _slot_usage(state: TrainState, workers: Workers) -> dict[str, float]:
-    """The metrics of slot usage. With `training.revive`, dead slots are initialised again, except at the end."""
+    """The metrics of slot usage."""
     state.usage.merge(workers)
-    config, step = state.experiment.training, state.step
-    if config.revive and not state.is_over and step >= config.dead_after:
-        revive(state.model, state.optimizer, state.usage.dead(step, config.dead_after), state.seed, step)
-    return state.usage.counts(step, config.dead_after)
+    return state.usage.counts(state.step, state.experiment.training.dead_after)
+
+
+def _revive(state: TrainState) -> None:
+    """Initialise dead slots again, in the model and in its average.
+
+    This happens after the report, so that the snapshot has the weights that were evaluated. A run that resumes from it
+    does the same. The usage was merged for the report.
+    """
+    dead = state.usage.dead(state.step, state.experiment.training.dead_after)
+    for model in (state.model, state.average):
+        if model is not None:
+            revive(model, state.optimizer, dead, state.seed, state.step)
 
 
 def _stop(state: TrainState, session: Session) -> NoReturn:

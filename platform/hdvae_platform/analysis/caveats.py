@@ -13,8 +13,9 @@ from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import is_test
-from hdvae_platform.analysis.run_settings import evaluation_on_test
+from hdvae_platform.analysis.run_settings import evaluation_on_test, setting
 from hdvae_platform.analysis.trends import Trend
+from hdvae_platform.study.caveats import short_average
 from hdvae_platform.study.space import PRESET
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Param, Tag
@@ -58,7 +59,7 @@ def caveats_of_runs(
     all_runs = [*runs, *(run for one in confirmed for run in one.runs)]
     caveats = [*_missing_values(compared, metrics), *_different_seeds(compared), *_pooled(compared)]
     caveats += [*mixed_code(all_runs), *_mixed(all_runs, "data", checksum)]
-    caveats += [*_different_evaluations(all_runs, metrics), *_different_studies(compared)]
+    caveats += [*_different_evaluations(all_runs, metrics), *_different_studies(compared), *_short_averages(all_runs)]
     return [*caveats, *_incomplete_confirmations(confirmed)]
 
 
@@ -259,6 +260,12 @@ def _different_studies(compared: Sequence[Arm]) -> Iterable[str]:
         more = [f"and {len(differing) - MAX_LISTED} more"] if len(differing) > MAX_LISTED else []
         settings = "; ".join([*listed, *more])
         yield f"studies differ also in settings that are not shown ({' | '.join(by_study)}): {settings}"
+
+
+def _short_averages(runs: Sequence[TrackedRun]) -> Iterable[str]:
+    """The caveats about averages of weights that cover the whole training, each once."""
+    averages = dict.fromkeys((setting(run, "training.ema"), setting(run, "training.steps")) for run in runs)
+    return [caveat for decay, steps in averages if decay is not None for caveat in short_average(decay, steps)]
 
 
 def _in_label(path: str, arm: Arm) -> bool:

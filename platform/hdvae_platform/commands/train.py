@@ -16,6 +16,7 @@ from hdvae_platform.running.live_display import printing
 from hdvae_platform.running.single_run import train_one
 from hdvae_platform.store.images import image_shape
 from hdvae_platform.store.places import Places
+from hdvae_platform.study.caveats import caveats_of_experiment
 from hdvae_platform.study.file import load_study, preset_study
 from hdvae_platform.study.study import Study
 
@@ -52,6 +53,8 @@ def train(
         )
         return
     with printing(sys.stderr if as_json else sys.stdout, plain=as_json) as echo:
+        for caveat in caveats_of_experiment(study.experiment):
+            echo(f"! {caveat}")
         done = train_one(study.name, study.experiment, seed, places, echo)
     if as_json:
         document = {"run": done.run_id, "handle": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}

@@ -342,6 +342,18 @@ def test_infinite_and_huge_values_are_no_numbers_of_a_table():
     assert max(map(len, as_text(shown).splitlines())) < 120
 
 
+def test_an_average_over_more_steps_than_training_has_is_a_caveat():
+    settings = {"training.ema": "0.9999", "training.steps": "1500"}
+    (caveat,) = compare(*(run('{"a": 1}', seed, params=settings, elbo=-1.0) for seed in range(2))).caveats
+    assert caveat.startswith("ema: training.ema 0.9999 averages over about 10,000 steps, but training has 1,500: ")
+    enough = {**settings, "training.steps": "30000"}
+    assert compare(*(run('{"a": 1}', seed, params=enough, elbo=-1.0) for seed in range(2))).caveats == []
+    varied = [
+        run(json.dumps({"training.ema": ema}), 0, params={"training.steps": "1500"}, elbo=-1.0) for ema in (0.9, 0.9999)
+    ]
+    assert [caveat[:24] for caveat in compare(*varied).caveats] == ["ema: training.ema 0.9999"]
+
+
 def test_what_an_arm_pools_is_said():
     """By `a`, b is pooled: where arms have other b's, what looks like a's is b's."""
     alike = [run(json.dumps({"a": a, "b": b}), seed, elbo=-10.0 * b) for a in (1, 2) for b in (1, 2) for seed in (0, 1)]

@@ -103,6 +103,16 @@ def test_check_starts_nothing(capsys, places, study_file):
     assert (document["trials"], document["runs"], len(document["arms"])) == (3, 6, 3)
 
 
+def test_check_says_that_an_average_is_longer_than_training(capsys, places, study_file, edit):
+    edit({"experiment/training/ema": 0.9999})
+    assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
+    caveat = "ema: training.ema 0.9999 averages over about 10,000 steps, but training has 20: the evaluated weights"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"! {caveat}")
+    assert run(["study", "check", str(study_file), "--home", str(places.home), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["caveats"]
+    assert found.startswith(caveat)
+
+
 def test_check_counts_confirmations_and_hours(capsys, places, study_file, edit):
     edit({"confirm": {"top": 2, "seeds": 4}, "search": {"hours": 1.5}})
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0

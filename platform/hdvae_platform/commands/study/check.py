@@ -14,6 +14,7 @@ from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
+from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.study import Study
 
@@ -34,10 +35,11 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     from hdvae_platform.running.estimate import estimate
 
     cost = estimate(study, places)
+    caveats = caveats_of_study(study)
     if as_json:
-        click.echo(json.dumps(cost.plain(), indent=1))
+        click.echo(json.dumps({**cost.plain(), "caveats": caveats}, indent=1))
     else:
-        click.echo("\n".join(_lines(study, cost)))
+        click.echo("\n".join([*_lines(study, cost), *(f"! {caveat}" for caveat in caveats)]))
 
 
 def _lines(study: Study, cost: Estimate) -> list[str]:
