@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from hdvae.errors import PeerLost
 from hdvae.latents.sparse_reads import rows_once
-from hdvae.randomness.shares import BLOCK
 
 T = TypeVar("T")
 
@@ -48,10 +47,9 @@ class Workers:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """The images out of `count` that belong to this worker: consecutive whole blocks, possibly none."""
-        blocks = -(-count // BLOCK)
-        first, last = (blocks * rank // self.size for rank in (self.rank, self.rank + 1))
-        return slice(min(first * BLOCK, count), min(last * BLOCK, count))
+        """The images out of `count` that belong to this worker: consecutive ones, possibly none."""
+        first, last = (count * rank // self.size for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The means of tensors over the workers, with the same shapes and types, without graphs."""

@@ -26,9 +26,8 @@ from hdvae.network.samplers import Temperature, hard, relaxed
 from hdvae.network.terms import Terms
 from hdvae.objectives.objectives import expected_log_weight
 from hdvae.randomness.noise import NoiseSource
-from hdvae.randomness.shares import BLOCK
 
-ROWS = 64 * BLOCK
+ROWS = 1024
 """Number of images × samples that go through the network at once."""
 Columns = dict[str, Tensor]
 """Per-image values by name, each (images,), float64, nats unless the metric says otherwise."""
@@ -81,7 +80,7 @@ def measure(
         draws: M, the number of noise draws for each image.
         seed: the seed of the noise.
         grade: the kind of κ in the Lipschitz bounds.
-        start: the index of the first image, a multiple of `BLOCK`. The noise of an image is a function of its index.
+        start: the index of the first image. The noise of an image is a function of its index.
 
     Raises:
         BoundViolated: a draw is above its certified bound.

@@ -32,6 +32,7 @@ from hdvae.experiment.experiment import RaceConfig
 from hdvae.latents.distributions import Categorical
 from hdvae.latents.exponential_integral import SLACK, ExponentialIntegral
 from hdvae.latents.inversion import draw_classes
+from hdvae.randomness.noise import NoiseSource
 
 REPEATED_SCORE = -1e30
 """Score of a draw that repeats a class; its weight is 0 at any temperature."""
@@ -187,9 +188,8 @@ def expected_drop(classes: int, tau: float, arrivals: int) -> float:
     """Mean of `Arrivals.dropped_share` after m arrivals of K equally likely classes, the worst case."""
     if arrivals >= classes:
         return 0.0
-    generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(SEQUENCES, arrivals, dtype=torch.float64, generator=generator)
-    log_times = _arrival_times(uniform).log()
+    source = NoiseSource.at(torch.device("cpu"), torch.float64, SEQUENCES, seed=0, purpose="expected drop", step=0)
+    log_times = _arrival_times(source.uniform(arrivals)).log()
     first, last = log_times[:, :1], log_times[:, -1]
     pi, counted = torch.full_like(log_times, 1 / classes), torch.ones_like(log_times, dtype=torch.bool)
     arrived = Arrivals((first - log_times) / tau, pi, counted, last)

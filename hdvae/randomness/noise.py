@@ -8,8 +8,8 @@ The definition, in three steps:
 
 1. (seed, purpose, step) is the name of a `NoiseSource`, whose key is a 128-bit hash of the name. The key determines a
    stream of 64-bit words, one for each position (`hdvae.randomness.words`).
-2. Draw c = 0, 1, … of a source begins at position c · 2⁴⁰. If an image needs n words in it, image i of the batch has the
-   words i n … (i + 1) n − 1.
+2. Draw c = 0, 1, … of a source begins at position c · 2⁴⁰. If an image needs n words in it, image i of the batch has
+   the words i n … (i + 1) n − 1.
 3. The words of an image are cut into integers, the lowest bits first: 64 bits each for noise in double precision, 32 in
    single precision, 16 for chances. An integer whose lowest 63 (31) bits are k gives the fraction (k + ½)/2⁶³ (2³¹),
    rounded in the precision of the noise, to a number below 1.

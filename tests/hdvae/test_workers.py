@@ -12,7 +12,7 @@ from hdvae.errors import BoundViolated, InputError, Interrupted, NonFinite, Peer
 from hdvae.evaluation.evaluation import evaluate
 from hdvae.experiment.experiment import EvaluationConfig
 from hdvae.network.dropout import Dropout
-from hdvae.randomness.shares import BLOCK, check_shares
+from hdvae.randomness.shares import check_shares
 from hdvae.training.loop import train
 from hdvae.training.state import TrainState
 from hdvae.training.step import train_step
@@ -21,7 +21,7 @@ from tests.hdvae.training.sessions import Memory, experiment_of, toy
 
 CPU = torch.device("cpu")
 SIZE = 2
-BATCH = 2 * SIZE * BLOCK
+BATCH = 22  # shares of 11 images
 COMMON = {"dropout": 0.2, "batch_size": BATCH, "steps": 50, "temperature": ((0, 0.9), (50, 0.3))}
 CHOICES = {
     "free bits": {"freebits": 0.08},
@@ -61,7 +61,7 @@ def trained(workers, choice, dtype=torch.float64, latest=None, end_at=()):
 
 
 def dataset():
-    """More validation images than a block, and not whole blocks of them."""
+    """More validation images than a worker takes at once, and an odd number of training images."""
     return toy(100, valid=40)
 
 
@@ -119,14 +119,14 @@ def contradicted(workers):
 
 def uneven(workers):
     with pytest.raises(InputError) as caught:
-        train(experiment_of(batch_size=BATCH + 16), dataset(), 3, Together(workers), CPU)
+        train(experiment_of(batch_size=BATCH + 1), dataset(), 3, Together(workers), CPU)
     return str(caught.value)
 
 
 def few_images(workers):
-    """Fewer blocks than workers: one of them has nothing to do."""
+    """Fewer images than workers: one of them has nothing to do."""
     model = TrainState.fresh(experiment_of(), (4, 3), 3, CPU).model.double()
-    images = torch.from_numpy(dataset().images("valid")[:5])
+    images = torch.from_numpy(dataset().images("valid")[:1])
     config = EvaluationConfig(draws=2, samples=3, tau=(0.5,))
     return evaluate(model, images, config, 3, importance=True, workers=workers)
 
@@ -247,10 +247,10 @@ def test_a_fault_of_one_is_raised_on_all(several):
 
 
 def test_a_batch_that_cannot_be_shared(several):
-    text = f"training.batch_size is {BATCH + 16}, but 2 workers need a multiple of 32: take {BATCH} or {BATCH + 32}"
+    text = f"training.batch_size is {BATCH + 1}, but 2 workers need a multiple of 2: take {BATCH} or {BATCH + 2}"
     assert several[0]["faults"]["uneven"] == several[1]["faults"]["uneven"] == text
-    with pytest.raises(InputError, match=r"take 48$"):
-        check_shares(16, 3)
+    with pytest.raises(InputError, match=r"take 3$"):
+        check_shares(2, 3)
     check_shares(17, 1)
 
 
@@ -268,12 +268,11 @@ def test_two_workers_drop_what_one_drops(several):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [0, 5, 16, 40, 96, 1000])
-def test_shares_are_whole_blocks_in_order_and_all_of_them(size, count):
+def test_shares_are_all_images_in_order_and_equal_within_one(size, count):
     shares = [Workers(rank, size).share(count) for rank in range(size)]
     assert [i for share in shares for i in range(count)[share]] == list(range(count))
-    assert all(share.start % BLOCK == 0 for share in shares if share.start < share.stop)
     sizes = [share.stop - share.start for share in shares]
-    assert max(sizes) - min(sizes) <= 2 * BLOCK
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_one_worker_needs_no_process_group():

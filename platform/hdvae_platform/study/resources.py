@@ -37,15 +37,15 @@ class ResourcesConfig(Config):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrent: Annotated[int, Field(ge=1)] = 2
     elastic: ElasticConfig | None = None
-    """Instead of `workers`: the number of workers then depends on the room, and with it the noise of dropout."""
+    """Instead of `workers`: the number of workers then depends on the room, and with it the rounding of sums."""
 
     @field_validator("workers", mode="before")
     @classmethod
     def _is_fixed(cls, workers: Any) -> Any:
         if isinstance(workers, list | dict | str):
             raise ValueError(
-                f"{json.dumps(workers)} is not a number: the number of workers changes the dropout noise, and a study "
-                "compares runs under equal noise; to allow it all the same, write elastic: {least: 1, most: 4}"
+                f"{json.dumps(workers)} is not a number: the number of workers changes how sums are rounded, and a "
+                "study compares runs that differ in nothing else; to allow it, write elastic: {least: 1, most: 4}"
             )
         return workers
 

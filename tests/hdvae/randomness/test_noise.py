@@ -16,7 +16,6 @@ from scipy.stats import binomtest, kstest, norm
 import hdvae.randomness.noise
 from hdvae.randomness.noise import NoiseSource, batch_indices
 from hdvae.randomness.seeds import derive
-from hdvae.randomness.shares import BLOCK
 from tests.hdvae.oracle import assert_mean
 
 CPU = torch.device("cpu")
@@ -56,26 +55,18 @@ def test_a_worker_draws_its_rows_of_the_whole_batch(dtype):
     assert torch.equal(numbers(at(16, first=80, dtype=dtype)), whole[80:])
 
 
-@given(st.integers(1, 6), st.data())
-def test_any_split_into_blocks_gives_the_same_noise(blocks, data):
-    whole = numbers(at(blocks * BLOCK))
-    cuts = sorted(data.draw(st.sets(st.integers(1, blocks), max_size=blocks)) | {0, blocks})
-    shares = [numbers(at((b - a) * BLOCK, first=a * BLOCK)) for a, b in itertools.pairwise(cuts)]
+@given(st.integers(1, 60), st.data())
+def test_any_split_gives_the_same_noise(count, data):
+    whole = numbers(at(count))
+    cuts = sorted(data.draw(st.sets(st.integers(1, count), max_size=count)) | {0, count})
+    shares = [numbers(at(b - a, first=a)) for a, b in itertools.pairwise(cuts)]
     assert torch.equal(torch.cat(shares), whole)
 
 
-def test_a_batch_that_is_no_multiple_of_the_block():
-    whole = numbers(at(BLOCK + 5))
-    assert whole.shape[0] == BLOCK + 5
-    assert torch.equal(whole[:BLOCK], numbers(at(BLOCK)))
-    assert torch.equal(whole[BLOCK:], numbers(at(5, first=BLOCK)))
-    assert torch.isfinite(whole).all()
-
-
-def test_noise_is_a_function_of_seed_purpose_step_and_block():
-    base = numbers(at(BLOCK))
-    assert torch.equal(base, numbers(at(BLOCK)))
-    for other in (at(BLOCK, seed=2), at(BLOCK, purpose="evaluation"), at(BLOCK, step=8), at(BLOCK, first=BLOCK)):
+def test_noise_is_a_function_of_seed_purpose_step_and_image():
+    base = numbers(at(16))
+    assert torch.equal(base, numbers(at(16)))
+    for other in (at(16, seed=2), at(16, purpose="evaluation"), at(16, step=8), at(16, first=16)):
         assert not torch.isclose(base, numbers(other)).any(1).all()
 
 
@@ -88,7 +79,7 @@ def test_noise_does_not_touch_the_global_generator():
 
 
 def test_successive_draws_differ():
-    source = at(BLOCK)
+    source = at(16)
     assert not torch.equal(source.gumbel(3), source.gumbel(3))
 
 
@@ -240,7 +231,7 @@ def test_order_depends_on_the_seed_and_the_epoch():
     assert batch_indices(0, 0, 50, 50).dtype == np.int64
 
 
-@pytest.mark.parametrize("kind", ["gumbel", "normal"])
+@pytest.mark.parametrize("kind", ["uniform", "gumbel", "normal"])
 def test_the_noise_of_an_image_does_not_depend_on_how_many_follow(kind):
     def noise(count):
         source = NoiseSource.at(torch.device("cpu"), torch.float32, count, seed=0, purpose="t", step=0)

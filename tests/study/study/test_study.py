@@ -139,7 +139,7 @@ BAD = [
     ({"resources": {"workers": "auto"}}, ["resources.workers", "is not a number"]),
     ({"resources": {"workers": 2, "elastic": {"most": 4}}}, ["resources", "either workers or elastic"]),
     ({"resources": {"elastic": {"least": 4, "most": 2}}}, ["resources.elastic", "most is 2, but least is 4"]),
-    ({"resources": {"elastic": {"least": 3, "most": 4}}}, ["batch_size is 16", "3 workers need a multiple of 48"]),
+    ({"resources": {"elastic": {"least": 3, "most": 4}}}, ["batch_size is 16", "multiple of 3: take 15 or 18"]),
     ({"name": "../up"}, ["name", "pattern"]),
     ({"claim": None}, ["claim is missing"]),
 ]

@@ -99,17 +99,17 @@ def test_more_workers_than_the_machine_has_and_a_batch_they_cannot_share(edit, h
     many = {"workers": 1000, "concurrent": 1}
     done = hdvae("study", "run", edit({**SMALL, "experiment/training/batch_size": 32, "resources": many}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "training.batch_size is 32, but 1000 workers need a multiple of 16000: take 16000" in done.stderr
+    assert "training.batch_size is 32, but 1000 workers need a multiple of 1000: take 1000" in done.stderr
     done = hdvae("study", "run", edit({"resources": {**TWO, "cpus_per_worker": 1000}}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "a run needs 2 × 1000 CPU, but the cluster has" in done.stderr
 
 
 def test_a_batch_size_of_the_space_is_checked_as_well(edit, hdvae):
-    sizes = {"training.batch_size": {"choices": [32, 48]}}
+    sizes = {"training.batch_size": {"choices": [32, 33]}}
     done = hdvae("study", "check", edit({**SMALL, "space": sizes}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "training.batch_size is 48, but 2 workers need a multiple of 32: take 32 or 64" in done.stderr
+    assert "training.batch_size is 33, but 2 workers need a multiple of 2: take 32 or 34" in done.stderr
 
 
 @pytest.mark.parametrize(
