@@ -1,1 +1,1 @@
-"""Random numbers as functions of the seed, their purpose, the step and the block of images."""
+"""Random numbers as functions of the seed, their purpose, the step and the image."""
