@@ -119,9 +119,9 @@ def _slot_usage(state: TrainState, workers: Workers) -> dict[str, float]:
     """The metrics of slot usage. With `training.revive`, dead slots are initialised again, except at the end."""
     state.usage.merge(workers)
     config, step = state.experiment.training, state.step
-    if config.revive and not state.is_over and step >= config.dead_after:
-        revive(state.model, state.optimizer, state.usage.dead(step, config.dead_after), state.seed, step)
-    return state.usage.counts(step, config.dead_after)
+    if config.revive and not state.is_over:
+        revive(state.model, state.optimizer, state.usage.dead(step, config), state.seed, step)
+    return state.usage.counts(step, config)
 
 
 def _stop(state: TrainState, session: Session) -> NoReturn:

@@ -1,12 +1,14 @@
 """Which slots are used, dead, and drawn anew."""
 
-import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from hdvae.evaluation.usage import Usage, perplexity
-from hdvae.network.samplers import hard, independent
+from hdvae.evaluation.usage import Usage
+from hdvae.experiment.experiment import TrainingConfig
+from hdvae.latents.distributions import Draw
+from hdvae.network.samplers import hard, independent, relaxed
 from hdvae.training.optimizer import Adamax, Group
 from hdvae.training.revival import revive
 from hdvae.workers import ALONE
@@ -20,7 +22,7 @@ def model_of(**changes):
 
 def terms_of(model, seed=0, sampler=hard):
     images = some_images(20)
-    noise = model.noise if sampler is hard else model.hard_noise
+    noise = model.hard_noise if sampler is independent else model.noise
     return model(images, noise(noise_source(20, seed)), sampler)
 
 
@@ -38,11 +40,61 @@ def test_the_last_use_of_every_slot(reads):
     for name, last in usage.last.items():
         for n, row in enumerate(last.tolist()):
             assert row == [expected.get((name, n, k), 0) for k in range(len(row))]
-    counts = usage.counts(8, 3)
+    config = TrainingConfig(steps=9, batch_size=4, dead_after=1.5)  # a slot of K is dead after 1.5 · K/4 steps
+    counts = usage.counts(8, config)
     for name, last in usage.last.items():
-        assert counts[f"slots_used/{name}"] == (last > 0).sum()
-        assert counts[f"dead_slots/{name}"] == (last < 6).sum()
-    assert all(not dead.any() for dead in usage.dead(2, 3).values()), "nothing is dead before its time"
+        assert counts[f"slots_used/{name}"] == (last > 0).double().sum(1).mean()
+        window = {4: 2, 16: 6}[last.shape[1]]
+        assert counts[f"dead_slots/{name}"] == (last <= 8 - window).double().sum(1).mean()
+    assert {last.shape[1] for name, last in usage.last.items() if name in usage.dead(5, config)} == {4}, "too early"
+
+
+@pytest.mark.parametrize("reads", ["dense", "race"])
+def test_slots_that_relaxed_samples_read_are_used(reads):
+    """With the weight of a thousandth or more; a slot that a top-m read does not even draw is not."""
+    model = model_of(reads=reads, race={"draws": 3})
+    terms = terms_of(model, sampler=relaxed(0.7))
+    usage = Usage(model)
+    usage.note(terms, 4)
+    more = 0
+    for layer in terms.layers:
+        expected = torch.zeros_like(usage.last[model.name(layer.node)])
+        for image, row in enumerate(layer.draw.soft.tolist()):
+            for n, weights in enumerate(row):
+                slots = range(len(weights)) if reads == "dense" else layer.draw.slots[image, n].tolist()
+                for k, weight in zip(slots, weights, strict=True):
+                    if weight >= 1e-3:
+                        expected[n, k] = 4
+        assert torch.equal(usage.last[model.name(layer.node)], expected)
+        more += int((expected > 0).sum()) - sum(len(set(column.tolist())) for column in layer.draw.hard.T)
+    assert more > 0
+
+
+@pytest.mark.parametrize("classes", [256, 65_536])
+def test_uniform_use_of_any_memory_leaves_no_slot_dead(classes):
+    """1000 steps of 128 uniform draws left 14% of 65,536 slots 'dead'; now that many steps show nothing about them."""
+    model = SimpleNamespace(nodes=["only"], name=str, layer=lambda node: build_layer(classes))
+    usage, config = Usage(model), TrainingConfig(steps=10_000, batch_size=128)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 1001):
+        codes = torch.randint(classes, (128, 1), generator=generator)
+        draw = Draw(hard=codes, read=codes)
+        usage.note(SimpleNamespace(layers=[SimpleNamespace(node="only", draw=draw)]), step)
+    dead = usage.counts(1000, config).get("dead_slots/only")
+    assert dead == (0 if classes == 256 else None)
+
+
+def build_layer(classes):
+    node = next(node for node in (model := model_of()).nodes)
+    layer = model.layer(node)
+    layer.variables, layer.classes = 1, classes
+    return layer
+
+
+def test_a_step_with_several_samples_visits_more():
+    once = TrainingConfig(steps=9, batch_size=128)
+    often = TrainingConfig(steps=9, batch_size=128, estimator="rloo", estimator_samples=4)
+    assert (once.dead_window(65_536), often.dead_window(65_536)) == (10_240, 2_560)
 
 
 def test_normal_variables_have_no_slots():
@@ -50,15 +102,7 @@ def test_normal_variables_have_no_slots():
     usage = Usage(model)
     usage.note(terms_of(model), 1)
     usage.merge(ALONE)
-    assert usage.counts(5, 1) == {}
-
-
-def test_perplexity_is_the_number_of_slots_where_all_are_used_alike():
-    codes = torch.stack([torch.arange(60) % 6, torch.zeros(60, dtype=torch.int64)], 1)
-    assert perplexity(codes).item() == pytest.approx((6 + 1) / 2)
-    skewed = torch.tensor([[0], [0], [0], [5]])
-    assert perplexity(skewed).item() == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
-    assert perplexity(codes.view(6, 10, 2)).item() == pytest.approx(3.5)
+    assert usage.counts(5, TrainingConfig(steps=9)) == {}
 
 
 @pytest.mark.parametrize("keys", ["factored", "plain"])
