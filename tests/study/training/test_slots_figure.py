@@ -1,0 +1,29 @@
+"""The picture of how a run used the slots of its memories."""
+
+from hdvae_platform.training.slots_figure import draw, slot_use
+
+
+def reported(step, memory, share):
+    low, high = {"valid/perplexity_low": 90.0 * share, "valid/coverage_low": share - 0.1}, {}
+    high = {"valid/perplexity_high": 110.0 * share, "valid/coverage_high": share + 0.1}
+    metrics = {"train/slots_used": 100.0 * share, "valid/perplexity": 100.0 * share, "valid/coverage": share}
+    metrics |= {"train/dead_slots": 5.0} if step > 10 else {}
+    return {f"{name}/{memory}": value for name, value in (metrics | low | high).items()}
+
+
+HISTORY = {step: reported(step, "layer_1", 0.5) | reported(step, "layer_2", 0.7) for step in (10, 20, 30)}
+
+
+def test_every_panel_has_names_and_numbers_on_its_axes():
+    figure = draw(HISTORY)
+    figure.draw_without_rendering()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["slots read so far", "dead slots", "perplexity", "coverage"]
+    assert figure.axes[-1].get_xlabel() == "training step"
+    for axes in figure.axes:
+        assert len([tick for tick in axes.get_yticklabels() if tick.get_text()]) >= 3
+        assert axes.get_ylim()[0] == 0
+        assert [line.get_label() for line in axes.lines] == ["layer_1", "layer_2"]
+    assert list(figure.axes[1].lines[0].get_xdata()) == [20, 30], "dead slots are not known before"
+    shaded = figure.axes[2].collections[0].get_paths()[0].vertices[:, 1]
+    assert (shaded.min(), shaded.max()) == (45, 55)
+    assert slot_use(HISTORY).startswith(b"\x89PNG")
