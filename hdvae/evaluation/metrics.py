@@ -54,13 +54,12 @@ TRAINING_DESCRIPTIONS = {
     "gradient_norm": "norm of the whole gradient before clipping",
 }
 """The metrics under `train/`: means since the last report. For each memory there are also `slots_used/layer_i`, the
-number of slots read so far, and `dead_slots/layer_i`, the number of dead slots (`training.dead_after`), once that can be
-known. Both are means over its variables, of K slots each."""
+number of slots used so far, and `dead_slots/layer_i`, the number of dead slots (`training.dead_after`), once that can
+be known. Both are means over its variables, of K slots each."""
 
 
 PER_LAYER = tuple(
-    f"{name}/layer_"
-    for name in ("kl", "distance", "tau", "dropped_mass", *SLOT_USE, "slots_used", "dead_slots")
+    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", *SLOT_USE, "slots_used", "dead_slots")
 )
 """The beginnings of the names of metrics of single layers."""
 

@@ -86,7 +86,7 @@ class SlotUse:
         images, draws = codes.shape
         keys, counts = np.unique(codes + slots * np.arange(images)[:, None], return_counts=True)
         image, weights = keys // slots, counts / draws
-        met, place = np.unique(keys % slots, return_inverse=True)
+        _, place = np.unique(keys % slots, return_inverse=True)
         total = np.bincount(place, weights)
         effective = total**2 / np.bincount(place, weights**2)
 
@@ -186,7 +186,8 @@ def perplexity(use: SlotUse) -> Estimate:
         lambda once, twice: once / use.size * _scaled_exp1(2 * twice / once) if once else 0.0,
         lambda once: (few := min(once, use.slots / math.e)) / use.size * math.log(use.slots / few),
     )
-    value, low, high = (math.exp(min(h, math.log(use.slots))) for h in use.estimate(entropy, prices, rest))
+    most = math.log(use.slots)
+    value, low, high = (math.exp(h) if h < most else use.slots for h in use.estimate(entropy, prices, rest))
     return _ordered(value, max(low, 1.0), high)
 
 

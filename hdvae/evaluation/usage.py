@@ -16,7 +16,6 @@ from hdvae.network.model import HDVAE
 from hdvae.network.terms import Terms
 from hdvae.workers import Workers
 
-
 LEAST_WEIGHT = 1e-3
 """A slot counts as read from this weight in a relaxed sample on: its gradient is as much of that of a hard read."""
 

@@ -64,7 +64,9 @@ def test_the_draws_of_an_image_count_as_often_as_they_are_of_different_images():
     np.testing.assert_allclose(once.met, five.met)
     assert perplexity(once).low == pytest.approx(perplexity(five).low)
     spread = SlotUse.of_draws(np.stack([np.arange(500) % 64, (np.arange(500) + 7) % 64], 1), 64)
-    np.testing.assert_allclose(spread.met, np.bincount(np.concatenate([np.arange(500) % 64, (np.arange(500) + 7) % 64])))
+    np.testing.assert_allclose(
+        spread.met, np.bincount(np.concatenate([np.arange(500) % 64, (np.arange(500) + 7) % 64]))
+    )
 
 
 def test_posteriors_of_certain_classes_are_draws():

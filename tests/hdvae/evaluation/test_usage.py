@@ -85,8 +85,8 @@ def test_uniform_use_of_any_memory_leaves_no_slot_dead(classes):
 
 
 def build_layer(classes):
-    node = next(node for node in (model := model_of()).nodes)
-    layer = model.layer(node)
+    model = model_of()
+    layer = model.layer(model.nodes[0])
     layer.variables, layer.classes = 1, classes
     return layer
 

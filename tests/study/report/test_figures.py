@@ -199,10 +199,14 @@ def test_memory_size_shows_intervals_and_only_a_lower_bound_where_the_images_sho
     assert [axes.get_ylabel().replace("\n", " ") for axes in (elbo, bias, share)] == [
         "ELBO, nats per image",
         "relaxation bias, nats per image",
-        "coverage, share of slots",
+        "coverage, share of slots, log scale",
     ]
     assert share.get_xscale() == "log"
     assert "layer 1" in share.get_xlabel()
+    assert [tick.get_text() for tick in share.get_xticklabels()] == ["2⁴", "2⁸", "2¹⁶"]
+    for axes, inside in ((elbo, -90.5), (bias, 1.5), (share, 0.1)):
+        low, high = axes.get_ylim()
+        assert low < inside < high
     marks = {float(line.get_ydata()[0]) for line in share.lines if line.get_marker() == CARETUPBASE}
     assert marks == {0.1}
     assert isinstance(memory_size(widths(3)), NotDrawn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,12 +18,22 @@ from hdvae_platform.analysis.metric_names import BIAS, ELBO
 from hdvae_platform.display.text import number
 from hdvae_platform.report.arm_report import MAX_HIGHLIGHTED, ArmReport, arms_with
 from hdvae_platform.report.contents import Contents
-from hdvae_platform.report.drawing import SERIES, Drawn, NotDrawn, Sheet, Style, render, wrapped_axis_name
-from hdvae_platform.report.figures.common import interval_of, shifted, with_standard_error
+from hdvae_platform.report.drawing import (
+    SERIES,
+    Drawn,
+    NotDrawn,
+    Sheet,
+    Style,
+    axis_limits,
+    render,
+    wrapped_axis_name,
+)
+from hdvae_platform.report.figures.common import interval_of, mean_of, shifted, with_standard_error
 from hdvae_platform.report.formatting import mean_and_limits
 from hdvae_platform.study.space import PRESET
 
 PANELS = ((ELBO, "ELBO, nats per image"), (BIAS, "relaxation bias, nats per image"))
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 Series = Sequence[tuple[str, Sequence[ArmReport]]]
 
 
@@ -39,14 +50,20 @@ def memory_size(contents: Contents) -> Drawn | NotDrawn:
     drawn = lines[:MAX_HIGHLIGHTED]
     few = f" Only the first {MAX_HIGHLIGHTED} of {len(lines)} series are drawn." if len(lines) > MAX_HIGHLIGHTED else ""
     caption = (
-        "Points: means over seeds. Bars: 95% intervals over seeds. Shaded: the 95% intervals of the coverage over "
-        "images, means over seeds. Where they end at 1, the images show a lower bound only, and a triangle marks it. A "
-        f"line connects arms that differ only in the slots of layer {level + 1}." + few
+        "Points: means over seeds. Thin bars: 95% intervals over seeds; long ones are cut. Wide bars: the 95% "
+        "intervals of the coverage over images, means over seeds. Where they end at 1, the images show a lower bound "
+        f"only, and a triangle marks it. A line connects arms that differ only in the slots of layer {level + 1}." + few
     )
     coverage = _coverage_metric(arms[0], level)
     rows = [
-        [text, str(_slots(arm, level)), arm.name, mean_and_limits(interval_of(arm, ELBO)), with_standard_error(arm, BIAS)]
-        + [coverage_in_words(arm, coverage)]
+        [
+            text,
+            str(_slots(arm, level)),
+            arm.name,
+            mean_and_limits(interval_of(arm, ELBO)),
+            with_standard_error(arm, BIAS),
+            coverage_in_words(arm, coverage),
+        ]
         for text, group in lines
         for arm in group
     ]
@@ -72,6 +89,8 @@ def _coverage(arm: ArmReport, metric: str) -> tuple[float, float, float]:
 
 def _draw(drawn: Series, level: int, coverage: str) -> Figure:
     sheet = Sheet([2.2, 2.2, 2.2], [(style, text) for style, (text, _) in zip(SERIES, drawn, strict=False)], share=True)
+    everyone = [arm for _, group in drawn for arm in group]
+    _size_axis(sheet.panels[-1], sorted({_slots(arm, level) for arm in everyone}), level)
     for i, (style, (_, group)) in enumerate(zip(SERIES, drawn, strict=False)):
         for axes, (metric, _) in zip(sheet.panels, PANELS, strict=False):
             have = arms_with(group, metric)
@@ -79,32 +98,56 @@ def _draw(drawn: Series, level: int, coverage: str) -> Figure:
             sizes, means = [_slots(arm, level) for arm in have], [one.mean for one in intervals]
             placed = shifted(axes, sheet.figure, i, len(drawn))
             axes.errorbar(sizes, means, error_bars(intervals), capsize=3, elinewidth=1, **style.plain, **placed)
-        _draw_coverage(sheet.panels[2], style, arms_with(group, coverage), level, coverage)
-    for axes, text in zip(sheet.panels, [*(text for _, text in PANELS), "coverage, share of slots"], strict=True):
+        placed = shifted(sheet.panels[2], sheet.figure, i, len(drawn))
+        _draw_coverage(sheet.panels[2], style, arms_with(group, coverage), level, coverage, placed)
+    for axes, (metric, text) in zip(sheet.panels, PANELS, strict=False):
         axes.set_ylabel(wrapped_axis_name(text))
-    sheet.panels[2].set_ylim(-0.03, 1.05)
-    _size_axis(sheet.panels[2], sorted({_slots(arm, level) for _, group in drawn for arm in group}), level)
+        axes.set_ylim(*axis_limits([mean_of(arm, metric) for arm in arms_with(everyone, metric)] or [0.0]))
+    _share_axis(
+        sheet.panels[2], [low for arm in arms_with(everyone, coverage) for _, low, _ in [_coverage(arm, coverage)]]
+    )
     return sheet.figure
 
 
-def _draw_coverage(axes: Axes, style: Style, arms: Sequence[ArmReport], level: int, metric: str) -> None:
-    if not arms:
-        return
+def _share_axis(axes: Axes, limits: Sequence[float]) -> None:
+    """Make the y axis one of shares, down to the smallest of the lower limits above 0."""
+    axes.set_ylabel(wrapped_axis_name("coverage, share of slots, log scale"))
+    axes.set_yscale("log")
+    axes.set_ylim(min((low for low in limits if low > 0), default=0.1) / 1.5, 1.2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _draw_coverage(
+    axes: Axes, style: Style, arms: Sequence[ArmReport], level: int, metric: str, placed: dict[str, Any]
+) -> None:
+    """The coverage with its intervals over images, or its lower limits where the images show no more."""
     sizes, found = [_slots(arm, level) for arm in arms], [_coverage(arm, metric) for arm in arms]
-    axes.fill_between(sizes, [low for _, low, _ in found], [high for *_, high in found], color=style.colour, alpha=0.15)
     shown = [low if high >= 1 else value for value, low, high in found]
-    axes.plot(sizes, shown, color=style.colour, linestyle=style.line, linewidth=1.6)
-    for size, y, arm, (*_, high) in zip(sizes, shown, arms, found, strict=True):
-        axes.plot(size, y, color=style.colour, marker=CARETUPBASE if high >= 1 else style.marker, markersize=6)
-        if high < 1:
-            axes.errorbar([size], [y], error_bars([interval_of(arm, metric)]), capsize=3, color=style.colour)
+    axes.plot(sizes, shown, color=style.colour, linestyle=style.line, linewidth=1.6, **placed)
+    for size, y, arm, (_, low, high) in zip(sizes, shown, arms, found, strict=True):
+        axes.plot([size, size], [low, high], color=style.colour, alpha=0.25, linewidth=5, **placed)
+        marker = CARETUPBASE if high >= 1 else style.marker
+        bars = [[0.0], [0.0]] if high >= 1 else error_bars([interval_of(arm, metric)])
+        axes.errorbar([size], [y], bars, capsize=3, color=style.colour, marker=marker, markersize=5, **placed)
 
 
 def _size_axis(axes: Axes, sizes: Sequence[int], level: int) -> None:
-    """Make the x axis one of numbers of slots, in powers of two where there is room for each."""
+    """Make the x axis one of numbers of slots."""
     axes.set_xscale("log", base=2)
-    axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
+    axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
+    axes.set_xticks(sizes, [size_in_words(size) for size in sizes])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel(f"slots K of each variable of layer {level + 1}, log scale")
+
+
+def size_in_words(slots: int) -> str:
+    """A number of slots, as a power of two if it is one.
+
+    >>> size_in_words(65536), size_in_words(900)
+    ('2¹⁶', '900')
+    """
+    exponent = slots.bit_length() - 1
+    return "2" + str(exponent).translate(SUPERSCRIPTS) if slots == 1 << exponent else str(slots)
 
 
 def _slots(arm: ArmReport, level: int) -> int:
