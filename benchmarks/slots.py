@@ -28,7 +28,8 @@ ROUNDING = 1e-9
 
 
 def _normalised(weights: Law) -> Law:
-    return weights / weights.sum()
+    law: Law = weights / weights.sum()
+    return law
 
 
 USES: dict[str, Callable[[int, np.random.Generator], Law]] = {
@@ -50,16 +51,17 @@ def true_values(law: Law) -> dict[str, float]:
 
 def simulated(law: Law, draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Independent draws from a law, one for each image, (draws, 1); sorted, since their order does not matter."""
-    return np.repeat(np.arange(len(law)), rng.multinomial(draws, law))[:, None]
+    below = law.cumsum()
+    return np.searchsorted(below, below[-1] * np.sort(rng.random(draws)), side="right")[:, None]
 
 
 def covered(use: str, slots: int, draws: int, count: int, seed: int = 0) -> tuple[dict[str, int], dict[str, int]]:
     """How many of `count` intervals contain the true value, and how many lower limits are not above it, by metric."""
     rng = np.random.default_rng([seed, slots, draws, list(USES).index(use)])
-    both, low = {"perplexity": 0, "coverage": 0}, {"perplexity": 0, "coverage": 0}
+    law = USES[use](slots, rng)
+    true, both, low = true_values(law), {"perplexity": 0, "coverage": 0}, {"perplexity": 0, "coverage": 0}
     for _ in range(count):
-        law = USES[use](slots, rng)
-        sample, true = SlotUse.of_draws(simulated(law, draws, rng), slots), true_values(law)
+        sample = SlotUse.of_draws(simulated(law, draws, rng), slots)
         for name, metric in (("perplexity", perplexity), ("coverage", coverage)):
             found = metric(sample)
             below = found.low <= true[name] * (1 + ROUNDING)

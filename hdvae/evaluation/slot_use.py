@@ -91,7 +91,8 @@ class SlotUse:
         effective = total**2 / np.bincount(place, weights**2)
 
         def by_image(values: Floats) -> Floats:
-            return np.bincount(image, weights * values[place], images)
+            means: Floats = np.bincount(image, weights * values[place], images)
+            return means
 
         return SlotUse(slots, images, total / images, effective, by_image)
 

@@ -11,7 +11,7 @@ from hdvae.evaluation.slot_use import SlotUse, coverage, perplexity, poisson_lim
 
 SURE = 0.001
 """Probability with which a test may find fewer intervals right than it asks for, although they are as good as said."""
-COUNTS = {2**8: 1000, 2**12: 300, 2**16: 40, 2**20: 4}
+COUNTS = {2**8: 500, 2**12: 200, 2**16: 30, 2**20: 3}
 """Number of simulated uses of a memory; that of 2²⁰ slots takes a second for each."""
 
 
