@@ -318,6 +318,34 @@ MUTANTS = [
         "return freebits",
         "tests/hdvae/objectives/test_objectives.py",
     ),
+    Mutant(
+        "the lower limit of the slots in use takes a small count as its mean",
+        "hdvae/evaluation/slot_use.py",
+        "rest.at_least(once, surely_twice), rest.at_most(surely_once)",
+        "rest.at_least(once, max(twice, 1.0)), rest.at_most(surely_once)",
+        "tests/hdvae/evaluation/test_slot_use.py",
+    ),
+    Mutant(
+        "the draws of one image count as if they were of different images",
+        "hdvae/evaluation/slot_use.py",
+        "effective = total**2 / np.bincount(place, weights**2)",
+        "effective = total * draws",
+        "tests/hdvae/evaluation/test_slot_use.py",
+    ),
+    Mutant(
+        "slots that relaxed samples read are not used",
+        "hdvae/evaluation/usage.py",
+        "draw.soft.detach() >= LEAST_WEIGHT",
+        "draw.soft.detach() > 1",
+        "tests/hdvae/evaluation/test_usage.py",
+    ),
+    Mutant(
+        "dead slots may be revived that uniform use would lose",
+        "hdvae/experiment/experiment.py",
+        "if slots * math.exp(-visits) >= 1:",
+        "if slots * math.exp(-visits) >= slots:",
+        "tests/hdvae/experiment/test_experiment.py",
+    ),
 ]
 
 
@@ -325,7 +353,7 @@ def survives(mutant: Mutant) -> bool:
     """Whether the tests pass although the line is broken."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("hdvae", "platform", "tests"):
+        for name in ("hdvae", "platform", "tests", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         file = copy / mutant.file

@@ -15,7 +15,7 @@ from hdvae.errors import BoundViolated
 from hdvae.evaluation.chains import Columns, Measured, joined, measure
 from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.metrics import CURRENT, at, at_samples, tau_label
-from hdvae.evaluation.usage import perplexity
+from hdvae.evaluation.slot_use import slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig, Grade
 from hdvae.network.model import HDVAE, evaluating
 from hdvae.network.samplers import Temperature
@@ -59,7 +59,8 @@ def summarise(measured: Measured, grade: Grade = "certified") -> dict[str, float
         BoundViolated: a measured bias is above a certified bound.
     """
     metrics = {name: value.mean().item() for name, value in measured.hard.items()}
-    metrics |= {f"perplexity/{name}": perplexity(codes).item() for name, codes in measured.codes.items()}
+    for name, use in measured.use.items():
+        metrics |= {f"{metric}/{name}": value for metric, value in slot_metrics(use.variables()).items()}
     metrics["kl"] = sum(value for name, value in metrics.items() if name.startswith("kl/"))
     for i, (label, columns) in enumerate(measured.relaxed.items()):
         bias = _bias(columns, measured.hard["elbo"])

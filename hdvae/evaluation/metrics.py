@@ -31,7 +31,12 @@ DESCRIPTIONS = {
 }
 """The metrics of an evaluation. For each layer there are also `kl/layer_i`; `distance/layer_i`, E‖z̃ − H(z̃)‖₂; with
 sampled top-m reads `dropped_mass/layer_i`, an upper bound of the expected share of z̃ that they drop; and with memories
-`perplexity/layer_i`, exp of the entropy of the slot usage, mean over the variables."""
+those of `SLOT_USE`."""
+
+SLOT_USE = tuple(f"{name}{limit}" for name in ("perplexity", "coverage") for limit in ("", "_low", "_high"))
+"""The metrics of each memory, `perplexity/layer_i` etc., means over its variables: `perplexity`, exp of the entropy of
+the use q(k) of the slots, their effective number; `coverage`, the share of slots that 20 K draws from q(k) are expected
+to meet; and `_low` and `_high`, the limits of their 95% intervals over images. See `hdvae.evaluation.slot_use`."""
 
 AT_ZERO = ("elbo", "iw_elbo", "kl", "log_px")
 """The metrics that do not depend on a temperature."""
@@ -50,12 +55,12 @@ TRAINING_DESCRIPTIONS = {
     "clipped": "the share of steps whose gradient was clipped; only with `training.gradient_clip`",
 }
 """The metrics under `train/`: means since the last report. For each memory there are also `slots_used/layer_i`, the
-number of slots used so far, and `dead_slots/layer_i`, the number of slots not used in the last `training.dead_after`
-steps."""
+number of slots used so far, and `dead_slots/layer_i`, the number of dead slots (`training.dead_after`), once that can
+be known. Both are means over its variables, of K slots each."""
 
 
 PER_LAYER = tuple(
-    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", "perplexity", "slots_used", "dead_slots")
+    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", *SLOT_USE, "slots_used", "dead_slots")
 )
 """The beginnings of the names of metrics of single layers."""
 
@@ -98,7 +103,7 @@ def metric_names(experiment: Experiment) -> list[str]:
     return [
         *AT_ZERO,
         *(f"kl/{name}" for name in names),
-        *(f"perplexity/{name}" for name in names if experiment.model.latent == "categorical"),
+        *(f"{use}/{name}" for use in SLOT_USE for name in names if experiment.model.latent == "categorical"),
         *relaxed,
         *(at(name, label) for label in labels for name in relaxed),
         at_samples("iw_elbo", experiment.evaluation.samples),

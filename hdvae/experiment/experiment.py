@@ -172,13 +172,20 @@ class TrainingConfig(Config):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is then evaluated; no averaging by default. It is
     bias-corrected: the initial weights do not count."""
-    dead_after: Positive = 1000
-    """Number of steps without being chosen by q after which a slot counts as dead."""
+    dead_after: Annotated[float, Field(gt=0)] = 20.0
+    """Expected visits without one of which a slot counts as dead: it was not used in so many steps that hard samples
+    would have chosen it this often, on average, if they chose all slots alike (see `dead_window`). A slot of uniform
+    use is called dead with probability e^(−dead_after), 2e-9 by default."""
     revive: bool = False
     """Whether dead slots are initialised again after each evaluation."""
     patience: Positive | None = None
     """Number of evaluations without a better ELBO after which training stops early and keeps the best weights; by
     default training never stops early."""
+
+    def dead_window(self, classes: int) -> int:
+        """Number of steps in which uniform use chooses each of K slots `dead_after` times, on average."""
+        samples = self.estimator_samples if RULES[self.estimator].many_samples else 1
+        return math.ceil(self.dead_after * classes / (self.batch_size * samples))
 
     @property
     def needs_bound(self) -> bool:
@@ -261,6 +268,20 @@ class Experiment(Config):
             raise ValueError(f"training.{setting} is for model.latent: categorical; normal variables are not relaxed")
         if model.top_m_reads and training.kl == "concrete":
             raise ValueError("training.kl: concrete needs relaxed samples of all classes: set model.reads: dense")
+        return self
+
+    @model_validator(mode="after")
+    def _revival_spares_uniform_use(self) -> Experiment:
+        """Refuse `training.revive` where slots that are used like all others would be called dead."""
+        if self.training.revive and self.model.latent == "categorical":
+            layer = max(self.model.layers, key=lambda layer: layer.variables * layer.classes)
+            slots, visits = layer.variables * layer.classes, self.training.dead_after
+            if slots * math.exp(-visits) >= 1:
+                raise ValueError(
+                    f"training.revive with training.dead_after: {visits:g} would reinitialise about "
+                    f"{slots * math.exp(-visits):.0f} of {slots} slots of a layer that uses all alike; "
+                    f"set dead_after to at least {math.floor(math.log(slots)) + 1}"
+                )
         return self
 
     @classmethod

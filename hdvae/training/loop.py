@@ -120,7 +120,7 @@ def check_batch(experiment: Experiment, dataset: Dataset, workers: Workers = ALO
 def _slot_usage(state: TrainState, workers: Workers) -> dict[str, float]:
     """The metrics of slot usage."""
     state.usage.merge(workers)
-    return state.usage.counts(state.step, state.experiment.training.dead_after)
+    return state.usage.counts(state.step, state.experiment.training)
 
 
 def _revive(state: TrainState) -> None:
@@ -129,7 +129,7 @@ def _revive(state: TrainState) -> None:
     This happens after the report, so that the snapshot has the weights that were evaluated. A run that resumes from it
     does the same. The usage was merged for the report.
     """
-    dead = state.usage.dead(state.step, state.experiment.training.dead_after)
+    dead = state.usage.dead(state.step, state.experiment.training)
     for model in (state.model, state.average):
         if model is not None:
             revive(model, state.optimizer, dead, state.seed, state.step)

@@ -148,10 +148,10 @@ class TrainState:
     def revival_is_due(self) -> bool:
         """Whether dead slots are initialised again before the next step: after each evaluation step."""
         config, after_evaluation = self.experiment.training, self.step % self.experiment.evaluation.every == 0
-        return config.revive and after_evaluation and self.step >= config.dead_after
+        return config.revive and after_evaluation
 
     def note_elbo(self, elbo: float) -> None:
-        """Record the ELBO of an evaluation (nats per image), for early stopping; it is not the best unless it is finite."""
+        """Record the ELBO of an evaluation (nats per image) for early stopping; only a finite one can be the best."""
         if self.experiment.training.patience is None:
             return
         if math.isfinite(elbo) and (self.best is None or elbo > self.best.elbo):

@@ -11,6 +11,7 @@ from hdvae.evaluation.chains import Measured, measure
 from hdvae.evaluation.evaluation import choose_images, evaluate, summarise
 from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.metrics import AT_ZERO, DESCRIPTIONS, tau_label
+from hdvae.evaluation.slot_use import SlotUse, slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig
 from hdvae.network.samplers import hard, independent, relaxed
 from hdvae.network.terms import LayerTerms, Terms
@@ -240,8 +241,8 @@ def test_summary_by_hand():
 
 @every_wiring
 @pytest.mark.parametrize("reads", ["dense", "race"])
-def test_perplexity_is_that_of_the_hard_chain(wiring, reads):
-    """Of all images and draws together, however they are cut up; only a race drops something."""
+def test_the_use_of_slots_is_that_of_the_hard_chain(wiring, reads):
+    """By q itself if reads are dense, else by its draws; however the images are cut up. Only a race drops something."""
     model = build(small_config(wiring, 2, reads=reads, race={"draws": 3, "arrivals": 2}), seed=1, contrast=1.5)
     config = EvaluationConfig(draws=3, tau=(0.5,))
     metrics = evaluate(model, images(), config, seed=5, importance=False).metrics
@@ -251,10 +252,14 @@ def test_perplexity_is_that_of_the_hard_chain(wiring, reads):
             model(images().double(), model.noise(noise_at(IMAGES, d, "evaluation")), relaxed(0.5)) for d in range(3)
         ]
     for i, node in enumerate(model.nodes):
-        codes = torch.cat([terms.layers[i].draw.hard for terms in chains])
-        each = [np.unique(column, return_counts=True)[1] / len(codes) for column in codes.T.numpy()]
-        expected = np.mean([np.exp(-(share * np.log(share)).sum()) for share in each])
-        assert metrics[f"perplexity/{model.name(node)}"] == pytest.approx(expected)
+        codes = torch.stack([terms.layers[i].draw.hard for terms in chains], 1).numpy()
+        q = torch.stack([terms.layers[i].q.joint().exp() for terms in chains]).mean(0).numpy()
+        if reads == "dense":
+            use = [SlotUse.of_posteriors(q[:, n]) for n in range(q.shape[1])]
+        else:
+            use = [SlotUse.of_draws(codes[:, :, n], q.shape[-1]) for n in range(q.shape[1])]
+        for name, expected in slot_metrics(use).items():
+            assert metrics[f"{name}/{model.name(node)}"] == pytest.approx(expected)
         name = f"dropped_mass/{model.name(node)}@tau=0.5"
         assert (name in metrics) == (reads == "race")
         if reads == "race":

@@ -95,6 +95,12 @@ def test_settings_cannot_be_changed():
         ({"training__temperature": 0}, "training: temperature must stay above 0"),
         ({"training__temperature": [[0, 0.8], [9, 0]]}, "training: temperature must stay above 0"),
         ({"training__learning_rate": -1}, "training: learning_rate must stay above 0"),
+        ({"training__dead_after": 0}, "training.dead_after: input should be greater than 0, got 0"),
+        (
+            {"training__revive": True, "training__dead_after": 5, "model__layers": [{"variables": 16, "classes": 256}]},
+            "training.revive with training.dead_after: 5 would reinitialise about 28 of 4096 slots of a layer that "
+            "uses all alike; set dead_after to at least 9",
+        ),
         ({"training__freebits": -0.1}, "training: freebits must not be negative"),
         ({"training__freebits": "2"}, "training.freebits: '2' is not a schedule: write a number, points"),
         (
