@@ -269,6 +269,27 @@ MUTANTS = [
         "for _, value, count in parts])",
         "tests/hdvae/test_workers.py",
     ),
+    Mutant(
+        "every look at a verdict has the level of the first",
+        "platform/hdvae_platform/analysis/looks.py",
+        "return self.number * (self.number + 1)",
+        "return 2",
+        "tests/study/analysis/test_looks.py",
+    ),
+    Mutant(
+        "a size differs where the means are opposite",
+        "platform/hdvae_platform/analysis/inference.py",
+        "None if equal is None or opposite is None else max(equal, opposite)",
+        "None if equal is None or opposite is None else min(equal, opposite)",
+        "tests/study/analysis/test_verdicts.py",
+    ),
+    Mutant(
+        "the confirmation is evaluated on images of the search",
+        "hdvae/evaluation/evaluation.py",
+        'shuffled[:middle] if config.part == "search" else shuffled[middle:]',
+        'shuffled[:middle] if config.part == "search" else shuffled[middle - 1 :]',
+        "tests/hdvae/evaluation/test_evaluation.py",
+    ),
 ]
 
 
@@ -276,7 +297,7 @@ def survives(mutant: Mutant) -> bool:
     """Whether the tests pass although the line is broken."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("hdvae", "platform", "tests"):
+        for name in ("hdvae", "platform", "tests", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         file = copy / mutant.file
