@@ -346,6 +346,27 @@ MUTANTS = [
         "if slots * math.exp(-visits) >= slots:",
         "tests/hdvae/experiment/test_experiment.py",
     ),
+    Mutant(
+        "every look at a verdict has the level of the first",
+        "platform/hdvae_platform/analysis/looks.py",
+        "return self.number * (self.number + 1)",
+        "return 2",
+        "tests/study/analysis/test_looks.py",
+    ),
+    Mutant(
+        "a size differs where the means are opposite",
+        "platform/hdvae_platform/analysis/inference.py",
+        "None if equal is None or opposite is None else max(equal, opposite)",
+        "None if equal is None or opposite is None else min(equal, opposite)",
+        "tests/study/analysis/test_verdicts.py",
+    ),
+    Mutant(
+        "the confirmation is evaluated on images of the search",
+        "hdvae/evaluation/evaluation.py",
+        'shuffled[:middle] if config.part == "search" else shuffled[middle:]',
+        'shuffled[:middle] if config.part == "search" else shuffled[middle - 1 :]',
+        "tests/hdvae/evaluation/test_evaluation.py",
+    ),
 ]
 
 

@@ -243,6 +243,8 @@ class EvaluationConfig(Config):
     """Size of the fixed random subset of the split; all images if the split has fewer."""
     draws: Positive = 10
     """M, the number of noise draws for each image."""
+    part: Literal["all", "search", "held_out"] = "all"
+    """The part of the validation images of which these are a subset: all, or one of two fixed halves."""
     samples: Positive = 100
     """S, the number of importance-weighted samples for each image at the end of training."""
     tau: Annotated[tuple[Annotated[float, Field(ge=LEAST_TAU)], ...], Field(min_length=1)] = (0.1,)

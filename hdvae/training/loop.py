@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hdvae.data.dataset import Dataset
 from hdvae.errors import InputError, Interrupted
-from hdvae.evaluation.evaluation import Evaluation, choose_images, evaluate
+from hdvae.evaluation.evaluation import Evaluation, evaluate, evaluated_images
 from hdvae.evaluation.metrics import nested
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
@@ -79,7 +79,7 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     config, workers = experiment.training, session.workers
     check_batch(experiment, dataset, workers)
     images = torch.from_numpy(dataset.images("train")).to(device)
-    kept = torch.from_numpy(choose_images(experiment.evaluation.images, dataset.size("valid")))
+    kept = torch.from_numpy(evaluated_images(experiment.evaluation, dataset.size("valid")))
     held_out = torch.from_numpy(dataset.images("valid")).to(device)[kept.to(device)]
     state = TrainState.fresh(experiment, (dataset.height, dataset.width), seed, device)
     latest = workers.from_first(session.latest)  # read once, so that all workers start from the same snapshot

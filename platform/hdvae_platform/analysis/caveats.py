@@ -13,12 +13,12 @@ from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import is_test
-from hdvae_platform.analysis.run_settings import evaluation_on_test, setting
+from hdvae_platform.analysis.run_settings import PART, evaluation_on_test, setting
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.study.caveats import short_average
 from hdvae_platform.study.space import PRESET
 from hdvae_platform.tracking.client import TrackedRun
-from hdvae_platform.tracking.names import Param, Tag
+from hdvae_platform.tracking.names import Param, RunKind, Tag
 from hdvae_platform.tracking.provenance import described
 
 EVALUATION_PREFIX = "evaluation."
@@ -227,13 +227,18 @@ def _different_evaluations(runs: Sequence[TrackedRun], metrics: Sequence[str]) -
     seen: dict[str, set[str]] = {}
     for run in runs:
         for path, value in run.params.items():
-            if path.startswith(EVALUATION_PREFIX) and path not in HARMLESS_SETTINGS:
+            if path.startswith(EVALUATION_PREFIX) and path not in HARMLESS_SETTINGS and not _is_held_out(run, path):
                 seen.setdefault(path, set()).add(value)
         for name, value in evaluation_on_test(run).items() if any(map(is_test, metrics)) else ():
             seen.setdefault(f"{name} on test images", set()).add(json.dumps(value))
     for path, values in seen.items():
         if len(values) > 1:
             yield f"measured differently: runs differ in {path}: {', '.join(sorted(values))}"
+
+
+def _is_held_out(run: TrackedRun, path: str) -> bool:
+    """Whether a setting is the part of the images of a confirmation, which differs from the search's on purpose."""
+    return path == PART and run.tags.get(Tag.KIND) == RunKind.CONFIRMATION
 
 
 def _different_studies(compared: Sequence[Arm]) -> Iterable[str]:

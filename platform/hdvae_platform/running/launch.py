@@ -31,6 +31,7 @@ from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.changes import first_difference
+from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
@@ -101,6 +102,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
+    check_images(study, dataset.size("valid"))
     records = Records(places.database)
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()

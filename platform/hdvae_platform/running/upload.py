@@ -201,7 +201,7 @@ class StudyTracking:
             complete = sum(run.state == RunState.COMPLETE for run in runs)
             of = f"{complete} complete runs, claim {self._study.claim_digest}"
             if best is not None and parent.summarised != of:
-                client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study)})
+                client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study, self._storage)})
                 self._register(client, best)
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 
