@@ -37,5 +37,6 @@ def short_average(decay: float | None, steps: int) -> list[str]:
         return []
     return [
         f"ema: training.ema {decay:g} averages over about {round(1 / (1 - decay)):,} steps, "
-        f"but training has {steps:,}: the evaluated weights include those of early steps; train for {enough:,} steps, or lower training.ema"
+        f"but training has {steps:,}: the evaluated weights include those of early steps; train for {enough:,} steps, "
+        "or lower training.ema"
     ]
