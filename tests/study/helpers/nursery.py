@@ -1,24 +1,32 @@
-"""Where Ray's workers come from in tests: forked from a process that has imported what they need (`ray_worker.py`).
+"""Where Ray's Python processes come from in tests: forked from one that has imported what they need (`stand_in.py`).
 
-Ray itself is not imported: it reads what it is to be, the job and the cluster, from the environment as it is imported.
+There are two nurseries. One is forked like the commands, and has imported Ray. Ray reads the job that it works for, and
+how it is set up, from the environment as it is imported, so this one serves agents, which work for none, and workers
+of a cluster's first job. The other has not imported Ray, and serves all workers.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
+import subprocess
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-from tests.study.helpers.ray_worker import SOCKET, surroundings
+from tests.study.helpers.stand_in import DASHBOARD_AGENT, RAYLET, WITH_RAY, WITHOUT_RAY, is_agent, surroundings
 
 _MODULES = (
     "hdvae_platform.training.run",
@@ -42,18 +50,43 @@ _MODULES = (
     "starlette.requests",
     "tqdm.auto",
 )
+"""Of the nursery without Ray."""
+
+
+@contextmanager
+def nurseries() -> Iterator[str]:
+    """Both nurseries; their folder."""
+    from tests.study.helpers.commands import Forked
+
+    folder = tempfile.mkdtemp(prefix="hdvae-nursery-")  # a socket's path must be short
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}  # threads that would not be forked
+    command = [sys.executable, "-m", __name__, folder]
+    served = [subprocess.Popen(command, env=environment, start_new_session=True), Forked(serve, folder, WITH_RAY)]
+    try:
+        yield folder
+    finally:
+        for one in served:
+            one.kill()
+            one.wait()
+        shutil.rmtree(folder)
+
+
+def serve(folder: str, name: str) -> None:
+    """Be a nursery."""
+    Nursery(folder, name).serve()
 
 
 class Nursery:
-    """Forks workers that are asked for at a socket, and keeps them and those that stand in for them together.
+    """Forks processes that are asked for at a socket, and keeps them and those that stand in for them together.
 
-    `FOLDER/PID` holds the process id of the worker for which the process PID stands in.
+    `FOLDER/PID` holds the id of the process for which the process PID stands in.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, name: str) -> None:
         self._folder = Path(folder)
         self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(f"{folder}/{SOCKET}")
+        self._listening.bind(f"{folder}/{name}")
         self._listening.listen(64)
         self._workers: dict[int, tuple[socket.socket, Path]] = {}
         self._ended, self._wakeup = socket.socketpair()
@@ -64,9 +97,11 @@ class Nursery:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ, self._fork)
         self._selector.register(self._ended, selectors.EVENT_READ, self._reap)
+        if tests := parent_process():
+            self._selector.register(tests.sentinel, selectors.EVENT_READ, lambda _: os._exit(1))
 
     def serve(self) -> None:
-        """Serve until the process is killed."""
+        """Serve until the process is killed, or the one that it was forked for ends."""
         while True:
             for key, _ in self._selector.select():
                 key.data(key.fileobj)
@@ -124,7 +159,7 @@ class Nursery:
 
 
 def _become(asked: dict[str, Any], fds: list[int]) -> None:
-    """Be the worker that Ray would have started, as `setup_worker.py` does it."""
+    """Be the process that Ray would have started, as the interpreter and `setup_worker.py` do it."""
     code: Any = 1
     try:
         os.setsid()  # as Ray does: it ends the group of a worker with it
@@ -134,16 +169,10 @@ def _become(asked: dict[str, Any], fds: list[int]) -> None:
         os.environ.clear()
         os.environ.update(asked["environment"])
         os.chdir(asked["cwd"])
-        from ray._private.runtime_env.context import RuntimeEnvContext
-        from ray._private.utils import update_envs
-        from ray._private.workers import setup_worker
-
-        options, (script, *arguments) = setup_worker.parser.parse_known_args(asked["arguments"])
-        update_envs(RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}").env_vars)
+        sys.argv = _agent(asked["arguments"]) if is_agent(asked["arguments"]) else _worker(asked["arguments"])
         sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
-        sys.argv = [script, *arguments]
         sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
-        runpy.run_path(script, run_name="__main__")
+        runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
@@ -156,8 +185,32 @@ def _become(asked: dict[str, Any], fds: list[int]) -> None:
         os._exit(code)
 
 
+def _worker(arguments: list[str]) -> list[str]:
+    """The command line of a worker, whose environment is made ready."""
+    from ray._private.runtime_env.context import RuntimeEnvContext
+    from ray._private.utils import update_envs
+    from ray._private.workers import setup_worker
+
+    options, words = setup_worker.parser.parse_known_args(arguments)
+    update_envs(RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}").env_vars)
+    return words
+
+
+def _agent(arguments: list[str]) -> list[str]:
+    """The command line of an agent, which has nothing to serve: nobody looks at a dashboard.
+
+    An agent ends when it is not a child of its raylet any more. This one is none, and ends with its stand-in.
+    """
+    from ray.dashboard import utils
+
+    os.environ[RAYLET] = str(os.getppid())
+    utils.get_all_modules = lambda kind: []
+    return [*arguments, "--minimal"] if arguments[0].endswith(DASHBOARD_AGENT) else arguments
+
+
 if __name__ == "__main__":
     for _name in _MODULES:
         importlib.import_module(_name)
     assert "ray" not in sys.modules
-    Nursery(sys.argv[1]).serve()
+    gc.freeze()
+    serve(sys.argv[1], WITHOUT_RAY)
