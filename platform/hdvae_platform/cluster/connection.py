@@ -132,7 +132,7 @@ def _check_access(head: str, insecure: bool) -> None:
     """
     where = f"--address {head}"
     try:
-        ray_internals.ask_head(head, token=True)
+        ray_internals.ask_head(head, token=os.environ["RAY_AUTH_MODE"].lower() == "token")
     except PermissionError:
         raise InputError(
             f"{where}: the cluster requires its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with "

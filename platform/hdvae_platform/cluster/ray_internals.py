@@ -43,18 +43,18 @@ def asks_for_tokens() -> bool:
 
 
 def ask_head(head: str, *, token: bool) -> None:
-    """Ask a cluster's head whether it is alive. Ray's own client shows a token always or never, and may end the process.
+    """Ask a cluster's head whether it is alive. Ray's client shows a token always or never, and may end the process.
 
     Args:
         head: HOST:PORT.
-        token: whether to show the token of this process, if it has one.
+        token: whether to show the token that Ray has found here, if it has.
 
     Raises:
         PermissionError: the head wants a token, or another one.
         ConnectionError: no head answers there.
     """
     with _channel(head) as channel:
-        shown = [SyncAuthenticationMetadataClientInterceptor()] if token and asks_for_tokens() else []
+        shown = [SyncAuthenticationMetadataClientInterceptor()] if token else []
         ask = NodeInfoGcsServiceStub(grpc.intercept_channel(channel, *shown)).CheckAlive
         try:
             ask(CheckAliveRequest(), timeout=_HEAD_WAIT)

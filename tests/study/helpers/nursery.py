@@ -1,13 +1,14 @@
 """Where Ray's Python processes come from in tests: forked from one that has imported what they need (`stand_in.py`).
 
-There are two nurseries. One is forked like the commands, and has imported Ray. Ray reads the job that it works for, and
-how it is set up, from the environment as it is imported, so this one serves agents, which work for none, and workers
-of a cluster's first job. The other has not imported Ray, and serves all workers.
+Agents are forked from a process that is forked like the commands. Workers are not: as it is imported, Ray reads the job
+that a worker is for from the environment. So there is a process that has imported all but Ray, from which one is forked
+for each job that imports Ray, from which its workers are forked.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -24,9 +25,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from tests.study.helpers.stand_in import DASHBOARD_AGENT, RAYLET, WITH_RAY, WITHOUT_RAY, is_agent, surroundings
+from tests.study.helpers.stand_in import AGENTS, DASHBOARD_AGENT, JOB, JOBS, RAYLET, is_agent, socket_of, surroundings
 
 _MODULES = (
     "hdvae_platform.training.run",
@@ -50,19 +52,30 @@ _MODULES = (
     "starlette.requests",
     "tqdm.auto",
 )
-"""Of the nursery without Ray."""
+"""Of what workers import, and Ray, all but Ray."""
+_WITH_RAY = (
+    "hdvae_platform.cluster.preflight",
+    "hdvae_platform.training.tune_trainable",
+    "ray._private.runtime_env.context",
+    "ray._private.workers.default_worker",
+    "ray._private.workers.setup_worker",
+)
+_IDLE = 60
+"""Seconds after which the nursery of a job ends that has no workers."""
+_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 
 
 @contextmanager
 def nurseries() -> Iterator[str]:
-    """Both nurseries; their folder."""
+    """All nurseries; the folder of their sockets."""
     from tests.study.helpers.commands import Forked
 
     folder = tempfile.mkdtemp(prefix="hdvae-nursery-")  # a socket's path must be short
     path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}  # threads that would not be forked
     command = [sys.executable, "-m", __name__, folder]
-    served = [subprocess.Popen(command, env=environment, start_new_session=True), Forked(serve, folder, WITH_RAY)]
+    served = [subprocess.Popen(command, env=environment, start_new_session=True), Forked(serve_agents, folder)]
     try:
         yield folder
     finally:
@@ -72,9 +85,59 @@ def nurseries() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def serve(folder: str, name: str) -> None:
-    """Be a nursery."""
-    Nursery(folder, name).serve()
+def serve_agents(folder: str) -> None:
+    """Be the nursery of agents."""
+    Nursery(Path(folder), AGENTS).serve()
+
+
+def serve_jobs(folder: str) -> None:
+    """Fork a nursery for each job that is asked for, and answer once it can be reached."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listening = _listening(Path(folder) / JOBS)
+    while True:
+        asking, _ = listening.accept()
+        job = asking.recv(64).decode()
+        if not (Path(folder) / socket_of(job)).exists():
+            nursery = Nursery(Path(folder), socket_of(job), _IDLE)
+            if not os.fork():
+                asking.close()
+                listening.close()
+                _serve_job(nursery, job)
+            nursery.close()
+        asking.sendall(b".")
+        asking.close()
+
+
+def _serve_job(nursery: Nursery, job: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    os.environ |= {JOB: job, RAYLET: str(os.getpid())}  # its workers end with their stand-ins, not with raylets
+    with unused_generator():
+        for name in _WITH_RAY:
+            importlib.import_module(name)
+    gc.freeze()
+    nursery.serve()
+    os._exit(0)
+
+
+@contextmanager
+def unused_generator() -> Iterator[None]:
+    """Keep Ray's generator of ids from starting as modules are imported: all that is forked would have the same ids."""
+    import ray.actor
+
+    own = ray.actor.ActorClassID
+    ray.actor.ActorClassID = SimpleNamespace(from_random=lambda: own(os.urandom(own.nil().size())))
+    try:
+        yield
+    finally:
+        ray.actor.ActorClassID = own
+
+
+def _listening(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    made.listen(64)
+    return made
 
 
 class Nursery:
@@ -83,12 +146,17 @@ class Nursery:
     `FOLDER/PID` holds the id of the process for which the process PID stands in.
     """
 
-    def __init__(self, folder: str, name: str) -> None:
-        self._folder = Path(folder)
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(f"{folder}/{name}")
-        self._listening.listen(64)
+    def __init__(self, folder: Path, name: str, idle: float | None = None) -> None:
+        self._folder, self._path, self._idle = folder, folder / name, idle
+        self._listening = _listening(self._path)
         self._workers: dict[int, tuple[socket.socket, Path]] = {}
+
+    def close(self) -> None:
+        """Leave the socket to the process that serves at it."""
+        self._listening.close()
+
+    def serve(self) -> None:
+        """Serve until the process is killed, the one that it was forked for ends, or nothing is to be done for long."""
         self._ended, self._wakeup = socket.socketpair()
         for end in (self._ended, self._wakeup):
             end.setblocking(False)
@@ -99,12 +167,17 @@ class Nursery:
         self._selector.register(self._ended, selectors.EVENT_READ, self._reap)
         if tests := parent_process():
             self._selector.register(tests.sentinel, selectors.EVENT_READ, lambda _: os._exit(1))
-
-    def serve(self) -> None:
-        """Serve until the process is killed, or the one that it was forked for ends."""
-        while True:
-            for key, _ in self._selector.select():
+        serving = True
+        while serving or self._workers:
+            events = self._selector.select(None if self._workers else self._idle)
+            for key, _ in events:
                 key.data(key.fileobj)
+            if serving and not events:
+                serving = False
+                self._path.unlink()
+                self._listening.setblocking(False)
+                with suppress(BlockingIOError):  # whoever came meanwhile is served
+                    self._fork(None)
 
     def _fork(self, _: Any) -> None:
         asking, _ = self._listening.accept()
@@ -213,4 +286,4 @@ if __name__ == "__main__":
         importlib.import_module(_name)
     assert "ray" not in sys.modules
     gc.freeze()
-    serve(sys.argv[1], WITHOUT_RAY)
+    serve_jobs(sys.argv[1])

@@ -14,10 +14,10 @@ from pathlib import Path
 
 NURSERY, SETUP = "HDVAE_TESTS_NURSERY", "HDVAE_TESTS_RAY_SETUP"
 """Variables with the folder of the nurseries, and with Ray's own file that starts a worker."""
-WITH_RAY, WITHOUT_RAY = "with-ray", "without-ray"
-"""Sockets of the two nurseries, in their folder."""
-JOB, FIRST_JOB = "RAY_JOB_ID", "01000000"
-"""What a worker is to work for: a variable of its environment, and the value for the first driver of a cluster."""
+AGENTS, JOBS = "agents", "jobs"
+"""Sockets in that folder: of the nursery of agents, and of who starts the nursery of a job."""
+JOB = "RAY_JOB_ID"
+"""The variable with the job that a worker is for."""
 RAYLET = "RAY_RAYLET_PID"
 """The variable with the process that a worker or an agent is to end with."""
 DASHBOARD_AGENT, RUNTIME_ENV_AGENT = "dashboard/agent.py", "runtime_env/agent/main.py"
@@ -58,19 +58,44 @@ def is_agent(arguments: list[str]) -> bool:
     return arguments[0].endswith((DASHBOARD_AGENT, RUNTIME_ENV_AGENT))
 
 
+def socket_of(job: str) -> str:
+    """Of the nursery of a job."""
+    return f"job-{job}"
+
+
 def surroundings() -> list[str]:
     """What a process cannot be given after its start: the file systems and the hosts that it sees."""
     return [os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "net")]  # noqa: PTH115 - names, not files
 
 
+def _nursery() -> socket.socket:
+    """The connection to the nursery of agents, or of a worker's job."""
+    folder, job = os.environ[NURSERY], os.environ.get(JOB)
+    if job is None:
+        return _connected(f"{folder}/{AGENTS}")
+    try:
+        return _connected(f"{folder}/{socket_of(job)}")
+    except OSError:
+        with _connected(f"{folder}/{JOBS}") as jobs:
+            jobs.sendall(job.encode())
+            jobs.recv(1)
+        return _connected(f"{folder}/{socket_of(job)}")
+
+
+def _connected(path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.connect(path)
+    return made
+
+
 def _asked() -> int | None:
     """The exit code of the process that was asked for; None if Ray is to start it."""
-    parent, which = os.getppid(), WITH_RAY if os.environ.get(JOB, FIRST_JOB) == FIRST_JOB else WITHOUT_RAY
-    with socket.socket(socket.AF_UNIX) as nursery:
-        try:
-            nursery.connect(f"{os.environ[NURSERY]}/{which}")
-        except (KeyError, OSError):
-            return None
+    parent = os.getppid()
+    try:
+        nursery = _nursery()
+    except (KeyError, OSError):
+        return None
+    with nursery:
         asked = {
             "arguments": sys.argv[1:],
             "environment": dict(os.environ),
