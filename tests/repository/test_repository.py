@@ -46,7 +46,7 @@ def test_every_dependency_is_locked():
         assert name.lower().replace("_", "-") in names, requirement
 
 
-IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+IMPORTED_AS = {"grpcio": "grpc", "pillow": "PIL", "pyyaml": "yaml"}
 NAMED_ONLY = {"optuna-dashboard": "optuna_dashboard", "psycopg": "postgresql"}
 """Dependencies that are used without an import in the sources, and what the sources or documents say of them."""
 

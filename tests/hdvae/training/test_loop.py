@@ -1,5 +1,8 @@
 """The training loop on a few synthetic images: resuming, reports, averages, and early stopping."""
 
+import json
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -35,12 +38,18 @@ def test_resumed_is_uninterrupted_to_the_last_bit(wiring, latent):
     assert [step for step, _ in rest.reports] == [8, 10]
 
 
+@cache
+def uninterrupted(choice):
+    """The whole run, for all the places at which it is ended: its state and its session, only to be looked at."""
+    return run(experiment_of(**json.loads(choice)))
+
+
 @pytest.mark.parametrize("asked", range(13))
 @pytest.mark.parametrize("choice", [{}, {"patience": 1, "ema": 0.9}, {"temperature": "learned"}])
 def test_ended_at_any_step_and_resumed_is_uninterrupted_to_the_last_bit(choice, asked):
     """The run asks before each of its ten steps and three reports; means that were not reported go along."""
     experiment = experiment_of(**choice)
-    whole, session = run(experiment)
+    whole, session = uninterrupted(json.dumps(choice))
     first = Memory(end_at=[asked])
     with pytest.raises(Interrupted) as ended:
         run(experiment, first)
