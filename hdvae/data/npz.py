@@ -77,9 +77,7 @@ def _check_values(where: str, arrays: Mapping[str, Images], binarization: str) -
         )
 
 
-def _check_varied(
-    where: str, gray: Mapping[str, Images], images: Mapping[str, Images], binarization: str
-) -> None:
+def _check_varied(where: str, gray: Mapping[str, Images], images: Mapping[str, Images], binarization: str) -> None:
     """Check that no split is constant after binarisation.
 
     Raises:

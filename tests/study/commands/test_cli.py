@@ -99,8 +99,8 @@ def test_data_that_are_constant_after_binarisation(capsys, tmp_path, places, edi
     np.savez(tmp_path / "gray.npz", train=gray, valid=gray, test=gray)
     file = edit({"experiment/data": {"path": str(tmp_path / "gray.npz"), "binarization": "threshold"}})
     assert fails(capsys, *arguments, file, "--home", places.home) == (
-        f"hdvae: {tmp_path}/gray.npz: after binarization 'threshold' of gray values 0 to 16: all pixels of split 'train' "
-        "are 0, so there is nothing to learn from it: scale gray values to 0 … 255, and give images that differ\n"
+        f"hdvae: {tmp_path}/gray.npz: after binarization 'threshold' of gray values 0 to 16: all pixels of split "
+        "'train' are 0, so there is nothing to learn from it: scale gray values to 0 … 255, and give images that differ\n"
     )
 
 
