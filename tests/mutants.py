@@ -39,6 +39,20 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "a split of equal images passes unless they are of one colour",
+        "hdvae/data/dataset.py",
+        "elif len(images) > 1:",
+        "elif len(images) > 10**9:",
+        "tests/hdvae/data/test_dataset.py",
+    ),
+    Mutant(
+        "test images that are in training are not looked for",
+        "hdvae/data/overlap.py",
+        '(("train", "valid"), ("train", "test"), ("valid", "test"))',
+        '(("train", "valid"), ("valid", "test"))',
+        "tests/hdvae/data/test_overlap.py",
+    ),
+    Mutant(
         "swapped p and q in the KL of categoricals",
         "hdvae/latents/distributions.py",
         "(q.exp() * (q - r)).sum((-2, -1))",

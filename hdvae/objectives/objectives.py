@@ -44,7 +44,8 @@ def training_kl(layer: LayerTerms, treatment: str = "analytic") -> Tensor:
     - `hard`: eq. 14 without changes. H has no gradient and E[∇ log q(H(z̃))] = 0, so the term does not train its
       encoder.
     - `relaxed`: eq. 15 for q and for p. Its value differs from eq. 14, and its gradient is biased.
-    - `concrete`: the densities of eq. 16 for q and for p. This is the exact term of another, continuous model.
+    - `concrete`: the densities of eq. 16 for q and for p, both at the temperature of the sample. This is the exact term
+      of another, continuous model. (Maddison et al. 2016 give the prior a temperature of its own.)
     """
     q, p, draw = layer.q, layer.p, layer.draw
     if treatment == "hard":

@@ -1,4 +1,8 @@
-"""Reinitialisation of dead slots of the memories during training (`training.revive`)."""
+"""Reinitialisation of dead slots of the memories during training (`training.revive`).
+
+The same is done with dead codes in vector quantisation: Łańcucki et al. 2020, "Robust training of vector quantized
+bottleneck models", and the random restarts of Dhariwal et al. 2020, "Jukebox".
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def caveats_of_runs(
     runs = [run for arm in compared for run in arm.runs]
     all_runs = [*runs, *(run for one in confirmed for run in one.runs)]
     caveats = [*_missing_values(compared, metrics), *_different_seeds(compared), *_pooled(compared)]
-    caveats += [*mixed_code(all_runs), *_mixed(all_runs, "data", checksum)]
+    caveats += [*mixed_code(all_runs), *_mixed(all_runs, "data", checksum), *_overlaps(all_runs)]
     caveats += [*_different_evaluations(all_runs, metrics), *_different_studies(compared), *_short_averages(all_runs)]
     return [*caveats, *_incomplete_confirmations(confirmed)]
 
@@ -215,6 +215,13 @@ def _mixed(runs: Sequence[TrackedRun], kind: str, describe: Callable[[TrackedRun
     counted = Counter(map(describe, runs))
     if len(counted) > 1:
         yield f"mixed {kind}: " + "; ".join(f"{_runs(count)} with {one}" for one, count in counted.most_common())
+
+
+def _overlaps(runs: Sequence[TrackedRun]) -> Iterable[str]:
+    """Data in which images stand in two splits, so that a model is tested on images that it has seen."""
+    for overlap in dict.fromkeys(run.tags.get(Tag.DATA_OVERLAP, "none") for run in runs):
+        if overlap != "none":
+            yield f"images in two splits: {overlap}"
 
 
 def mixed_code(runs: Sequence[TrackedRun]) -> list[str]:
