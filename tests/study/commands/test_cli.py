@@ -100,7 +100,8 @@ def test_data_that_are_constant_after_binarisation(capsys, tmp_path, places, edi
     file = edit({"experiment/data": {"path": str(tmp_path / "gray.npz"), "binarization": "threshold"}})
     assert fails(capsys, *arguments, file, "--home", places.home) == (
         f"hdvae: {tmp_path}/gray.npz: after binarization 'threshold' of gray values 0 to 16: all pixels of split "
-        "'train' are 0, so there is nothing to learn from it: scale gray values to 0 … 255, and give images that differ\n"
+        "'train' are 0, so there is nothing to learn from it: scale gray values to 0 … 255, and give images that differ"
+        "\n"
     )
 
 
@@ -109,7 +110,7 @@ def test_check_tells_images_in_two_splits(capsys, tmp_path, places, edit):
     np.savez(tmp_path / "mine.npz", train=images[0], valid=images[1], test=images[0, ::-1][:60])
     check = ["study", "check", str(edit({"experiment/data": {"path": str(tmp_path / "mine.npz")}}))]
     assert run([*check, "--home", str(places.home)]) == 0
-    expected = "images in two splits: 60 of 60 test images are also in train (test 0 = train 63)"
+    expected = "! images in two splits: 60 of 60 test images are also in train (test 0 = train 63)"
     assert capsys.readouterr().out.splitlines()[-1] == expected
     assert run([*check, "--json", "--home", str(places.home)]) == 0
     assert json.loads(capsys.readouterr().out)["overlaps"] == [
