@@ -19,8 +19,9 @@ objectives: setup
 	@$(BIN)/hdvae compare objectives --metric elbo --metric relaxation_bias --metric jensen_bound \
 	  --metric lipschitz_bound_reads --metric relaxed_elbo_reads --metric kl --format md --out docs/results/objectives.md
 
+# Bytecode is written even where the environment forbids it: hundreds of processes would each compile the sources anew.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

@@ -125,10 +125,10 @@ def simulated(studies: int = 4000, seeds: int = 5) -> dict[str, Bar]:
         common = 3 * random.normal(size=seeds)
         a, b = common + apart + random.normal(size=seeds), common + random.normal(size=seeds)
         for paired, first in ((True, 0), (False, seeds)):
-            value = difference(dict(enumerate(a)), dict(enumerate(b, first)))
-            assert value is not None
-            interval, is_paired = value
-            assert is_paired == paired
+            estimate = difference(dict(enumerate(a)), dict(enumerate(b, first)))
+            assert estimate is not None
+            interval = estimate.interval()
+            assert estimate.paired == paired
             assert interval.low is not None
             assert interval.high is not None
             found[paired].append((interval.low <= apart <= interval.high, interval.high - interval.low))

@@ -84,6 +84,19 @@ class Nodes:
         """What runs a command on the head's machine (0) or a node's."""
         return list(words)
 
+    def started(
+        self, number: int, words: Sequence[str], before: Sequence[str], environment: dict[str, str], log: Path
+    ) -> Node:
+        """The process of a node, which leads a process group of its own and ends with this process."""
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                [*_TIED, *before, *self.command(number, words)],
+                env=environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
     def _joining(self, index: int) -> Node:
         return self._node(index + 1, f"--address={self.address}", f"--num-cpus={self._cpus[index]}")
 
@@ -94,14 +107,8 @@ class Nodes:
         where = [f"--node-ip-address={self._host(number)}", agent]
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where, *arguments]
         home = {"HDVAE_HOME": str(self._home)} if self._home else {}
-        with log.open("wb") as out:
-            node = subprocess.Popen(
-                [*_TIED, *before, *self.command(number, words)],
-                env={**os.environ, **self.environment, **home},
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        log.touch()
+        node = self.started(number, words, before, {**os.environ, **self.environment, **home}, log)
         limit = time.monotonic() + START
         while time.monotonic() < limit and node.poll() is None:
             if b"Ray runtime started" in log.read_bytes():

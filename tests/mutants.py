@@ -39,6 +39,20 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "a split of equal images passes unless they are of one colour",
+        "hdvae/data/dataset.py",
+        "elif len(images) > 1:",
+        "elif len(images) > 10**9:",
+        "tests/hdvae/data/test_dataset.py",
+    ),
+    Mutant(
+        "test images that are in training are not looked for",
+        "hdvae/data/overlap.py",
+        '(("train", "valid"), ("train", "test"), ("valid", "test"))',
+        '(("train", "valid"), ("valid", "test"))',
+        "tests/hdvae/data/test_overlap.py",
+    ),
+    Mutant(
         "swapped p and q in the KL of categoricals",
         "hdvae/latents/distributions.py",
         "(q.exp() * (q - r)).sum((-2, -1))",
@@ -290,6 +304,83 @@ MUTANTS = [
         "for _, value, count in parts])",
         "tests/hdvae/test_workers.py",
     ),
+    Mutant(
+        "an average without bias correction",
+        "hdvae/training/step.py",
+        "share = (1 - decay) / (1 - decay**state.step)",
+        "share = 1 - decay",
+        "tests/hdvae/training/test_state.py",
+    ),
+    Mutant(
+        "slots reinitialised in the model, not in its average",
+        "hdvae/training/loop.py",
+        "for model in (state.model, state.average):",
+        "for model in (state.model,):",
+        "tests/hdvae/training/test_state.py",
+    ),
+    Mutant(
+        "an evaluation that is not finite is the best",
+        "hdvae/training/state.py",
+        "if math.isfinite(elbo) and (self.best is None or elbo > self.best.elbo):",
+        "if self.best is None or elbo > self.best.elbo:",
+        "tests/hdvae/training/test_state.py",
+    ),
+    Mutant(
+        "free bits of 0 clip negative estimates",
+        "hdvae/objectives/objectives.py",
+        "return freebits if freebits > 0 else -math.inf",
+        "return freebits",
+        "tests/hdvae/objectives/test_objectives.py",
+    ),
+    Mutant(
+        "the lower limit of the slots in use takes a small count as its mean",
+        "hdvae/evaluation/slot_use.py",
+        "rest.at_least(once, surely_twice), rest.at_most(surely_once)",
+        "rest.at_least(once, max(twice, 1.0)), rest.at_most(surely_once)",
+        "tests/hdvae/evaluation/test_slot_use.py",
+    ),
+    Mutant(
+        "the draws of one image count as if they were of different images",
+        "hdvae/evaluation/slot_use.py",
+        "effective = total**2 / np.bincount(place, weights**2)",
+        "effective = total * draws",
+        "tests/hdvae/evaluation/test_slot_use.py",
+    ),
+    Mutant(
+        "slots that relaxed samples read are not used",
+        "hdvae/evaluation/usage.py",
+        "draw.soft.detach() >= LEAST_WEIGHT",
+        "draw.soft.detach() > 1",
+        "tests/hdvae/evaluation/test_usage.py",
+    ),
+    Mutant(
+        "dead slots may be revived that uniform use would lose",
+        "hdvae/experiment/experiment.py",
+        "if slots * math.exp(-visits) >= 1:",
+        "if slots * math.exp(-visits) >= slots:",
+        "tests/hdvae/experiment/test_experiment.py",
+    ),
+    Mutant(
+        "every look at a verdict has the level of the first",
+        "platform/hdvae_platform/analysis/looks.py",
+        "return self.number * (self.number + 1)",
+        "return 2",
+        "tests/study/analysis/test_looks.py",
+    ),
+    Mutant(
+        "a size differs where the means are opposite",
+        "platform/hdvae_platform/analysis/inference.py",
+        "None if equal is None or opposite is None else max(equal, opposite)",
+        "None if equal is None or opposite is None else min(equal, opposite)",
+        "tests/study/analysis/test_verdicts.py",
+    ),
+    Mutant(
+        "the confirmation is evaluated on images of the search",
+        "hdvae/evaluation/evaluation.py",
+        'shuffled[:middle] if config.part == "search" else shuffled[middle:]',
+        'shuffled[:middle] if config.part == "search" else shuffled[middle - 1 :]',
+        "tests/hdvae/evaluation/test_evaluation.py",
+    ),
 ]
 
 
@@ -297,7 +388,7 @@ def survives(mutant: Mutant) -> bool:
     """Whether the tests pass although the line is broken."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("hdvae", "platform", "tests"):
+        for name in ("hdvae", "platform", "tests", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         file = copy / mutant.file

@@ -6,7 +6,8 @@ on H(z̃) in the other:
     surrogate − coupled = [log p(x|z̃) − log p(x|H(z̃))] + Σ_{i<L} [log p(z_i|z̃_{>i}) − log p(z_i|H(z̃_{>i}))]
 
 For every single sample, each bracket is at most a Lipschitz constant times the distance between z̃ and H(z̃). κ^q is not
-needed. The proof is in `docs/bias.md`.
+needed. The proof is in `docs/bias.md`. The mean of the coupled sample is an auxiliary-variable bound of log p(x)
+(Agakov and Barber 2004; Salimans et al. 2015; Maaløe et al. 2016) with the relaxed samples as auxiliary variables.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Certified Lipschitz constants of the generative network: the proven κ of eqs. 7 to 12.
 
 A `Region` (`hdvae.bounds.regions`) of features is propagated through the network, from the convex hulls of the memories
-to the pixels. It contains all features that can occur, which bounds the gates.
+to the pixels. It contains all features that can occur, which bounds the gates. Products and sums of the constants of
+the parts are also how AutoLip bounds a network (Virmaux and Scaman 2018), there without regions.
 
 Everything is in float64 and differentiable. The constants are those of the network without dropout. They are upper
 bounds, since the norms of `hdvae.bounds.norms` are; for an unconstrained network (`decoder: free`) they are loose.

@@ -23,11 +23,13 @@ ROUNDING = 1e-9
 def _largest_singular_value(matrices: Tensor) -> Tensor:
     """The largest singular value of all matrices (…, O, I), real or complex, with the margin; 0-dim.
 
-    It is computed from the smaller Gram matrix. The gradient at zero, where the norm is not differentiable, is zero.
+    It is computed from the smaller Gram matrix. The gradient at zero, where the norm is not differentiable, is zero. If
+    an entry of the Gram matrix is not finite, the result is infinite or NaN.
     """
     adjoint = matrices.mH
     small = matrices @ adjoint if matrices.shape[-2] <= matrices.shape[-1] else adjoint @ matrices
-    square = torch.linalg.eigvalsh(small).amax()
+    # Eigenvalues of what is not finite cannot be computed; the sum is not finite either.
+    square = torch.linalg.eigvalsh(small).amax() if torch.isfinite(small).all() else small.abs().sum()
     zero = square <= 0  # false for NaN, which is propagated
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt()) * (1 + ROUNDING)
 
@@ -35,11 +37,8 @@ def _largest_singular_value(matrices: Tensor) -> Tensor:
 def matrix_norm(weight: Tensor) -> Tensor:
     """The spectral norm of a matrix (O, I), rounded up by at most 1e-9 of its value; 0-dim, float64.
 
-    The entries are squared, so they must be within the range of float32. If an entry is not finite, the result may be
-    NaN.
-
-    Raises:
-        torch.linalg.LinAlgError: an entry is not finite.
+    The entries are squared, so they must be within the range of float32. If an entry is not finite, the result is
+    infinite or NaN.
     """
     return _largest_singular_value(weight.double())
 
@@ -75,11 +74,11 @@ def conv_norm(weight_OIkk: Tensor, size: tuple[int, int], stride: int, padding: 
     The map is a circular convolution on a larger torus between an embedding and a restriction, both of norm 1. The
     circular convolution (of stride 1, by `polyphase`) is block-diagonal in the Fourier basis, so its norm is the
     largest norm of a block (Sedghi, Gupta and Long 2019). Since the kernel is real, half of the frequencies suffice.
-    The bound is exact for 1 × 1 kernels and for images of one pixel. If a weight is not finite, it may be NaN.
+    The bound is exact for 1 × 1 kernels and for images of one pixel. If a weight is not
+    finite, it is infinite or NaN.
 
     Raises:
         ValueError: the convolution has no output.
-        torch.linalg.LinAlgError: a weight is not finite.
     """
     (rows, m), (columns, n) = (
         _axis(pixels, side, stride, padding) for pixels, side in zip(size, weight_OIkk.shape[2:], strict=True)

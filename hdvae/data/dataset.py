@@ -37,6 +37,7 @@ class Dataset:
 
     Raises:
         ValueError: splits or shapes do not fit together.
+        InputError: all pixels or all images of a split are equal.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Dataset:
         for split, rows in self.packed.items():
             if rows.dtype != np.uint8 or rows.shape != (len(rows), row_bytes):
                 raise ValueError(f"{split} is {rows.dtype} {rows.shape}, not uint8 [n, {row_bytes}]")
+            if _all_equal(rows):  # seldom, so images are seldom unpacked for this
+                check_varied(f"data set '{self.name}'", {split: self.images(split)}, "give images that differ")
         for split, labels in self.labels.items():
             if labels.dtype != np.int16 or labels.shape != (self.size(split),):
                 raise ValueError(f"{split} labels are {labels.dtype} {labels.shape}, not int16 [n]")
@@ -74,7 +77,7 @@ class Dataset:
             provenance: the origin of the images, as JSON values.
 
         Raises:
-            InputError: an array is missing, empty, or not of this type and shape.
+            InputError: an array is missing, empty, not of this type and shape, or all its pixels or images are equal.
             ValueError: labels do not fit their images, or not into int16.
         """
         where = f"data set '{name}'"
@@ -144,6 +147,34 @@ def check_binary(where: str, arrays: Mapping[str, Images]) -> None:
                 f"{where}: array '{split}' has values up to {top}, not only 0 and 1: "
                 "for gray images use binarization 'threshold' or 'bernoulli'"
             )
+
+
+def check_varied(where: str, arrays: Mapping[str, Images], hint: str) -> None:
+    """Check that no split is constant: neither all its pixels nor all its images, if it has several, are equal.
+
+    Args:
+        where: the name of the source, and how the images were made from it.
+        arrays: binary images by split, as they are stored.
+        hint: what to do instead.
+
+    Raises:
+        InputError: a split is constant.
+    """
+    for split, images in arrays.items():
+        if not _all_equal(images):
+            continue
+        if images.min() == images.max():
+            same = f"all pixels of split '{split}' are {images.min()}"
+        elif len(images) > 1:
+            same = f"all {len(images)} images of split '{split}' are the same"
+        else:
+            continue
+        raise InputError(f"{where}: {same}, so there is nothing to learn from it: {hint}")
+
+
+def _all_equal(rows: npt.NDArray[Any]) -> bool:
+    """Whether there are rows, and all of them are equal; stops at the first that differs."""
+    return len(rows) > 0 and all(np.array_equal(row, rows[0]) for row in rows)
 
 
 def _row_bytes(height: int, width: int) -> int:

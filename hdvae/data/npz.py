@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hdvae.data.binarisation import BINARIZERS
-from hdvae.data.dataset import SPLITS, Dataset, Images, check_arrays, check_binary
+from hdvae.data.dataset import SPLITS, Dataset, Images, check_arrays, check_binary, check_varied
 from hdvae.errors import InputError, nearest, reason_of
 
 
@@ -23,7 +23,8 @@ def read_own(path: str | Path, binarization: str) -> Dataset:
             1) or `bernoulli` (one draw with a fixed seed; a pixel is 1 with probability gray/255).
 
     Raises:
-        InputError: the file or one of its arrays is not as described, or the binarization is unknown.
+        InputError: the file or one of its arrays is not as described, the binarization is unknown, or a split is
+            constant after it.
     """
     path = Path(path)
     if binarization not in BINARIZERS:
@@ -31,8 +32,10 @@ def read_own(path: str | Path, binarization: str) -> Dataset:
     arrays = _read_npz(path)
     check_arrays(str(path), arrays)
     _check_values(str(path), arrays, binarization)
+    images = BINARIZERS[binarization](arrays)
+    _check_varied(str(path), arrays, images, binarization)
     provenance = {"path": str(path), "binarization": binarization}
-    return Dataset.from_images(path.stem, BINARIZERS[binarization](arrays), provenance=provenance)
+    return Dataset.from_images(path.stem, images, provenance=provenance)
 
 
 def _read_npz(path: Path) -> dict[str, Images]:
@@ -72,3 +75,17 @@ def _check_values(where: str, arrays: Mapping[str, Images], binarization: str) -
             f"{where}: the arrays have values 0 and 1 only and are already binary: use binarization 'none', "
             f"not '{binarization}'"
         )
+
+
+def _check_varied(where: str, gray: Mapping[str, Images], images: Mapping[str, Images], binarization: str) -> None:
+    """Check that no split is constant after binarisation.
+
+    Raises:
+        InputError: a split is. The message has the range of its gray values, which often is not 0 … 255.
+    """
+    if binarization == "none":
+        check_varied(where, images, "give images that differ")
+        return
+    for split, array in gray.items():
+        after = f"{where}: after binarization '{binarization}' of gray values {array.min()} to {array.max()}"
+        check_varied(after, {split: images[split]}, "scale gray values to 0 … 255, and give images that differ")

@@ -10,9 +10,10 @@ All averages over draws and images are in float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -20,17 +21,46 @@ from torch.nn.utils import parametrize
 from hdvae.bounds.bounds import certified_bound, check, distances, local_bound
 from hdvae.bounds.lipschitz import Certificate, certify
 from hdvae.evaluation.metrics import at
+from hdvae.evaluation.slot_use import SlotUse
 from hdvae.experiment.experiment import Grade
+from hdvae.latents.distributions import Categorical
 from hdvae.network.model import HDVAE
 from hdvae.network.samplers import Temperature, hard, relaxed
-from hdvae.network.terms import Terms
+from hdvae.network.terms import LayerTerms, Terms
 from hdvae.objectives.objectives import expected_log_weight
 from hdvae.randomness.noise import NoiseSource
 
 ROWS = 1024
 """Number of images × samples that go through the network at once."""
+SUMMED = 1024
+"""Largest number of classes for which q(k|x) itself is kept, and not only the classes of its draws."""
 Columns = dict[str, Tensor]
 """Per-image values by name, each (images,), float64, nats unless the metric says otherwise."""
+
+
+@dataclass(frozen=True)
+class LayerUse:
+    """How images use the slots of one memory.
+
+    Attributes:
+        slots: K.
+        values: q(k|x), its mean over draws of the hard chain, (images, N, K); or only the classes of these draws,
+            (images, draws, N).
+        posterior: whether it is q(k|x).
+    """
+
+    slots: int
+    values: Tensor
+    posterior: bool
+
+    def variables(self) -> Iterator[SlotUse]:
+        """The use by each variable."""
+        values = self.values.cpu().numpy()
+        for n in range(values.shape[1 if self.posterior else 2]):
+            if self.posterior:
+                yield SlotUse.of_posteriors(values[:, n].astype(np.float64))
+            else:
+                yield SlotUse.of_draws(values[:, :, n], self.slots)
 
 
 @dataclass(frozen=True)
@@ -40,12 +70,12 @@ class Measured:
     Attributes:
         hard: the values of the hard chain: `elbo`, `log_px`, `kl/layer_i`.
         relaxed: the values of the relaxed and the coupled chain for each temperature, by its label.
-        codes: the classes of the hard chain for each layer of categorical variables, by its name, (images, draws, N).
+        use: the use of each memory, by the name of its layer.
     """
 
     hard: Columns
     relaxed: Mapping[str, Columns]
-    codes: Columns = field(default_factory=dict)
+    use: Mapping[str, LayerUse] = field(default_factory=dict)
 
     def columns(self) -> Columns:
         """All values by the names of their metrics."""
@@ -58,7 +88,8 @@ class Measured:
             return {name: column.cpu() for name, column in columns.items()}
 
         relaxed = {label: moved(columns) for label, columns in self.relaxed.items()}
-        return Measured(moved(self.hard), relaxed, moved(self.codes))
+        use = {name: replace(one, values=one.values.cpu()) for name, one in self.use.items()}
+        return Measured(moved(self.hard), relaxed, use)
 
 
 @torch.no_grad()
@@ -123,8 +154,17 @@ def _one_draw(chunk: _Chunk, draw: int, temperatures: Mapping[str, Temperature])
         label: _relaxed_columns(chunk, model.terms(x, chunk.encoded, noise, relaxed(tau)))
         for label, tau in temperatures.items()
     }
-    codes = {model.name(layer.node): layer.draw.hard.unsqueeze(1) for layer in terms.layers}
-    return Measured(columns, relaxed_columns, codes)
+    use = {model.name(layer.node): _use(layer, dense=not model.config.top_m_reads) for layer in terms.layers}
+    return Measured(columns, relaxed_columns, use)
+
+
+def _use(layer: LayerTerms, *, dense: bool) -> LayerUse:
+    """The use of a memory by one draw of the hard chain: q itself where all K weights are computed anyway."""
+    assert isinstance(layer.q, Categorical)
+    slots = layer.q.classes
+    if dense and slots <= SUMMED:
+        return LayerUse(slots, layer.q.joint().exp(), posterior=True)
+    return LayerUse(slots, layer.draw.hard.unsqueeze(1), posterior=False)
 
 
 def _relaxed_columns(chunk: _Chunk, terms: Terms) -> Columns:
@@ -168,8 +208,14 @@ def _mean(draws: Sequence[Measured]) -> Measured:
     return Measured(
         mean([one.hard for one in draws]),
         {label: mean([one.relaxed[label] for one in draws]) for label in labels},
-        {name: torch.cat([one.codes[name] for one in draws], 1) for name in draws[0].codes},
+        {name: _together([one.use[name] for one in draws]) for name in draws[0].use},
     )
+
+
+def _together(draws: Sequence[LayerUse]) -> LayerUse:
+    """The use of the same images by several draws."""
+    values = [one.values for one in draws]
+    return replace(draws[0], values=torch.stack(values).mean(0) if draws[0].posterior else torch.cat(values, 1))
 
 
 def joined(chunks: Sequence[Measured]) -> Measured:
@@ -182,5 +228,8 @@ def joined(chunks: Sequence[Measured]) -> Measured:
     return Measured(
         concatenated([one.hard for one in chunks]),
         {label: concatenated([one.relaxed[label] for one in chunks]) for label in labels},
-        concatenated([one.codes for one in chunks]),
+        {
+            name: replace(use, values=torch.cat([one.use[name].values for one in chunks]))
+            for name, use in chunks[0].use.items()
+        },
     )

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdvae.errors import BoundViolated
+from hdvae.errors import BoundViolated, InputError
 from hdvae.evaluation.chains import Columns, Measured, joined, measure
 from hdvae.evaluation.importance import importance_weighted
-from hdvae.evaluation.metrics import CURRENT, at, at_samples, tau_label
-from hdvae.evaluation.usage import perplexity
+from hdvae.evaluation.metrics import CURRENT, at, at_samples, error_name, tau_label
+from hdvae.evaluation.slot_use import slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig, Grade
 from hdvae.network.model import HDVAE, evaluating
 from hdvae.network.samplers import Temperature
@@ -50,6 +50,30 @@ def choose_images(count: int, available: int) -> np.ndarray:
     return np.sort(chosen[:count])
 
 
+def evaluated_images(config: EvaluationConfig, available: int) -> np.ndarray:
+    """The indices of the validation images on which a run is evaluated, in increasing order.
+
+    With `part: search` and `part: held_out` they are from two halves of the split that have no image in common. The
+    halves are fixed at random, whatever the seed; of an odd number of images the first has one more.
+
+    Args:
+        config: which part, and how many of its images.
+        available: the number of validation images.
+
+    Raises:
+        InputError: the part has no images.
+    """
+    whole = np.arange(available)
+    if config.part != "all":
+        shuffled = np.random.Generator(np.random.Philox(derive(0, "held-out images"))).permutation(available)
+        middle = (available + 1) // 2
+        whole = np.sort(shuffled[:middle] if config.part == "search" else shuffled[middle:])
+    if not len(whole):
+        raise InputError(f"evaluation.part: {config.part} has no images: there are {available} validation images")
+    chosen: np.ndarray = whole[choose_images(config.images, len(whole))]
+    return chosen
+
+
 def summarise(measured: Measured, grade: Grade = "certified") -> dict[str, float]:
     """Means over images, and the relaxation bias at each temperature.
 
@@ -59,8 +83,12 @@ def summarise(measured: Measured, grade: Grade = "certified") -> dict[str, float
         BoundViolated: a measured bias is above a certified bound.
     """
     metrics = {name: value.mean().item() for name, value in measured.hard.items()}
-    metrics |= {f"perplexity/{name}": perplexity(codes).item() for name, codes in measured.codes.items()}
+    for name, use in measured.use.items():
+        metrics |= {f"{metric}/{name}": value for metric, value in slot_metrics(use.variables()).items()}
+    kl = torch.stack([value for name, value in measured.hard.items() if name.startswith("kl/")]).sum(0)
     metrics["kl"] = sum(value for name, value in metrics.items() if name.startswith("kl/"))
+    if len(measured.hard["elbo"]) > 1:
+        metrics |= {"elbo_se": standard_error(measured.hard["elbo"]), "kl_se": standard_error(kl)}
     for i, (label, columns) in enumerate(measured.relaxed.items()):
         bias = _bias(columns, measured.hard["elbo"])
         if grade == "certified":
@@ -78,6 +106,7 @@ def _bias(columns: Columns, elbo: Tensor) -> dict[str, float]:
     metrics["relaxed_elbo"] = metrics["surrogate_elbo"] - metrics["lipschitz_bound"]
     metrics["relaxed_elbo_reads"] = metrics["surrogate_elbo"] - metrics["lipschitz_bound_reads"]
     if len(elbo) > 1:
+        metrics["surrogate_elbo_se"] = standard_error(columns["surrogate_elbo"])
         metrics["relaxation_bias_se"] = standard_error(columns["surrogate_elbo"] - elbo)
         metrics["coupled_bias_se"] = standard_error(columns["surrogate_elbo"] - columns["coupled_elbo"])
     return metrics
@@ -161,4 +190,6 @@ def evaluate(
             name = at_samples("iw_elbo", config.samples)
             columns[name] = torch.cat(_shared(workers, images, weighted_share))
             metrics["iw_elbo"] = metrics[name] = columns[name].mean().item()
+            if len(columns[name]) > 1:
+                metrics["iw_elbo_se"] = metrics[error_name(name)] = standard_error(columns[name])
     return Evaluation(metrics, columns)

@@ -13,8 +13,11 @@ from hdvae.network.wiring import WIRINGS
 
 DESCRIPTIONS = {
     "elbo": "L₁ at τ = 0: the evidence lower bound with hard samples; higher is better",
+    "elbo_se": "standard error of elbo over images",
     "iw_elbo": "L_S at τ = 0: the importance-weighted bound with S hard samples; higher is better",
+    "iw_elbo_se": "standard error of iw_elbo over images",
     "surrogate_elbo": "L₁ at τ > 0 (eq. 5): what training maximises; not a bound of log p(x)",
+    "surrogate_elbo_se": "standard error of surrogate_elbo over images",
     "coupled_elbo": "q of the relaxed chain with p and the decoder given H(z̃): a lower bound of log p(x)",
     "relaxed_elbo": "surrogate_elbo − lipschitz_bound: a lower bound of log p(x) with a certified κ, else an estimate",
     "relaxed_elbo_reads": "surrogate_elbo − lipschitz_bound_reads: the tighter bound of the two",
@@ -27,13 +30,19 @@ DESCRIPTIONS = {
     "lipschitz_bound": "Σ κ E‖z̃ − H(z̃)‖₂: bounds jensen_bound if κ is certified (evaluation.kappa)",
     "lipschitz_bound_reads": "Σ κ E‖y(z̃) − y(H(z̃))‖₂ of the reads y: tighter, and equally valid",
     "kl": "E[log q/p] over the hard chain, all layers",
+    "kl_se": "standard error of kl over images",
     "log_px": "E[log p(x|z)] over the hard chain",
 }
 """The metrics of an evaluation. For each layer there are also `kl/layer_i`; `distance/layer_i`, E‖z̃ − H(z̃)‖₂; with
 sampled top-m reads `dropped_mass/layer_i`, an upper bound of the expected share of z̃ that they drop; and with memories
-`perplexity/layer_i`, exp of the entropy of the slot usage, mean over the variables."""
+those of `SLOT_USE`."""
 
-AT_ZERO = ("elbo", "iw_elbo", "kl", "log_px")
+SLOT_USE = tuple(f"{name}{limit}" for name in ("perplexity", "coverage") for limit in ("", "_low", "_high"))
+"""The metrics of each memory, `perplexity/layer_i` etc., means over its variables: `perplexity`, exp of the entropy of
+the use q(k) of the slots, their effective number; `coverage`, the share of slots that 20 K draws from q(k) are expected
+to meet; and `_low` and `_high`, the limits of their 95% intervals over images. See `hdvae.evaluation.slot_use`."""
+
+AT_ZERO = ("elbo", "elbo_se", "iw_elbo", "iw_elbo_se", "kl", "kl_se", "log_px")
 """The metrics that do not depend on a temperature."""
 CURRENT = "tau=current"
 """Label of the training temperature (or temperatures) at the step of the evaluation."""
@@ -47,14 +56,15 @@ TRAINING_DESCRIPTIONS = {
     "freebits": "λ, nats for each layer",
     "learning_rate": "learning rate of all parameters except the memory values",
     "gradient_norm": "norm of the whole gradient before clipping",
+    "clipped": "the share of steps whose gradient was clipped; only with `training.gradient_clip`",
 }
 """The metrics under `train/`: means since the last report. For each memory there are also `slots_used/layer_i`, the
-number of slots used so far, and `dead_slots/layer_i`, the number of slots not used in the last `training.dead_after`
-steps."""
+number of slots used so far, and `dead_slots/layer_i`, the number of dead slots (`training.dead_after`), once that can
+be known. Both are means over its variables, of K slots each."""
 
 
 PER_LAYER = tuple(
-    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", "perplexity", "slots_used", "dead_slots")
+    f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", *SLOT_USE, "slots_used", "dead_slots")
 )
 """The beginnings of the names of metrics of single layers."""
 
@@ -86,6 +96,16 @@ def at_samples(metric: str, samples: int) -> str:
     return f"{metric}@S={samples}"
 
 
+def error_name(metric: str) -> str:
+    """The name of the standard error of a metric over images.
+
+    >>> error_name("valid/elbo"), error_name("relaxation_bias@tau=0.1")
+    ('valid/elbo_se', 'relaxation_bias_se@tau=0.1')
+    """
+    name, label, at = metric.partition("@")
+    return f"{name}_se{label}{at}"
+
+
 def metric_names(experiment: Experiment) -> list[str]:
     """The names, without the split, of all metrics in an evaluation of this experiment."""
     wiring, levels = WIRINGS[experiment.model.wiring], len(experiment.model.layers)
@@ -97,10 +117,10 @@ def metric_names(experiment: Experiment) -> list[str]:
     return [
         *AT_ZERO,
         *(f"kl/{name}" for name in names),
-        *(f"perplexity/{name}" for name in names if experiment.model.latent == "categorical"),
+        *(f"{use}/{name}" for use in SLOT_USE for name in names if experiment.model.latent == "categorical"),
         *relaxed,
         *(at(name, label) for label in labels for name in relaxed),
-        at_samples("iw_elbo", experiment.evaluation.samples),
+        *(at_samples(name, experiment.evaluation.samples) for name in ("iw_elbo", "iw_elbo_se")),
     ]
 
 

@@ -1,7 +1,8 @@
-"""Usage of the slots of the memories.
+"""Which slots of the memories training uses, and which are dead.
 
-A slot is used when a hard sample of q chooses it. Training records the step at which each slot was last used;
-evaluation counts how often each slot is used on its images.
+A slot is used in a step when a hard sample chooses it, or when a relaxed sample reads it with a weight that matters.
+Training records the step at which each slot was last used. How much each slot is used at the end of training is
+estimated from evaluations: `hdvae.evaluation.slot_use`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hdvae.experiment.experiment import TrainingConfig
 from hdvae.latents.layers import MemoryLayer
 from hdvae.network.model import HDVAE
 from hdvae.network.terms import Terms
 from hdvae.workers import Workers
+
+LEAST_WEIGHT = 1e-3
+"""A slot counts as read from this weight in a relaxed sample on: its gradient is as much of that of a hard read."""
 
 
 class Usage:
@@ -35,36 +40,38 @@ class Usage:
                 self.last[self._names[node]] = torch.zeros(shape, dtype=torch.int32, device=layer.values_NKD.device)
 
     def note(self, terms: Terms, step: int) -> None:
-        """Record the hard samples of step number `step` ≥ 1."""
+        """Record the slots used by the samples of step number `step` ≥ 1."""
         for layer in terms.layers:
-            last = self.last.get(self._names[layer.node])
-            if last is not None:
-                last[torch.arange(len(last), device=last.device), layer.draw.hard] = step
+            last, draw = self.last.get(self._names[layer.node]), layer.draw
+            if last is None:
+                continue
+            variables = torch.arange(len(last), device=last.device)
+            last[variables, draw.hard] = step
+            if draw.soft is not None:
+                read = draw.soft.detach() >= LEAST_WEIGHT
+                if draw.slots is None:
+                    last[read.any(0)] = step
+                else:
+                    last[variables.unsqueeze(-1).expand_as(read)[read], draw.slots[read]] = step
 
     def merge(self, workers: Workers) -> None:
         """Include the usage recorded by the other workers."""
         workers.largest(self.last.values())
 
-    def dead(self, step: int, after: int) -> dict[str, Tensor]:
-        """For each memory, whether a slot was not used in the last `after` steps before `step`, (N, K)."""
-        return {name: last <= step - after for name, last in self.last.items()}
+    def dead(self, step: int, config: TrainingConfig) -> dict[str, Tensor]:
+        """For each memory for which this can be known at this step, whether a slot is dead, (N, K)."""
+        windows = {name: config.dead_window(last.shape[1]) for name, last in self.last.items()}
+        return {name: last <= step - windows[name] for name, last in self.last.items() if windows[name] <= step}
 
-    def counts(self, step: int, after: int) -> dict[str, float]:
-        """For each memory, `slots_used`, the number of slots used so far, and `dead_slots`, the number of dead ones."""
-        used = {f"slots_used/{name}": float((last > 0).sum()) for name, last in self.last.items()}
-        return used | {f"dead_slots/{name}": float(dead.sum()) for name, dead in self.dead(step, after).items()}
+    def counts(self, step: int, config: TrainingConfig) -> dict[str, float]:
+        """For each memory, `slots_used`, the number of slots used so far, and `dead_slots`, the number of dead ones.
+
+        Both are means over the variables of the memory. `dead_slots` is left out where it cannot be known yet.
+        """
+        used = {f"slots_used/{name}": _mean_count(last > 0) for name, last in self.last.items()}
+        return used | {f"dead_slots/{name}": _mean_count(dead) for name, dead in self.dead(step, config).items()}
 
 
-def perplexity(codes: Tensor) -> Tensor:
-    """Exp of the entropy of the slot usage, mean over the variables; 0-dim, float64.
-
-    If the used slots are used equally often, this is their number.
-
-    Args:
-        codes: hard samples, (…, N).
-    """
-    each = []
-    for n in range(codes.shape[-1]):
-        share = torch.unique(codes[..., n], return_counts=True)[1].double() / codes[..., n].numel()
-        each.append((-share * share.log()).sum().exp())
-    return torch.stack(each).mean()
+def _mean_count(slots: Tensor) -> float:
+    """The number of slots, (N, K), mean over the variables."""
+    return float(slots.sum()) / len(slots)

@@ -26,12 +26,14 @@ class EstimatorRules:
         relaxed: whether it draws relaxed samples z̃ instead of hard ones. Lipschitz bounds, and therefore relaxed
             ELBOs and learned temperatures, need relaxed samples.
         all_classes: whether its gradient needs a weight for every class, which sampled top-m reads do not have.
+        many_samples: whether it draws `training.estimator_samples` hard samples of each image, and not one.
     """
 
     name: EstimatorName
     kl: tuple[KlTreatment, ...]
     relaxed: bool = False
     all_classes: bool = False
+    many_samples: bool = False
 
     def check_training(self, training: TrainingConfig) -> None:
         """Check the other settings of the training.
@@ -67,8 +69,8 @@ CONCRETE = EstimatorRules("concrete", kl=("analytic", "hard", "relaxed", "concre
 STRAIGHT_THROUGH = EstimatorRules("straight_through", kl=("analytic", "hard", "relaxed"), all_classes=True)
 GUMBEL_RAO = EstimatorRules("gumbel_rao", kl=("analytic", "hard", "relaxed"), all_classes=True)
 REINMAX = EstimatorRules("reinmax", kl=("analytic", "hard", "relaxed"), all_classes=True)
-RLOO = EstimatorRules("rloo", kl=("analytic",))
-VIMCO = EstimatorRules("vimco", kl=("analytic",))
+RLOO = EstimatorRules("rloo", kl=("analytic",), many_samples=True)
+VIMCO = EstimatorRules("vimco", kl=("analytic",), many_samples=True)
 
 RULES = {rules.name: rules for rules in (CONCRETE, STRAIGHT_THROUGH, GUMBEL_RAO, REINMAX, RLOO, VIMCO)}
 """The rules of every estimator by its name."""

@@ -26,6 +26,8 @@ MOST_DRAWS = 1024
 """Largest number of classes drawn for one sampled top-m read."""
 LEAST_TAU = 1e-6
 """Smallest temperature; below it a relaxed sample equals a hard one in single precision."""
+MOST_RATE = 1e30
+"""Largest learning rate; far above it an update is not finite in single precision."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -143,12 +145,12 @@ class TrainingConfig(Config):
     """Number of images in a step, summed over all workers."""
     temperature: TemperatureSpec = ((0, 0.8), (200_000, 0.3), (400_000, 0.1))
     """A schedule; or `learned`: one τ for each layer, trained with the gradient of the relaxed ELBO."""
-    temperature_start: Annotated[float, Field(gt=0)] = 0.5
+    temperature_start: Annotated[float, Field(ge=LEAST_TAU)] = 0.5
     """Initial value of a learned temperature."""
-    temperature_floor: Annotated[float, Field(gt=0)] = 0.05
+    temperature_floor: Annotated[float, Field(ge=LEAST_TAU)] = 0.05
     """Lower limit of a learned temperature."""
     freebits: ScheduleSpec = 2.0
-    """λ, nats for each stochastic layer."""
+    """λ, nats for each stochastic layer; 0 is off."""
     freebits_per: Literal["batch", "image"] = "batch"
     """Whether free bits apply to the mean KL of the batch, or to the KL of every image."""
     kl: KlTreatment = "analytic"
@@ -168,14 +170,22 @@ class TrainingConfig(Config):
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the whole gradient; no clipping by default."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which are then evaluated; no averaging by default."""
-    dead_after: Positive = 1000
-    """Number of steps without being chosen by q after which a slot counts as dead."""
+    """Decay of an exponential moving average of the weights, which is then evaluated; no averaging by default. It is
+    bias-corrected: the initial weights do not count."""
+    dead_after: Annotated[float, Field(gt=0)] = 20.0
+    """Expected visits without one of which a slot counts as dead: it was not used in so many steps that hard samples
+    would have chosen it this often, on average, if they chose all slots alike (see `dead_window`). A slot of uniform
+    use is called dead with probability e^(−dead_after), 2e-9 by default."""
     revive: bool = False
-    """Whether dead slots are initialised again at each evaluation."""
+    """Whether dead slots are initialised again after each evaluation."""
     patience: Positive | None = None
     """Number of evaluations without a better ELBO after which training stops early and keeps the best weights; by
     default training never stops early."""
+
+    def dead_window(self, classes: int) -> int:
+        """Number of steps in which uniform use chooses each of K slots `dead_after` times, on average."""
+        samples = self.estimator_samples if RULES[self.estimator].many_samples else 1
+        return math.ceil(self.dead_after * classes / (self.batch_size * samples))
 
     @property
     def needs_bound(self) -> bool:
@@ -199,6 +209,8 @@ class TrainingConfig(Config):
         for name, spec in schedules.items():
             if name != "freebits" and min(values(spec)) <= 0:
                 raise ValueError(f"{name} must stay above 0")
+            if name.endswith("learning_rate") and max(values(spec)) > MOST_RATE:
+                raise ValueError(f"{name} must not exceed {MOST_RATE:g}")
         if "temperature" in schedules and min(values(schedules["temperature"])) < LEAST_TAU:
             raise ValueError(f"temperature must not fall below {LEAST_TAU:g}")
         if min(values(self.freebits)) < 0:
@@ -231,6 +243,8 @@ class EvaluationConfig(Config):
     """Size of the fixed random subset of the split; all images if the split has fewer."""
     draws: Positive = 10
     """M, the number of noise draws for each image."""
+    part: Literal["all", "search", "held_out"] = "all"
+    """The part of the validation images of which these are a subset: all, or one of two fixed halves."""
     samples: Positive = 100
     """S, the number of importance-weighted samples for each image at the end of training."""
     tau: Annotated[tuple[Annotated[float, Field(ge=LEAST_TAU)], ...], Field(min_length=1)] = (0.1,)
@@ -256,6 +270,20 @@ class Experiment(Config):
             raise ValueError(f"training.{setting} is for model.latent: categorical; normal variables are not relaxed")
         if model.top_m_reads and training.kl == "concrete":
             raise ValueError("training.kl: concrete needs relaxed samples of all classes: set model.reads: dense")
+        return self
+
+    @model_validator(mode="after")
+    def _revival_spares_uniform_use(self) -> Experiment:
+        """Refuse `training.revive` where slots that are used like all others would be called dead."""
+        if self.training.revive and self.model.latent == "categorical":
+            layer = max(self.model.layers, key=lambda layer: layer.variables * layer.classes)
+            slots, visits = layer.variables * layer.classes, self.training.dead_after
+            if slots * math.exp(-visits) >= 1:
+                raise ValueError(
+                    f"training.revive with training.dead_after: {visits:g} would reinitialise about "
+                    f"{slots * math.exp(-visits):.0f} of {slots} slots of a layer that uses all alike; "
+                    f"set dead_after to at least {math.floor(math.log(slots)) + 1}"
+                )
         return self
 
     @classmethod

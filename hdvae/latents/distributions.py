@@ -68,7 +68,7 @@ class Distribution(Protocol):
     def concrete_log_prob(self, draw: Draw) -> Tensor:
         """Log-density of log z̃ for the continuous variable z̃ (eq. 16), summed over the variables: (B,).
 
-        For a hard draw this is `log_prob`.
+        The temperature is that of the draw, for q and p alike. For a hard draw this is `log_prob`.
         """
         ...
 

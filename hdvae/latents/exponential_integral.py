@@ -40,9 +40,9 @@ class ExponentialIntegral:
         return _cached_table(tau, like.dtype, like.device)
 
     def log_f(self, log_x: Tensor) -> Tensor:
-        """Log F_a at log x, any shape. Beyond the grid, the value at its end is returned."""
+        """Log F_a at log x, any shape. Beyond the grid, the value at its end is returned; for NaN, NaN."""
         place = ((log_x - LOWEST) / STEP).clamp_(0, len(self.log_f_at) - 1.001)
-        below = place.long()
+        below = place.nan_to_num(nan=0.0).long()
         left, right = self.log_f_at[below], self.log_f_at[below + 1]
         return torch.lerp(left, right, place - below)
 

@@ -4,7 +4,9 @@ The method is a race. Every class k has an exponential clock of rate π_k, which
 perturbed logit of the class is −log T_k = log π_k + g_k with Gumbel noise g_k, so the relaxed sample (eq. 4) is
 z̃ ∝ T^(−1/τ). All clocks together are a Poisson process of rate 1, whose arrivals are independent draws from Cat(π).
 The first m arrivals are therefore m draws from Cat(π), and their times are cumulative sums of m unit exponentials. Only
-the first arrival of a class counts. The arrivals have exactly the largest weights of a sample of all classes.
+the first arrival of a class counts. The arrivals have exactly the largest weights of a sample of all classes: they are
+a Gumbel-top-k sample (Kool et al. 2019, "Stochastic beams and where to find them"), enumerated from the largest
+perturbed logit down, as a Gumbel process is in Maddison et al. 2014, "A* sampling".
 
 The total weight of all other classes is bounded, and can be estimated without bias. Given the arrivals, a class of
 rate π that has not arrived until T_m has the expected weight, relative to that of the first arrival,

@@ -6,6 +6,7 @@ so that the KL of each layer trains the encoder of that layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,7 +44,8 @@ def training_kl(layer: LayerTerms, treatment: str = "analytic") -> Tensor:
     - `hard`: eq. 14 without changes. H has no gradient and E[∇ log q(H(z̃))] = 0, so the term does not train its
       encoder.
     - `relaxed`: eq. 15 for q and for p. Its value differs from eq. 14, and its gradient is biased.
-    - `concrete`: the densities of eq. 16 for q and for p. This is the exact term of another, continuous model.
+    - `concrete`: the densities of eq. 16 for q and for p, both at the temperature of the sample. This is the exact term
+      of another, continuous model. (Maddison et al. 2016 give the prior a temperature of its own.)
     """
     q, p, draw = layer.q, layer.p, layer.draw
     if treatment == "hard":
@@ -90,20 +92,25 @@ def surrogate_objective(
 
     Args:
         terms: the terms of the relaxed chain.
-        freebits: λ, nats for each layer.
+        freebits: λ, nats for each layer; 0 is off.
         kl: the treatment of the KL terms, see `training_kl`.
         per_image: whether to take the maximum for each image, before the mean over the batch, instead of after it.
         workers: the workers that share the batch; the mean KL is over all of their shares.
     """
     log_px = terms.log_px.mean()
-    trained = [training_kl(layer, kl) for layer in terms.layers]
+    trained, least = [training_kl(layer, kl) for layer in terms.layers], _least(freebits)
     if per_image:
-        spent = [k.clamp(min=freebits).mean() for k in trained]
+        spent = [k.clamp(min=least).mean() for k in trained]
     else:
         own = [k.mean() for k in trained]
-        spent = [torch.where(k < freebits, freebits, mine) for mine, k in zip(own, workers.mean(own), strict=True)]
+        spent = [torch.where(k < least, freebits, mine) for mine, k in zip(own, workers.mean(own), strict=True)]
     shown = trained if kl == "analytic" else [layer.expected_log_ratio() for layer in terms.layers]
     return Objective(log_px - torch.stack(spent).sum(), log_px, [k.mean() for k in shown], spent)
+
+
+def _least(freebits: float) -> float:
+    """The KL below which free bits take its place. λ = 0 is off: estimates from one sample may be negative."""
+    return freebits if freebits > 0 else -math.inf
 
 
 def score_objective(
@@ -124,7 +131,7 @@ def score_objective(
     Args:
         terms: the terms of a hard chain of S · B images: S copies of the batch, one after another.
         samples: S ≥ 2.
-        freebits: λ, nats for each layer.
+        freebits: λ, nats for each layer; 0 is off.
         bound: `rloo` or `vimco`: (log-weights (S, B), log q (S, B)) → a scalar.
         sampled_kl: whether the log-weights need the sampled log-ratios instead of finite sums.
         per_image: whether λ applies to the KL of every image instead of the mean over the batch.
@@ -133,7 +140,7 @@ def score_objective(
     shown = [layer.expected_log_ratio().view(samples, -1) for layer in terms.layers]
     ratios = [layer.log_ratio().view(samples, -1) for layer in terms.layers] if sampled_kl else shown
     spend = [k.detach().mean(0) for k in shown] if per_image else workers.mean([k.mean() for k in shown])
-    spends = [k > freebits for k in spend]
+    spends = [k > _least(freebits) for k in spend]
     counted = [ratio * over for ratio, over in zip(ratios, spends, strict=True)]
     value = terms.log_px.double().view(samples, -1) - torch.stack(counted).double().sum(0)
     total = bound(value, log_q(terms).view(samples, -1))

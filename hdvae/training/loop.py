@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hdvae.data.dataset import Dataset
 from hdvae.errors import InputError, Interrupted
-from hdvae.evaluation.evaluation import Evaluation, choose_images, evaluate
+from hdvae.evaluation.evaluation import Evaluation, evaluate, evaluated_images
 from hdvae.evaluation.metrics import nested
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
@@ -79,7 +79,7 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     config, workers = experiment.training, session.workers
     check_batch(experiment, dataset, workers)
     images = torch.from_numpy(dataset.images("train")).to(device)
-    kept = torch.from_numpy(choose_images(experiment.evaluation.images, dataset.size("valid")))
+    kept = torch.from_numpy(evaluated_images(experiment.evaluation, dataset.size("valid")))
     held_out = torch.from_numpy(dataset.images("valid")).to(device)[kept.to(device)]
     state = TrainState.fresh(experiment, (dataset.height, dataset.width), seed, device)
     latest = workers.from_first(session.latest)  # read once, so that all workers start from the same snapshot
@@ -97,6 +97,8 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
             if workers.is_first:
                 session.report(state.step, metrics, {"image": kept, **evaluation.per_image}, state.snapshot)
         else:
+            if state.revival_is_due:
+                _revive(state)
             chosen = batch_indices(seed, state.step, config.batch_size, len(images))[share]
             batch = images[torch.from_numpy(chosen).to(device)].to(dtype)
             state.means.add(train_step(state, batch, workers))
@@ -116,12 +118,21 @@ def check_batch(experiment: Experiment, dataset: Dataset, workers: Workers = ALO
 
 
 def _slot_usage(state: TrainState, workers: Workers) -> dict[str, float]:
-    """The metrics of slot usage. With `training.revive`, dead slots are initialised again, except at the end."""
+    """The metrics of slot usage."""
     state.usage.merge(workers)
-    config, step = state.experiment.training, state.step
-    if config.revive and not state.is_over and step >= config.dead_after:
-        revive(state.model, state.optimizer, state.usage.dead(step, config.dead_after), state.seed, step)
-    return state.usage.counts(step, config.dead_after)
+    return state.usage.counts(state.step, state.experiment.training)
+
+
+def _revive(state: TrainState) -> None:
+    """Initialise dead slots again, in the model and in its average.
+
+    This happens after the report, so that the snapshot has the weights that were evaluated. A run that resumes from it
+    does the same. The usage was merged for the report.
+    """
+    dead = state.usage.dead(state.step, state.experiment.training)
+    for model in (state.model, state.average):
+        if model is not None:
+            revive(model, state.optimizer, dead, state.seed, state.step)
 
 
 def _stop(state: TrainState, session: Session) -> NoReturn:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from hdvae.latents.sparse_reads import fetch, rows_of
 
+MOMENTS, ROW_MOMENTS = ("average", "largest", "step"), ("row_moments", "row_step")
+"""Names of the state tensors of a parameter with dense gradients, and of one with sparse gradients."""
 BETA, DECAY, EPSILON = 0.9, 0.999, 1e-8
 """Decay rates of the mean gradient and of the largest gradient, and the smallest value of the latter."""
 CACHED = 2**17
@@ -43,8 +45,8 @@ class Adamax:
     Attributes:
         groups: the groups of parameters.
         state: the named state tensors of each parameter that has had a gradient. With dense gradients these are
-            `average` and `largest`, in the shape of the parameter, and `step`, 0-dim on the CPU; with sparse gradients
-            `row_moments`, (N, K, 2 D), and `row_step`, (N, K).
+            `MOMENTS`: `average` and `largest`, in the shape of the parameter, and `step`, 0-dim on the CPU; with sparse
+            gradients `ROW_MOMENTS`: `row_moments`, (N, K, 2 D), and `row_step`, (N, K).
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -126,7 +128,12 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm([entries(gradient) for gradient in gradients])
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) -> None:
-    """Scale all gradients so that their norm, which is given, becomes at most `most`."""
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) -> Tensor:
+    """Scale all gradients so that their norm, which is given, becomes at most `most`.
+
+    Returns:
+        1 if that changed the gradients, else 0; 0-dim, of the type of the norm.
+    """
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([entries(p.grad) for p in parameters if p.grad is not None], scale)
+    return (scale < 1).to(norm.dtype)

@@ -1,4 +1,8 @@
-"""Reinitialisation of dead slots of the memories during training (`training.revive`)."""
+"""Reinitialisation of dead slots of the memories during training (`training.revive`).
+
+The same is done with dead codes in vector quantisation: Łańcucki et al. 2020, "Robust training of vector quantized
+bottleneck models", and the random restarts of Dhariwal et al. 2020, "Jukebox".
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,8 @@ def revive(model: HDVAE, optimizer: Adamax, dead: Mapping[str, Tensor], seed: in
     with this half-key are dead. Without a new key, a dead slot would not be chosen again.
 
     Args:
-        model: the model, which is changed.
-        optimizer: the optimiser, whose moments are changed.
+        model: the model, which is changed; an average of the weights gets the same values as the weights.
+        optimizer: the optimiser, whose moments of this model's memories are changed.
         dead: the dead slots, from `hdvae.evaluation.usage.Usage.dead`.
         seed: the seed of the run.
         step: the step; the new values are a function of it and of the seed.

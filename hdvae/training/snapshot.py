@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from hdvae.config import parse
+from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
 
@@ -37,14 +38,43 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
+def check_names(expected: Collection[str], found: Collection[str], part: str) -> None:
+    """Check that a checkpoint has the named parts that are expected, and no others.
+
+    Args:
+        expected: the names that the experiment and this version of the program need.
+        found: the names in the checkpoint.
+        part: what is checked, for the message.
+
+    Raises:
+        InputError: the names differ.
+    """
+    differing = {"lacks": sorted({*expected} - {*found}), "has unknown": sorted({*found} - {*expected})}
+    faults = [f"{kind} {names[0]}{_and_more(names)}" for kind, names in differing.items() if names]
+    if faults:
+        raise InputError(
+            f"checkpoint, {part}: it {' and '.join(faults)}; use the version of hdvae that wrote it, "
+            "or delete the checkpoints of this run to train it from the beginning"
+        )
+
+
+def _and_more(names: Collection[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
 def trained_model(snapshot: Snapshot) -> HDVAE:
     """The model of a snapshot, in evaluation mode on the CPU.
 
     It has the best weights if training stops early, else the averaged weights if there are any, else the last ones.
+
+    Raises:
+        InputError: the weights are not those of this model.
     """
     experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
     height, width = snapshot.values["image"]
     model = HDVAE(experiment.model, (height, width))
     kinds = [kind for kind in ("best", "average", "model") if below(kind, snapshot.tensors)]
-    model.load_state_dict(below(kinds[0], snapshot.tensors))
+    weights = below(kinds[0], snapshot.tensors) if kinds else {}
+    check_names(model.state_dict(), weights, "weights")
+    model.load_state_dict(weights)
     return model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,8 @@ from hdvae.network.model import HDVAE
 from hdvae.network.samplers import Temperature
 from hdvae.objectives.temperature import LearnedTemperature
 from hdvae.randomness.seeds import derive
-from hdvae.training.optimizer import Adamax, Group
-from hdvae.training.snapshot import Snapshot, below, prefixed
+from hdvae.training.optimizer import MOMENTS, ROW_MOMENTS, Adamax, Group
+from hdvae.training.snapshot import Snapshot, below, check_names, prefixed
 
 
 class Means:
@@ -29,9 +30,14 @@ class Means:
         self.count = 0
 
     def add(self, quantities: Mapping[str, Tensor | float]) -> None:
-        """Add the metrics of one step."""
-        for name, value in quantities.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        """Add the metrics of one step, which are the same in every step.
+
+        Raises:
+            InputError: the means come from a snapshot with other metrics.
+        """
+        if self.count:
+            check_names(quantities, self._sums, "means")
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in quantities.items()}
         self.count += 1
 
     def take(self) -> dict[str, float]:
@@ -40,16 +46,13 @@ class Means:
         self._sums, self.count = {}, 0
         return means
 
-    def snapshot(self) -> Snapshot:
-        """The sums, from which the means are restored to the last bit."""
-        tensors = {name: total for name, total in self._sums.items() if isinstance(total, Tensor)}
-        numbers = {name: total for name, total in self._sums.items() if name not in tensors}
-        return Snapshot(tensors, {"count": self.count, "sums": numbers})
+    def plain(self) -> dict[str, Any]:
+        """The sums as JSON-like values, from which the means are restored to the last bit."""
+        return {"count": self.count, "sums": {name: float(total) for name, total in self._sums.items()}}
 
-    def restore(self, snapshot: Snapshot, device: torch.device) -> None:
-        """Continue from a snapshot."""
-        tensors = {name: total.to(device, copy=True) for name, total in snapshot.tensors.items()}
-        self._sums, self.count = {**snapshot.values["sums"], **tensors}, snapshot.values["count"]
+    def restore(self, plain: Mapping[str, Any]) -> None:
+        """Continue from the result of `plain`."""
+        self._sums, self.count = dict(plain["sums"]), plain["count"]
 
 
 @dataclass
@@ -60,13 +63,11 @@ class Best:
         elbo: their ELBO on the validation images, nats per image.
         step: the step of their evaluation.
         weights: the weights by name.
-        worse: the number of evaluations since then.
     """
 
     elbo: float
     step: int
     weights: dict[str, Tensor]
-    worse: int = 0
 
 
 @dataclass
@@ -84,6 +85,7 @@ class TrainState:
         average: the model with averaged weights (`training.ema`), or None.
         temperature: the learned temperatures (`temperature: learned`), or None.
         best: the best weights so far, with early stopping (`training.patience`), or None.
+        worse: the number of evaluations since then, with early stopping.
         step: the number of optimisation steps done.
         means: the running means of the metrics since the last report.
     """
@@ -96,6 +98,7 @@ class TrainState:
     average: HDVAE | None = None
     temperature: LearnedTemperature | None = None
     best: Best | None = None
+    worse: int = 0
     step: int = 0
     means: Means = field(default_factory=Means)
 
@@ -133,9 +136,7 @@ class TrainState:
     def is_over(self) -> bool:
         """Whether training is finished: all steps are done, or the ELBO has not improved for `patience` evaluations."""
         config = self.experiment.training
-        if self.step >= config.steps:
-            return True
-        return self.best is not None and config.patience is not None and self.best.worse >= config.patience
+        return self.step >= config.steps or (config.patience is not None and self.worse >= config.patience)
 
     @property
     def report_is_due(self) -> bool:
@@ -143,15 +144,21 @@ class TrainState:
         unreported = self.means.count > 0
         return unreported and (self.step % self.experiment.evaluation.every == 0 or self.is_over)
 
+    @property
+    def revival_is_due(self) -> bool:
+        """Whether dead slots are initialised again before the next step: after each evaluation step."""
+        config, after_evaluation = self.experiment.training, self.step % self.experiment.evaluation.every == 0
+        return config.revive and after_evaluation
+
     def note_elbo(self, elbo: float) -> None:
-        """Record the ELBO of an evaluation (nats per image), for early stopping."""
+        """Record the ELBO of an evaluation (nats per image) for early stopping; only a finite one can be the best."""
         if self.experiment.training.patience is None:
             return
-        if self.best is None or elbo > self.best.elbo:
+        if math.isfinite(elbo) and (self.best is None or elbo > self.best.elbo):
             weights = {name: tensor.clone() for name, tensor in self.evaluated_model.state_dict().items()}
-            self.best = Best(elbo, self.step, weights)
+            self.best, self.worse = Best(elbo, self.step, weights), 0
         else:
-            self.best.worse += 1
+            self.worse += 1
 
     def result(self) -> HDVAE:
         """The model that the run returns: with the best, the averaged or the last weights."""
@@ -176,18 +183,22 @@ class TrainState:
             "image": list(self.model.image),
             "seed": self.seed,
             "step": self.step,
+            "worse": self.worse,
         }
         if self.best is not None:
             tensors |= prefixed("best", self.best.weights)
-            values["best"] = {"elbo": self.best.elbo, "step": self.best.step, "worse": self.best.worse}
+            values["best"] = {"elbo": self.best.elbo, "step": self.best.step}
         if self.means.count:
-            means = self.means.snapshot()
-            tensors |= prefixed("means", means.tensors)
-            values["means"] = means.values
+            values["means"] = self.means.plain()
         return Snapshot(tensors, values)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot of the same experiment and seed."""
+        """Continue from a snapshot of the same experiment and seed. The state must be fresh.
+
+        Raises:
+            InputError: the snapshot lacks tensors that this state has, or has others.
+        """
+        self._check(snapshot)
         self.model.load_state_dict(below("model", snapshot.tensors))
         if self.temperature is not None:
             self.temperature.load_state_dict(below("temperature", snapshot.tensors))
@@ -195,7 +206,7 @@ class TrainState:
             self.usage.last[name].copy_(last)
         for name, parameter in self.parameters().items():
             moments = below(f"optimizer/{name}", snapshot.tensors)
-            if moments:
+            if moments:  # there are none before the first step
                 self.optimizer.state[parameter] = {
                     # Adamax keeps its step count on the CPU.
                     key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
@@ -206,9 +217,21 @@ class TrainState:
         if "best" in snapshot.values:
             self.best = Best(weights=below("best", snapshot.tensors), **snapshot.values["best"])
         if "means" in snapshot.values:
-            means = Snapshot(below("means", snapshot.tensors), snapshot.values["means"])
-            self.means.restore(means, next(self.model.parameters()).device)
-        self.step = snapshot.values["step"]
+            self.means.restore(snapshot.values["means"])
+        self.step, self.worse = snapshot.values["step"], snapshot.values["worse"]
+
+    def _check(self, snapshot: Snapshot) -> None:
+        """Check that a snapshot has exactly the parts that this experiment needs; the state must be fresh."""
+        tensors, values, step = set(self.snapshot().tensors), {"worse"}, snapshot.values["step"]
+        if "best" in snapshot.values:
+            tensors |= {f"best/{name}" for name in self.model.state_dict()}
+        for name in self.parameters() if step else ():  # each has a gradient in every step
+            by_row = f"optimizer/{name}/{ROW_MOMENTS[0]}" in snapshot.tensors
+            tensors |= {f"optimizer/{name}/{moment}" for moment in (ROW_MOMENTS if by_row else MOMENTS)}
+        if step < self.experiment.training.steps and step % self.experiment.evaluation.every:
+            values.add("means")  # of the steps since the last report
+        check_names(tensors, snapshot.tensors, f"step {step}")
+        check_names(values, values & snapshot.values.keys(), f"step {step}")
 
 
 def initial_model(experiment: Experiment, image: tuple[int, int], seed: int) -> HDVAE:

@@ -51,12 +51,13 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     averaged = _averaged(objective.model, workers)
     norm = total_norm([p.grad for p in parameters if p.grad is not None])
     _check_finite(state, averaged, norm)  # before clipping, which would spread a NaN over all gradients
+    clipped: dict[str, Tensor] = {}
     if config.gradient_clip is not None:
-        clip_gradients(parameters, config.gradient_clip, norm)
+        clipped["clipped"] = clip_gradients(parameters, config.gradient_clip, norm)
     learning_rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
-    _update_average(state)
     state.step += 1
+    _update_average(state)
     state.usage.note(objective.terms, state.step)
     return {
         **_objective_metrics(model, averaged),
@@ -65,6 +66,7 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
         "freebits": freebits,
         "learning_rate": learning_rate,
         "gradient_norm": norm,
+        **clipped,
     }
 
 
@@ -148,9 +150,14 @@ def _temperatures(model: HDVAE, tau: Temperature) -> dict[str, Tensor | float]:
 
 @torch.no_grad()
 def _update_average(state: TrainState) -> None:
+    """Include the new weights in the average, whose weights after t steps are Σ_s decay^(t − s) w_s, normalised.
+
+    This is the bias correction of Kingma and Ba 2014, section 3, as a recursion: the initial weights do not count.
+    """
     decay = state.experiment.training.ema
     if state.average is not None and decay is not None:
-        torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), 1 - decay)
+        share = (1 - decay) / (1 - decay**state.step)
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), share)
 
 
 def _check_finite(state: TrainState, objective: Objective, norm: Tensor) -> None:
@@ -165,6 +172,9 @@ def _check_finite(state: TrainState, objective: Objective, norm: Tensor) -> None
     for node, spent in zip(state.model.nodes, objective.spent, strict=True):
         if not torch.isfinite(spent):
             raise NonFinite(state.step, f"kl/{state.model.name(node)}")
+    if not torch.isfinite(objective.value):
+        relaxed = state.experiment.training.objective != "surrogate"
+        raise NonFinite(state.step, "lipschitz_bound" if relaxed else "objective")
     for name, parameter in state.parameters().items():
         if parameter.grad is not None and not torch.isfinite(entries(parameter.grad)).all():
             raise NonFinite(state.step, f"gradient of {name.removeprefix('model/')}")

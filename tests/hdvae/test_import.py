@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import logging, os, pkgutil, importlib, warnings
-import numpy, pyarrow.compute, pyarrow.parquet, pydantic, safetensors.torch, torch, torch.distributed
+import numpy, pyarrow.compute, pyarrow.parquet, pydantic, safetensors.torch, scipy.special, torch, torch.distributed
 import torch.nn.utils.parametrizations, torch.func
 
 def state():

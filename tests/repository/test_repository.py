@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from hdvae_platform.analysis.verdicts import FEWEST_SEEDS
 from hdvae_platform.study.file import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def test_every_dependency_is_locked():
         assert name.lower().replace("_", "-") in names, requirement
 
 
-IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+IMPORTED_AS = {"grpcio": "grpc", "pillow": "PIL", "pyyaml": "yaml"}
 NAMED_ONLY = {"optuna-dashboard": "optuna_dashboard", "psycopg": "postgresql"}
 """Dependencies that are used without an import in the sources, and what the sources or documents say of them."""
 
@@ -140,7 +141,7 @@ def test_every_study_file_is_valid_and_named_after_its_file(file):
 def test_the_first_study_is_what_the_readme_says():
     study = load_study(ROOT / "studies/first.yaml")
     assert study.parameter_sets() == 3
-    assert len(study.seeds) == 2
+    assert len(study.seeds) >= FEWEST_SEEDS, "else its expectations get no verdict"
     assert [layer.variables for layer in study.experiment.model.layers] == [16, 8]
     assert study.experiment.training.steps >= 1000
     assert yaml.safe_load((ROOT / "studies/first.yaml").read_text())["experiment"]["data"] == {"name": "mnist5k"}

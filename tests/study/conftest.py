@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,17 +14,17 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
-from benchmarks.nodes import Nodes
+from benchmarks.nodes import Node, Nodes
 from benchmarks.postgres import Postgres, binaries, free_port, running
 from hdvae_platform.search.trials import optuna_storage
 from hdvae_platform.store.database import connect
 from hdvae_platform.store.places import Places
-from tests.study.helpers import nursery, ray_command
-from tests.study.helpers.commands import Command
+from tests.study.helpers import ray_start
+from tests.study.helpers.commands import Command, Forked
+from tests.study.helpers.nursery import nurseries
 from tests.study.helpers.outcome import workers_of
-from tests.study.helpers.ray_worker import NURSERY
+from tests.study.helpers.stand_in import NURSERY
 
 STUDY = """
 name: small
@@ -50,18 +47,11 @@ seeds: [0, 1]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def workers_of_ray() -> Iterator[None]:
-    """Processes that Ray's workers are forked from; see `helpers/nursery.py`."""
-    folder = tempfile.mkdtemp(prefix="hdvae-nursery-")  # a socket's path must be short
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}  # threads that would not be forked
-    served = subprocess.Popen([sys.executable, "-m", nursery.__name__, folder], env=environment, start_new_session=True)
-    with pytest.MonkeyPatch.context() as patch:
+def ray_processes() -> Iterator[None]:
+    """What Ray's processes are forked from; see `helpers/nursery.py`."""
+    with nurseries() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv(NURSERY, folder)
         yield
-    served.kill()
-    served.wait()
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -147,6 +137,8 @@ class S3:
 
     def back(self) -> None:
         """Serve."""
+        from moto.server import ThreadedMotoServer  # takes seconds to import, and few tests need it
+
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
         self._server.start()
 
@@ -249,11 +241,16 @@ def finished(
 
 
 class QuickNodes(Nodes):
-    """Nodes whose workers come from the nursery."""
+    """Nodes that are forked from the process that the commands are forked from, and workers from the nursery."""
 
-    def command(self, number: int, words: Sequence[str]) -> list[str]:
-        """`ray start` as Ray has it, but for where workers come from."""
-        return [words[0], str(Path(ray_command.__file__)), *words[3:]]
+    def started(
+        self, number: int, words: Sequence[str], before: Sequence[str], environment: dict[str, str], log: Path
+    ) -> Node:
+        """`ray start` as Ray has it, but for where its processes come from."""
+        if before:  # a command that starts another
+            words = [words[0], str(Path(ray_start.__file__)), *words[3:]]
+            return super().started(number, words, before, environment, log)
+        return Forked(ray_start.node, words[3:], log, environment=environment)
 
     def processes(self, kind: str) -> list[int]:
         """Those of workers too, which the nursery has for children."""

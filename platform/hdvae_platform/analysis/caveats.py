@@ -13,11 +13,12 @@ from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import is_test
-from hdvae_platform.analysis.run_settings import evaluation_on_test
+from hdvae_platform.analysis.run_settings import PART, evaluation_on_test, setting
 from hdvae_platform.analysis.trends import Trend
+from hdvae_platform.study.caveats import short_average
 from hdvae_platform.study.space import PRESET
 from hdvae_platform.tracking.client import TrackedRun
-from hdvae_platform.tracking.names import Param, Tag
+from hdvae_platform.tracking.names import Param, RunKind, Tag
 from hdvae_platform.tracking.provenance import described
 
 EVALUATION_PREFIX = "evaluation."
@@ -57,8 +58,8 @@ def caveats_of_runs(
     runs = [run for arm in compared for run in arm.runs]
     all_runs = [*runs, *(run for one in confirmed for run in one.runs)]
     caveats = [*_missing_values(compared, metrics), *_different_seeds(compared), *_pooled(compared)]
-    caveats += [*mixed_code(all_runs), *_mixed(all_runs, "data", checksum)]
-    caveats += [*_different_evaluations(all_runs, metrics), *_different_studies(compared)]
+    caveats += [*mixed_code(all_runs), *_mixed(all_runs, "data", checksum), *_overlaps(all_runs)]
+    caveats += [*_different_evaluations(all_runs, metrics), *_different_studies(compared), *_short_averages(all_runs)]
     return [*caveats, *_incomplete_confirmations(confirmed)]
 
 
@@ -216,6 +217,13 @@ def _mixed(runs: Sequence[TrackedRun], kind: str, describe: Callable[[TrackedRun
         yield f"mixed {kind}: " + "; ".join(f"{_runs(count)} with {one}" for one, count in counted.most_common())
 
 
+def _overlaps(runs: Sequence[TrackedRun]) -> Iterable[str]:
+    """Data in which images stand in two splits, so that a model is tested on images that it has seen."""
+    for overlap in dict.fromkeys(run.tags.get(Tag.DATA_OVERLAP, "none") for run in runs):
+        if overlap != "none":
+            yield f"images in two splits: {overlap}"
+
+
 def mixed_code(runs: Sequence[TrackedRun]) -> list[str]:
     """The caveat about runs by several versions of the code; none where there is one version."""
     return list(_mixed(runs, "code", code))
@@ -226,13 +234,18 @@ def _different_evaluations(runs: Sequence[TrackedRun], metrics: Sequence[str]) -
     seen: dict[str, set[str]] = {}
     for run in runs:
         for path, value in run.params.items():
-            if path.startswith(EVALUATION_PREFIX) and path not in HARMLESS_SETTINGS:
+            if path.startswith(EVALUATION_PREFIX) and path not in HARMLESS_SETTINGS and not _is_held_out(run, path):
                 seen.setdefault(path, set()).add(value)
         for name, value in evaluation_on_test(run).items() if any(map(is_test, metrics)) else ():
             seen.setdefault(f"{name} on test images", set()).add(json.dumps(value))
     for path, values in seen.items():
         if len(values) > 1:
             yield f"measured differently: runs differ in {path}: {', '.join(sorted(values))}"
+
+
+def _is_held_out(run: TrackedRun, path: str) -> bool:
+    """Whether a setting is the part of the images of a confirmation, which differs from the search's on purpose."""
+    return path == PART and run.tags.get(Tag.KIND) == RunKind.CONFIRMATION
 
 
 def _different_studies(compared: Sequence[Arm]) -> Iterable[str]:
@@ -259,6 +272,12 @@ def _different_studies(compared: Sequence[Arm]) -> Iterable[str]:
         more = [f"and {len(differing) - MAX_LISTED} more"] if len(differing) > MAX_LISTED else []
         settings = "; ".join([*listed, *more])
         yield f"studies differ also in settings that are not shown ({' | '.join(by_study)}): {settings}"
+
+
+def _short_averages(runs: Sequence[TrackedRun]) -> Iterable[str]:
+    """The caveats about averages of weights that cover the whole training, each once."""
+    averages = dict.fromkeys((setting(run, "training.ema"), setting(run, "training.steps")) for run in runs)
+    return [caveat for decay, steps in averages if decay is not None for caveat in short_average(decay, steps)]
 
 
 def _in_label(path: str, arm: Arm) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hdvae.evaluation.metrics import error_name
 from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import Difference
@@ -57,7 +58,8 @@ class Question:
         """The metrics to keep of each run; an empty set means all."""
         shown = {*self.shown, *USUAL_DIFFERENCES}
         parts = {part for metric in shown for part in parts_of(metric) or ()}
-        return set() if self.all_metrics and not self.metrics else shown | parts
+        errors = {error_name(metric) for metric in shown}
+        return set() if self.all_metrics and not self.metrics else shown | parts | errors
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.caveats import as_lines
 from hdvae_platform.analysis.comparison import USUAL_DIFFERENCES, Comparison
-from hdvae_platform.analysis.confirmation import Confirmation
+from hdvae_platform.analysis.confirmation import Confirmation, images_of
 from hdvae_platform.analysis.differences import Difference
-from hdvae_platform.analysis.inference import interval
 from hdvae_platform.analysis.labels import arm_names_note, distinct_labels, trial_names
 from hdvae_platform.analysis.metric_names import USUAL, parts_of
+from hdvae_platform.analysis.plus_minus import error_over_images, plus_minus, plus_minus_note
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.display.text import between, markdown, number, signed, table
 from hdvae_platform.study.space import set_key
@@ -65,25 +63,23 @@ def as_markdown(comparison: Comparison, command: str) -> str:
     else:
         parts += [_arms(comparison, markdown), *_differences(comparison, markdown), *_legend(comparison)]
         rows = confirmation_rows(comparison.confirmations)
-        parts += [markdown(CONFIRMATION_HEADER, rows)] if rows else []
+        parts += [markdown(CONFIRMATION_HEADER, rows), images_of(comparison.confirmations)] if rows else []
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def arm_table(arms: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
-    """Arms for a terminal: mean ± standard deviation over runs; for the bias also its standard error over images."""
+    """Arms for a terminal: means ± half of their 95% intervals; for the bias also its standard error over images."""
     columns = list(metrics) or [f"valid/{name}" for name in USUAL]
     header = ["arm", "runs", *(name.removeprefix("valid/") if not metrics else name for name in columns)]
     rows = [
-        [name, _run_count(arm), *(_mean_and_deviation(arm, column) for column in columns)]
+        [name, _run_count(arm), *(_mean(arm, column) for column in columns)]
         for name, arm in zip(names_and_labels(arms), arms, strict=True)
     ]
     split = ", validation split" if not metrics else ""
     notes = [
         names_note(arms),
-        f"Nats per image{split}; mean ± standard deviation over runs: a run for each seed, unless arms are pooled.",
+        f"Nats per image{split}; {plus_minus_note(arms, columns)}{_error_note(columns)}.",
     ]
-    if any("relaxation_bias" in name for name in columns):
-        notes.append("(se …): standard error of relaxation_bias over images, root mean square over seeds.")
     return "\n".join([table(header, rows), "", *filter(None, notes)])
 
 
@@ -101,7 +97,7 @@ def names_note(arms: Sequence[Arm]) -> str:
 def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
     """The best trials of searches: their values in the search, and with fresh seeds."""
     rows = confirmation_rows(confirmed)
-    return table(CONFIRMATION_HEADER, rows) if rows else ""
+    return f"{table(CONFIRMATION_HEADER, rows)}\n\n{images_of(confirmed)}" if rows else ""
 
 
 def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
@@ -120,14 +116,15 @@ def _confirmation_row(name: str, label: str, one: Confirmation) -> list[str]:
 
 
 def _arms(comparison: Comparison, form: TableFormat) -> str:
-    """Every arm: the mean of each metric with its 95% interval over seeds."""
+    """Every arm: the mean of each metric with half of its 95% interval over seeds."""
     metrics = comparison.metrics or [f"valid/{name}" for name in USUAL]
     rows = [
-        [name, _run_count(arm), *(_mean_and_interval(arm, metric) for metric in metrics)]
+        [name, _run_count(arm), *(_mean(arm, metric) for metric in metrics)]
         for name, arm in zip(names_and_labels(comparison.arms), comparison.arms, strict=True)
     ]
-    shown = form(["arm: mean [95% over seeds]", "runs", *metrics], rows)
-    return f"{shown}\n\nNats per image. {names_note(comparison.arms)}".rstrip()
+    note = plus_minus_note(comparison.arms, metrics) + _error_note(metrics)
+    shown = form(["arm", "runs", *metrics], rows)
+    return f"{shown}\n\nNats per image; {note}. {names_note(comparison.arms)}".rstrip()
 
 
 def _differences(comparison: Comparison, form: TableFormat) -> list[str]:
@@ -180,29 +177,19 @@ def _probability(value: float | None) -> str:
     return "—" if value is None else f"{value:.2g}"
 
 
-def _mean_and_interval(arm: Arm, metric: str) -> str:
-    by_seed = arm.by_seed(metric)
-    if not by_seed:
-        return "—"
-    value, count = interval(list(by_seed.values())), len(arm.values(metric))
-    limits = "" if value.low is None else f" {between(value.low, value.high)}"
-    return f"{number(value.mean)}{limits}" + (f" of {count}" if count < len(arm.runs) else "")
-
-
 def _run_count(arm: Arm) -> str:
     counts = ((arm.pruned, "pruned"), (arm.failed, "failed"), (arm.unfinished, "unfinished"))
     return " + ".join([str(len(arm.runs)), *(f"{count} {state}" for count, state in counts if count)])
 
 
-def _mean_and_deviation(arm: Arm, metric: str) -> str:
-    values = arm.values(metric)
-    if not values:
-        return "—"
-    text = number(statistics.fmean(values))
-    text += f" ± {number(statistics.stdev(values))}" if len(values) > 1 else ""
-    name = metric.partition("/")[2]
-    if name.partition("@")[0] == "relaxation_bias":
-        errors = arm.values(metric.replace("relaxation_bias", "relaxation_bias_se"))
-        error = math.sqrt(statistics.fmean([e * e for e in errors])) if errors else math.nan
-        text += f" (se {error:.2f})"
-    return text + (f" of {len(values)}" if len(values) < len(arm.runs) else "")
+def _error_note(metrics: Sequence[str]) -> str:
+    has_bias = any("relaxation_bias" in name for name in metrics)
+    return "; (se …): standard error of relaxation_bias over images, root mean square over seeds" if has_bias else ""
+
+
+def _mean(arm: Arm, metric: str) -> str:
+    text, values = plus_minus(arm, metric), arm.values(metric)
+    if metric.partition("@")[0].endswith("/relaxation_bias") and len(set(arm.seeds)) > 1:
+        error = error_over_images(arm, metric)
+        text += "" if error is None else f" (se {number(error)})"
+    return text + (f" of {len(values)}" if 0 < len(values) < len(arm.runs) else "")

@@ -1,7 +1,8 @@
 """The best trials of searches, trained again with fresh seeds.
 
 A trial is chosen for its value in the search, so that value is too good on average.
-Its values with fresh seeds are not.
+Its values with fresh seeds are free of the luck of the seeds. They are free of the luck with the images too if they are
+measured on held-out ones; on the same validation images they are not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae_platform.analysis.inference import Interval, interval
-from hdvae_platform.analysis.run_settings import setting, varied_in
+from hdvae_platform.analysis.run_settings import PART, setting, varied_in
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, study_run
@@ -33,6 +34,7 @@ class Confirmation:
         lost: how many further runs ended without a finite value.
         unfinished: how many runs have not ended.
         sign: 1 if the metric was maximised, −1 if it was minimised.
+        held_out: whether the fresh runs are evaluated on images that the search did not see.
     """
 
     study: str
@@ -44,6 +46,7 @@ class Confirmation:
     lost: int
     unfinished: int
     sign: int
+    held_out: bool = False
 
     @property
     def seeds(self) -> list[int]:
@@ -67,7 +70,7 @@ class Confirmation:
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        names = ("study", "trial", "metric", "search", "seeds", "lost", "unfinished", "shrinkage")
+        names = ("study", "trial", "metric", "search", "seeds", "lost", "unfinished", "shrinkage", "held_out")
         confirmed = None if self.confirmed is None else {**vars(self.confirmed), "values": self.values}
         return {
             "arm": self.settings,
@@ -76,6 +79,21 @@ class Confirmation:
             "run_ids": [run.run_id for run in self.runs],
             "confirmed": confirmed,
         }
+
+
+def images_of(confirmed: Sequence[Confirmation]) -> str:
+    """On which images confirmed trials were evaluated, as a sentence; empty without any."""
+    if not confirmed:
+        return ""
+    if all(one.held_out for one in confirmed):
+        return (
+            "The fresh seeds are evaluated on held-out validation images, which the search did not see; the shrinkage "
+            "includes the difference between the two halves of the images."
+        )
+    return (
+        "The fresh seeds are evaluated on the same validation images as the search: what was luck with these images "
+        "remains. `confirm: {images: held_out}` holds half of them out of the search."
+    )
 
 
 def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, Any] | None = None) -> list[Confirmation]:
@@ -128,4 +146,5 @@ def _confirmation(
         lost=ended - len(counted),
         unfinished=len(runs) - ended,
         sign=sign,
+        held_out=runs[0].params.get(PART) == "held_out",
     )

@@ -10,15 +10,7 @@ from typing import Any
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm, with_runs
 from hdvae_platform.analysis.image_pairs import ImagePaired, ImageValues, image_paired
-from hdvae_platform.analysis.inference import (
-    Interval,
-    difference,
-    holm,
-    pairs,
-    significance,
-    size_difference,
-    size_significance,
-)
+from hdvae_platform.analysis.inference import Interval, difference, holm, pairs, size_difference
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import parts_of
 from hdvae_platform.study.expectation import fitting as places_with
@@ -123,11 +115,11 @@ def over_seeds(a: Arm, b: Arm, metric: str) -> OverSeeds | None:
     """
     first, second = a.signed_by_seed(metric), b.signed_by_seed(metric)
     is_bias = parts_of(metric) is not None
-    value_and_paired = (size_difference if is_bias else difference)(first, second)
-    if value_and_paired is None:
+    apart = (size_difference if is_bias else difference)(first, second)
+    if apart is None:
         return None
-    p = (size_significance if is_bias else significance)(first, second)
-    return OverSeeds(*value_and_paired, len(pairs(first, second)) or len(first) + len(second), p)
+    units = len(pairs(first, second)) or len(first) + len(second)
+    return OverSeeds(apart.interval(), apart.paired, units, apart.p)
 
 
 def _in_metric(compared: Sequence[tuple[Arm, Arm]], metric: str, values: ImageValues | None) -> list[Difference]:

@@ -12,6 +12,9 @@ from hdvae_platform.study.file import read_yaml
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Tag
 
+PART = "evaluation.part"
+"""The setting that says on which part of the validation images a run is evaluated."""
+
 
 def parse_settings(texts: Sequence[str], option: str) -> dict[str, Any]:
     """Parse the `path=value` arguments of a command-line option; values are YAML.

@@ -6,8 +6,6 @@ import logging
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +22,6 @@ from hdvae_platform.cluster.address import AUTO, LOCAL, check_address, is_loopba
 
 _CONNECTION_WAIT = 5.0
 """Seconds for a cluster's address to accept a connection."""
-_TOKEN_WAIT = 30
-"""Seconds for a cluster to accept or refuse a token."""
-_REFUSED = re.compile("AuthenticationError|RAY_AUTH_TOKEN")
-"""Part of Ray's message about a wrong or missing token."""
 
 
 @contextmanager
@@ -137,19 +131,30 @@ def _check_access(head: str, insecure: bool) -> None:
         InputError: it does not; the message says what to do.
     """
     where = f"--address {head}"
-    fault = _error_of(head, os.environ["RAY_AUTH_MODE"])
-    if fault is not None and _REFUSED.search(fault):
+    try:
+        ray_internals.ask_head(head, token=os.environ["RAY_AUTH_MODE"].lower() == "token")
+    except PermissionError:
         raise InputError(
             f"{where}: the cluster requires its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with "
             "it (or RAY_AUTH_MODE=disabled, if it requires none)"
-        )
-    if fault is not None:
-        raise InputError(f"{where}: no Ray head answers there: {fault.splitlines()[-1]}")
-    if not (insecure or is_loopback(head)) and not _REFUSED.search(_error_of(head, "disabled") or ""):
+        ) from None
+    except ConnectionError as fault:
+        raise InputError(f"{where}: no Ray head answers there: {str(fault).splitlines()[-1]}") from None
+    if not (insecure or is_loopback(head)) and not _wants_token(head):
         raise InputError(
             f"{where}: the cluster accepts commands from anybody who can reach it: "
             "start it with RAY_AUTH_MODE=token, or give --insecure"
         )
+
+
+def _wants_token(head: str) -> bool:
+    try:
+        ray_internals.ask_head(head, token=False)
+    except PermissionError:
+        return True
+    except ConnectionError:
+        pass
+    return False
 
 
 def _reach(address: str) -> None:
@@ -159,19 +164,3 @@ def _reach(address: str) -> None:
             return
     except OSError as fault:
         raise InputError(f"--address {address}: nothing answers there: {fault.strerror or fault}") from None
-
-
-def _error_of(head: str, mode: str) -> str | None:
-    """Ask a cluster's head whether it is alive, in a mode of authentication; the error, or None if it answers.
-
-    The question is put by another process, since Ray reads the mode only once.
-    """
-    command = [sys.executable, "-c", ray_internals.HEAD_QUESTION, head]
-    environment = {**os.environ, "RAY_AUTH_MODE": mode}
-    try:
-        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TOKEN_WAIT, check=True)
-    except subprocess.CalledProcessError as fault:
-        return str(fault.stderr).strip()
-    except subprocess.TimeoutExpired:
-        return f"no answer in {_TOKEN_WAIT} s"
-    return None

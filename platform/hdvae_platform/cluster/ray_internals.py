@@ -6,13 +6,22 @@ imported when they are asked for, since they bring torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import grpc
 import ray
+from ray._common.tls_utils import load_certs_from_env
+from ray._private.authentication.grpc_authentication_client_interceptor import (
+    SyncAuthenticationMetadataClientInterceptor,
+)
+from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 CHATTY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -24,17 +33,42 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Is in the environment of what runs as a Ray job."""
 NO_AGENT = "No available agent"
 """What a job server says that has only just started."""
-HEAD_QUESTION = """
-import sys
-from ray._raylet import GcsClient
-GcsClient(address=sys.argv[1]).check_alive([], timeout=5)
-"""
-"""A Python program that asks the head at the address in its argument whether it is alive."""
+_HEAD_WAIT = 30.0
+"""Seconds for a cluster's head to answer."""
 
 
 def asks_for_tokens() -> bool:
     """Whether the Ray in this process uses tokens, as RAY_AUTH_MODE said when it was imported."""
     return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+
+
+def ask_head(head: str, *, token: bool) -> None:
+    """Ask a cluster's head whether it is alive. Ray's client shows a token always or never, and may end the process.
+
+    Args:
+        head: HOST:PORT.
+        token: whether to show the token that Ray has found here, if it has.
+
+    Raises:
+        PermissionError: the head wants a token, or another one.
+        ConnectionError: no head answers there.
+    """
+    with _channel(head) as channel:
+        shown = [SyncAuthenticationMetadataClientInterceptor()] if token else []
+        ask = NodeInfoGcsServiceStub(grpc.intercept_channel(channel, *shown)).CheckAlive
+        try:
+            ask(CheckAliveRequest(), timeout=_HEAD_WAIT)
+        except grpc.RpcError as fault:
+            kind = PermissionError if fault.code() == grpc.StatusCode.UNAUTHENTICATED else ConnectionError
+            raise kind(fault.details()) from None
+
+
+def _channel(head: str) -> grpc.Channel:
+    """A connection to a head, with the TLS certificates of Ray's if it uses them."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return grpc.insecure_channel(head, GLOBAL_GRPC_OPTIONS)
+    certificates, key, root = load_certs_from_env()
+    return grpc.secure_channel(head, grpc.ssl_channel_credentials(root, key, certificates), GLOBAL_GRPC_OPTIONS)
 
 
 def head_of_this_machine() -> str:

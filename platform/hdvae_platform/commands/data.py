@@ -27,15 +27,20 @@ def data() -> None:
 
 
 @data.command("list")
+@click.option("--details", is_flag=True, help="Also compare the splits: how many images stand in two of them.")
 @json_option
 @home_option
-def list_(as_json: bool, home: Path) -> None:
+def list_(details: bool, as_json: bool, home: Path) -> None:
     """List the known data sets, and whether each is fetched and intact."""
-    states = datasets.state(home)
+    states = datasets.state(home, details=details)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(state) for state in states], indent=2))
-    else:
-        click.echo(table(_HEADER, [_row(state) for state in states]))
+        return
+    click.echo(table(_HEADER, [_row(state) for state in states]))
+    for state in states:
+        if state.overlaps is not None:
+            shared = "; ".join(map(str, state.overlaps)) or "none"
+            click.echo(f"{state.name}: images in two splits, compared as stored: {shared}")
 
 
 @data.command(short_help="Fetch data sets, verified by checksum.")

@@ -124,14 +124,23 @@ def _write(out: Path, done: Assessment) -> None:
 def _summary(done: Assessment) -> str:
     metrics = done.metrics
     head = f"{done.images} {done.split} images of {done.dataset}, step {done.step}; nats per image"
-    bounds = f"elbo {metrics['elbo']:.2f}   iw_elbo@S={done.samples} {metrics['iw_elbo']:.2f}   kl {metrics['kl']:.2f}"
+    bounds = "   ".join(
+        f"{label} {_with_error(done, name)}"
+        for name, label in (("elbo", "elbo"), ("iw_elbo", f"iw_elbo@S={done.samples}"), ("kl", "kl"))
+    )
     rows = [
         [f"{tau:g}", *(_number(metrics.get(f"{name}@tau={tau:g}")) for name, _ in SHOWN)] for tau in done.temperatures
     ]
+    bounds += "   (± one standard error over images)" if done.images > 1 else ""
     parts = [head, "", bounds, "", table(["τ", *(column for _, column in SHOWN)], rows)]
     if done.kappa:
         parts += ["", f"Lipschitz bounds: {done.grade}.", _kappa(done)]
     return "\n".join(parts)
+
+
+def _with_error(done: Assessment, name: str) -> str:
+    """A metric ± its standard error over images, which a single image does not have."""
+    return f"{done.metrics[name]:.2f}" + (f" ± {done.errors[name]:.2f}" if name in done.errors else "")
 
 
 def _number(value: float | None) -> str:

@@ -26,7 +26,7 @@ from hdvae_platform.store.places import Places
 def report(name: str, out: Path | None, home: Path, as_json: bool) -> None:
     """Write the report of a study: one HTML page that needs no network, and its figures as files.
 
-    Both are also logged to MLflow.
+    Both are also logged to MLflow. The verdicts on the expectations are a look at the data, which is recorded.
     """
     places = Places.known(home, "database")
     done = write_report(places, name, out or report_folder(places.home, name))

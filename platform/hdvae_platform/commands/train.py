@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from hdvae.errors import InputError
+from hdvae.evaluation.metrics import error_name
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.display.text import table
 from hdvae_platform.running.dry_run import describe_network
@@ -16,6 +18,7 @@ from hdvae_platform.running.live_display import printing
 from hdvae_platform.running.single_run import train_one
 from hdvae_platform.store.images import image_shape
 from hdvae_platform.store.places import Places
+from hdvae_platform.study.caveats import caveats_of_experiment
 from hdvae_platform.study.file import load_study, preset_study
 from hdvae_platform.study.study import Study
 
@@ -52,14 +55,26 @@ def train(
         )
         return
     with printing(sys.stderr if as_json else sys.stdout, plain=as_json) as echo:
+        for caveat in caveats_of_experiment(study.experiment):
+            echo(f"! {caveat}")
         done = train_one(study.name, study.experiment, seed, places, echo)
     if as_json:
         document = {"run": done.run_id, "handle": done.run_id, "checkpoint": done.checkpoint, "step": done.last.step}
         click.echo(json.dumps({**document, "metrics": dict(done.last.metrics)}, indent=1))
         return
-    shown = {name: value for name, value in done.last.metrics.items() if "@" not in name}
-    click.echo(table(["metric", "value"], [[name, f"{value:.4g}"] for name, value in shown.items()]))
+    click.echo(_metrics(done.last.metrics))
     click.echo(f"MLflow run {done.run_id}; checkpoint {done.checkpoint}")
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    """The metrics at the end of a run, with their standard errors over images beside them."""
+    errors = {error_name(name): metrics[error_name(name)] for name in metrics if error_name(name) in metrics}
+    rows = [
+        [name, f"{value:.4g}", f"{errors[error_name(name)]:.2g}" if error_name(name) in errors else ""]
+        for name, value in metrics.items()
+        if "@" not in name and name not in errors
+    ]
+    return table(["metric", "value", "standard error over images"], rows)
 
 
 def _study(file: Path | None, preset: str | None, overrides: tuple[str, ...]) -> Study:

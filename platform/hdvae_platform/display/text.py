@@ -79,6 +79,15 @@ def signed(value: float) -> str:
     return ("+" if value >= 0 else "") + number(value)
 
 
+def percent(share: float) -> str:
+    """A share in percent, three digits of what is left to 0 or 100%.
+
+    >>> percent(0.025), percent(0.05 / 12), percent(1 - 0.05 / 12), percent(1 - 0.05 / 180)
+    ('2.5%', '0.417%', '99.58%', '99.97%')
+    """
+    return f"{100 * share:.3g}%" if share < 0.5 else f"{100 * share:.4g}%"
+
+
 def between(low: float | None, high: float | None, show: Callable[[float], str] = number) -> str:
     """An interval; `—` if it has no limits.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.analysis.arms import Arm
-from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.analysis.inference import Interval
+from hdvae_platform.analysis.plus_minus import error_over_images, mean_over_seeds
 from hdvae_platform.study.study import Study
 
 MAX_HIGHLIGHTED = 7
@@ -54,21 +54,16 @@ class ArmReport:
     samples: Samples | None = None
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean over the seeds that have the metric, with its 95% interval; None without a value.
-
-        The seed is the independent unit: several runs of one seed count once.
-        """
-        by_seed = self.arm.by_seed(metric)
-        return interval(list(by_seed.values())) if by_seed else None
+        """Mean over the seeds that have the metric, with its 95% interval; None without a value."""
+        return mean_over_seeds(self.arm, metric)
 
     def values(self, metric: str) -> list[float]:
         """The finite values of the metric, one for each run that has it."""
         return self.arm.values(metric)
 
     def standard_error(self, metric: str) -> float | None:
-        """The standard error of the bias `metric` over images: the root mean square over runs; None without one."""
-        errors = self.values(metric.replace("relaxation_bias", "relaxation_bias_se"))
-        return math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else None
+        """The standard error of the metric over images: the root mean square over runs; None without one."""
+        return error_over_images(self.arm, metric)
 
 
 def quality(arm: ArmReport, study: Study) -> float:

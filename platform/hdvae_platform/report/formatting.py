@@ -6,15 +6,6 @@ from hdvae_platform.analysis.inference import Interval
 from hdvae_platform.display.text import between, number
 
 
-def mean_plus_minus(value: Interval) -> str:
-    """A mean ± half the width of its interval.
-
-    >>> mean_plus_minus(Interval(2.0, 1.5, 2.5)), mean_plus_minus(Interval(2.0, None, None))
-    ('2.00 ± 0.50', '2.00')
-    """
-    return number(value.mean) + ("" if value.high is None else f" ± {number(value.high - value.mean)}")
-
-
 def mean_and_limits(value: Interval) -> str:
     """A mean with the limits of its interval.
 

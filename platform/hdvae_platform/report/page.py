@@ -20,8 +20,9 @@ from markupsafe import Markup
 
 from hdvae.evaluation.metrics import DESCRIPTIONS
 from hdvae_platform.analysis.caveats import code
+from hdvae_platform.analysis.confirmation import images_of
+from hdvae_platform.analysis.inference import LEVEL
 from hdvae_platform.analysis.metric_names import BIAS, full_name
-from hdvae_platform.analysis.verdicts import ALPHA as EXPECTATION_ALPHA
 from hdvae_platform.analysis.verdicts import overall
 from hdvae_platform.display.text import between, duration, number
 from hdvae_platform.report.arm_report import MAX_HIGHLIGHTED, ArmReport
@@ -38,6 +39,7 @@ from hdvae_platform.report.tables import (
     numbers_table,
     runs_table,
     settings_table,
+    what_plus_minus_means,
 )
 from hdvae_platform.store.places import redacted
 from hdvae_platform.store.run_state import RunState
@@ -73,11 +75,13 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         settings=in_short(contents.study, settings, contents.images),
         all_settings=settings_table(settings),
         names_note=contents.names_note,
+        plus_minus=what_plus_minus_means(contents),
         tau=first_temperature(settings["evaluation.tau"]),
         has_bias=BIAS in map(full_name, columns),
         arms=arms_table(contents),
         differences=[differences_table(contents, metric) for metric in contents.metrics],
         confirmed=confirmed_table(contents),
+        confirmed_on=images_of(contents.confirmed),
         drawn=drawn,
         numbers={one.name: numbers_table(one) for one in drawn if one.rows},
         not_drawn=[one for one in figures if isinstance(one, NotDrawn)],
@@ -149,7 +153,7 @@ def _verdict_on_claim(contents: Contents) -> dict[str, Any] | None:
         "answer": overall(contents.verdicts),
         "expected": contents.verdicts,
         "restated": None if changed is None else datetime.fromtimestamp(changed, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "alpha": f"{EXPECTATION_ALPHA:g}",
+        "alpha": f"{LEVEL:g}",
     }
 
 

@@ -9,6 +9,7 @@ from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.confirmation import confirmations
 from hdvae_platform.analysis.labels import distinct_labels
+from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.analysis.verdicts import verdicts
 from hdvae_platform.report.arm_report import ArmReport, Curve, Samples, best_arms
 from hdvae_platform.report.contents import Contents
@@ -66,7 +67,7 @@ def read_contents(places: Places, name: str) -> Contents:
         pages={run_id: client.page(run_id) for run_id in run_ids},
         parent=parent.run_id if parent else None,
         confirmed=confirmations(client, [name]),
-        verdicts=verdicts(study.expect, all_arms),
+        verdicts=verdicts(study.expect, all_arms, Looks(storage, name).look),
         restated=_restated(records, name),
         importances=_importances(study, places),
         images=_evaluated_images(arms, storage, name),

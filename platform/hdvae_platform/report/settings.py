@@ -108,8 +108,9 @@ def _evaluation(settings: Mapping[str, str], images: int | None) -> str:
     """The evaluation; a split may have fewer images than the study file asks for."""
     at_most = settings["evaluation.images"]
     count = f"{images} images" if images is not None and at_most != VARIED else f"at most {at_most} images"
+    split = "the validation split" if settings["evaluation.part"] == "all" else "one half of the validation split"
     return (
-        f"every {settings['evaluation.every']} steps on {count} of the validation split, with M = "
+        f"every {settings['evaluation.every']} steps on {count} of {split}, with M = "
         f"{settings['evaluation.draws']} draws for each; at the end iw_elbo with S = {settings['evaluation.samples']}; "
         f"bias, bounds and surrogate at τ = {temperatures(settings['evaluation.tau'])}"
     )
@@ -146,6 +147,7 @@ def _search(study: Study) -> str:
     limit = f"{search.hours:g} hours" if sets is None else "1 parameter set" if sets == 1 else f"{sets} parameter sets"
     pruner = f", pruner {search.pruner}" if search.pruner else ""
     again = f"; the best {confirm.top} trained again with {confirm.seeds} fresh seeds each" if confirm else ""
+    again += ", and evaluated on images that the search did not see" if study.holds_out else ""
     seeds = ", ".join(map(str, study.seeds))
     wanted = ", ".join(f"{direction} {metric}" for metric, direction in search.objectives.items())
     return f"{search.method}, {limit}{pruner}, seeds {seeds}; {wanted}{again}"

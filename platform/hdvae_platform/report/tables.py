@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hdvae.evaluation.metrics import error_name
 from hdvae_platform.analysis.caveats import checksum, code
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
 from hdvae_platform.analysis.labels import distinct_labels
 from hdvae_platform.analysis.metric_names import BIAS, USUAL, full_name
+from hdvae_platform.analysis.plus_minus import plus_minus, plus_minus_note
 from hdvae_platform.display.text import between, number, signed
 from hdvae_platform.report.arm_report import ArmReport, arms_with
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.differences import Difference
 from hdvae_platform.report.drawing import Drawn
-from hdvae_platform.report.formatting import mean_plus_minus, probability
+from hdvae_platform.report.formatting import probability
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import redacted
 from hdvae_platform.tracking.client import TrackedRun
@@ -82,8 +84,13 @@ def arms_table(contents: Contents) -> Table:
         cells += [_mean_cell(arm, full_name(column)) for column in columns]
         cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
         rows.append((f"arm-{arm.name}", cells))
-    label = "Arms: means over seeds with 95% intervals over seeds"
+    label = f"Arms: {what_plus_minus_means(contents)}"
     return Table(label, header, rows, frozenset(range(1, len(header))))
+
+
+def what_plus_minus_means(contents: Contents) -> str:
+    """What ± means in the table of arms."""
+    return plus_minus_note([arm.arm for arm in contents.arms], [full_name(column) for column in columns_of(contents)])
 
 
 def _mean_cell(arm: ArmReport, metric: str) -> Cell:
@@ -91,11 +98,11 @@ def _mean_cell(arm: ArmReport, metric: str) -> Cell:
     if value is None:
         return Cell("—", -math.inf)
     notes = []
-    if metric == BIAS and (error := arm.standard_error(metric)) is not None:
+    if metric == BIAS and value.low is not None and (error := arm.standard_error(metric)) is not None:
         notes.append(f"se over images {number(error)}")
     if (count := len(arm.values(metric))) < len(arm.arm.runs):
         notes.append(f"from {count} of {len(arm.arm.runs)} runs")
-    return Cell(mean_plus_minus(value), value.mean, note=", ".join(notes))
+    return Cell(plus_minus(arm.arm, metric), value.mean, note=", ".join(notes))
 
 
 def settings_table(settings: Mapping[str, str]) -> Table:
@@ -209,13 +216,21 @@ def _run_cells(
 ) -> list[Cell]:
     run_id = run["run_id"] or ""
     tracked = contents.tracked.get(run_id)
-    values = [math.nan if tracked is None else tracked.metrics.get(full_name(column), math.nan) for column in columns]
+    metrics = {} if tracked is None else tracked.metrics
     state = run["state"].lower() + (" (confirmation)" if run["kind"] == "confirmation" else "")
     cells = [
         Cell(handle(contents.study.name, run["number"], run["seed"]), place),
         Cell(arm.name, arm.place, link=f"#arm-{arm.name}"),
         Cell(state, note=redacted(run["error"] or "")),
-        *(Cell(number(value), value) if math.isfinite(value) else Cell("—", -math.inf) for value in values),
+        *(_value_cell(metrics, full_name(column)) for column in columns),
     ]
     cells += [Cell(describe(tracked) if tracked else "—") for describe in mixed.values()]
     return [*cells, Cell(run_id or "—", link=contents.pages.get(run_id))]
+
+
+def _value_cell(metrics: Mapping[str, float], metric: str) -> Cell:
+    """A metric of one run ± its standard error over images."""
+    value, error = (metrics.get(name, math.nan) for name in (metric, error_name(metric)))
+    if not math.isfinite(value):
+        return Cell("—", -math.inf)
+    return Cell(number(value) + (f" ± {number(error)}" if math.isfinite(error) else ""), value)

@@ -15,16 +15,18 @@ from hdvae_platform.analysis.comparison_text import (
     names_and_labels,
     names_note,
 )
-from hdvae_platform.analysis.confirmation import Confirmation, confirmations
-from hdvae_platform.analysis.inference import interval
+from hdvae_platform.analysis.confirmation import Confirmation, confirmations, images_of
 from hdvae_platform.analysis.labels import label
+from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.analysis.metric_names import USUAL
+from hdvae_platform.analysis.plus_minus import plus_minus, plus_minus_note
 from hdvae_platform.analysis.verdicts import verdicts
-from hdvae_platform.display.text import between, markdown, number
+from hdvae_platform.display.text import markdown
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
 
@@ -74,16 +76,16 @@ def run_description(study: Study, assignment: Assignment) -> str:
     return "\n".join([f"Run {name}: {place}. {escaped(study.claim)}", "", *lines])[:MAX_DESCRIPTION]
 
 
-def study_description(client: Client, study: Study) -> str:
+def study_description(client: Client, study: Study, storage: Storage) -> str:
     """The description of a study: its claim with the verdicts on it, its confirmed trials if any, and its arms.
 
-    The best arms come first. Means have 95% intervals over seeds.
+    The best arms come first. Means have ± as in every table.
     """
     sign = 1 if study.search.direction == "maximize" else -1
     arms = [arm for arm in read_arms(client, [study.name]) if arm.values(study.search.metric)]
     lines = [
         f"- expected: {escaped(one.expected)}: **{one.answer}** ({escaped(one.numbers)})"
-        for one in verdicts(study.expect, arms)
+        for one in verdicts(study.expect, arms, Looks(storage, study.name).look)
     ]
     claim = "\n\n".join([escaped(study.claim), *(["\n".join(lines)] if lines else [])])
     arms.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
@@ -101,10 +103,10 @@ def _tables(
 ) -> list[str]:
     best = arms[:shown]
     rows = [
-        [escaped(name), str(len(arm.runs)), *(_cell(arm, metric) for metric in metrics)]
+        [escaped(name), str(len(arm.runs)), *(plus_minus(arm, metric) for metric in metrics)]
         for name, arm in zip(names_and_labels(best), best, strict=True)
     ]
-    note = f"Nats per image, mean [95% interval] over seeds. {names_note(best)}"
+    note = f"Nats per image; {plus_minus_note(best, metrics)}. {names_note(best)}"
     note += f" These are the best {shown} of {len(arms)} arms." if shown < len(arms) else ""
     note += f" `hdvae compare {study.name}` shows all arms and their differences."
     return [*_confirmed(confirmed[:shown]), markdown(["arm", "runs", *metrics], rows), note]
@@ -113,16 +115,7 @@ def _tables(
 def _confirmed(confirmed: Sequence[Confirmation]) -> list[str]:
     """The table of confirmed trials. It comes first: values of the search were chosen for being good."""
     rows = [[escaped(name), *numbers] for name, *numbers in confirmation_rows(confirmed)]
-    return [markdown(CONFIRMATION_HEADER, rows), "In the search:"] if rows else []
-
-
-def _cell(arm: Arm, metric: str) -> str:
-    by_seed = arm.by_seed(metric)
-    if not by_seed:
-        return "—"
-    value = interval(list(by_seed.values()))
-    limits = "" if value.low is None else f" {between(value.low, value.high)}"
-    return f"{number(value.mean)}{limits}"
+    return [markdown(CONFIRMATION_HEADER, rows), images_of(confirmed), "In the search:"] if rows else []
 
 
 def best_run(runs: Sequence[Run], direction: str) -> Run | None:

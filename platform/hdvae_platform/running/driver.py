@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError
+from hdvae.evaluation.metrics import error_name
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.running.descriptions import run_title
 from hdvae_platform.running.progress import Echo, Progress
@@ -129,7 +130,7 @@ class Driver:
             if run.state.is_terminal and not run.tracked:
                 assignment = self.search.assignment(run)
                 try:
-                    experiment = self.study.experiment_at(assignment.params)
+                    experiment = self.study.experiment_at(assignment.params, assignment.kind)
                 except InputError:  # the reason why it failed before it was begun
                     continue
                 self.tracking.begin(assignment, experiment)
@@ -158,7 +159,7 @@ class Driver:
             if assignment is None:
                 return None
             try:
-                experiment = self.study.experiment_at(assignment.params)
+                experiment = self.study.experiment_at(assignment.params, assignment.kind)
             except InputError as fault:  # parameters that are valid one by one, but not together
                 self.search.fail(assignment.trial, assignment.seed, str(fault))
                 self._progress.ended(self._name(assignment), f"failed: {fault}")
@@ -359,7 +360,8 @@ class Driver:
         self.tracking.end(assignment, run.state)
         name = self._name(assignment)
         self._progress.moved(name, step, value)
-        done = f"done, {self.study.search.metric} {value:.2f}"
+        error = metrics.get(error_name(self.study.search.metric))
+        done = f"done, {self.study.search.metric} {value:.2f}" + (f" (se over images {error:.2f})" if error else "")
         self._progress.ended(name, done if run.state == RunState.COMPLETE else f"failed: {run.error}")
 
 

@@ -17,6 +17,7 @@ from hdvae.workers import Workers
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
+from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.study import Study
 
 TIMED_STEPS = 3
@@ -59,6 +60,7 @@ def estimate(study: Study, places: Places) -> Estimate:
     """
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
+    check_images(study, dataset.size("valid"))
     sets = study.grid()[:TIMED_TRIALS] if study.search.method == "grid" else [{}]
     threads = torch.get_num_threads()
     torch.set_num_threads(study.resources.cpus_per_worker)

@@ -15,6 +15,7 @@ import yaml
 from pyarrow import parquet
 
 from hdvae.errors import InputError
+from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.running.status import study_status
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
@@ -101,13 +102,14 @@ def _write(places: Places, record: StudyRecord, out: Path) -> None:
 
 
 def _history(places: Places, record: StudyRecord) -> dict[str, Any]:
-    """When the study began and with which data and code, and how plan and code changed between launches."""
+    """When the study began and with which data and code, how these changed, and the looks at its verdicts."""
     changes = Records(places.database).changes(record.name)
     return {
         "created": datetime.fromtimestamp(record.created, UTC).isoformat(),
         "data_checksum": record.definition["data_checksum"],
         "code": record.code,
         "launches": record.launch,
+        "looks": Looks(Storage(places.storage), record.name).records(),
         "changes": [{**vars(one), "time": datetime.fromtimestamp(one.time, UTC).isoformat()} for one in changes],
     }
 

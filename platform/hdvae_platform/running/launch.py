@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -31,6 +31,7 @@ from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.changes import first_difference
+from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
@@ -101,6 +102,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     check_address(launch.address)
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
+    check_images(study, dataset.size("valid"))
     records = Records(places.database)
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()
@@ -110,7 +112,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
         records.replan(study.name, study.plan())
         records.recode(study.name, provenance.code())
         stop = stack.enter_context(lease.beating(records, study.name, driver))
-        return _drive(study, places, records, dataset.checksum, stop, echo, launch)
+        return _drive(study, places, records, provenance.data_tags(dataset), stop, echo, launch)
 
 
 def _define(study: Study, records: Records, checksum: str, accept_code_change: bool) -> None:
@@ -157,7 +159,7 @@ def _drive(
     study: Study,
     places: Places,
     records: Records,
-    checksum: str,
+    data_tags: Mapping[str, str],
     stop: threading.Event,
     echo: Echo,
     launch: Launch,
@@ -166,7 +168,7 @@ def _drive(
     if search.is_done() and not _mlflow_answers(places, echo):
         return Ended(search.runs(), finished=True, sent=False)
     tracker = Tracker(places, echo)
-    tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), checksum)
+    tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), data_tags)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_stopped_by_signals(driver))

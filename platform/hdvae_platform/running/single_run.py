@@ -57,14 +57,17 @@ def train_one(name: str, experiment: Experiment, seed: int, places: Places, echo
         KeyboardInterrupt: passed on; the MLflow run is KILLED, and the same call resumes the run.
     """
     dataset = load_data(experiment, places.home)
+    data = provenance.data_tags(dataset)
     storage = Storage(places.storage, places.patience, echo)
     storage.check()
+    if data[Tag.DATA_OVERLAP] != "none":
+        echo(f"images in two splits: {data[Tag.DATA_OVERLAP]}")
     folder = single_run_folder(name, experiment.fingerprint, dataset.checksum, seed)
     upload = RunUpload(
         name=f"{name} seed {seed}",
         identity={Tag.KIND: RunKind.SINGLE, Tag.NAME: name, Tag.FINGERPRINT: experiment.fingerprint}
         | {Tag.SEED: str(seed), Tag.DATA_CHECKSUM: dataset.checksum},
-        tags=provenance.tags(),
+        tags={**provenance.tags(), **data},
         params=settings(experiment, seed),
         storage=storage,
         folder=folder,

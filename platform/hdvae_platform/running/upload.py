@@ -118,13 +118,15 @@ class StudyTracking:
         tracker: sends jobs to MLflow, in order.
         records: keeps the run ids, and which runs MLflow holds in full.
         storage: holds the journals.
-        data_checksum: the checksum of the data set.
+        data_tags: the tags of the data set (`provenance.data_tags`).
     """
 
-    def __init__(self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_checksum: str) -> None:
+    def __init__(
+        self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_tags: Mapping[str, str]
+    ) -> None:
         self._study, self._tracker, self._records, self._storage = study, tracker, records, storage
-        self.data_checksum = data_checksum
-        self._tags = {**provenance.tags(), Tag.DATA_CHECKSUM: data_checksum}
+        self.data_checksum = data_tags[Tag.DATA_CHECKSUM]
+        self._tags = {**provenance.tags(), **data_tags}
         self._parent: str | None = None
         self._uploads: dict[tuple[int, int], RunUpload] = {}
 
@@ -201,7 +203,7 @@ class StudyTracking:
             complete = sum(run.state == RunState.COMPLETE for run in runs)
             of = f"{complete} complete runs, claim {self._study.claim_digest}"
             if best is not None and parent.summarised != of:
-                client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study)})
+                client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study, self._storage)})
                 self._register(client, best)
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 

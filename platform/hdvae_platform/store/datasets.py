@@ -6,13 +6,14 @@ the known content.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hdvae.data.dataset import SPLITS, Dataset
 from hdvae.data.loading import is_there
+from hdvae.data.overlap import Overlap, overlaps
 from hdvae.data.parquet import parquet_path, read_parquet, write_parquet
 from hdvae.errors import InputError
 from hdvae_platform.store.catalogue import CATALOGUE, Build, Entry, check_name
@@ -31,6 +32,7 @@ class State:
         counts: images per split, if fetched.
         checksum: of its content, if fetched.
         provenance: where it comes from, if fetched.
+        overlaps: the images that stand in two splits, if fetched and asked for.
     """
 
     name: str
@@ -40,14 +42,15 @@ class State:
     counts: Mapping[str, int] | None = None
     checksum: str | None = None
     provenance: Mapping[str, Any] | None = None
+    overlaps: Sequence[Overlap] | None = None
 
 
-def state(home: Path) -> list[State]:
-    """The state of every known data set; reads and checks those that are fetched."""
-    return [state_of(home, name) for name in CATALOGUE]
+def state(home: Path, *, details: bool = False) -> list[State]:
+    """The state of every known data set; reads and checks those that are fetched, with `details` for overlaps too."""
+    return [state_of(home, name, details=details) for name in CATALOGUE]
 
 
-def state_of(home: Path, name: str) -> State:
+def state_of(home: Path, name: str, *, details: bool = False) -> State:
     """The state of one known data set."""
     entry, path = CATALOGUE[name], parquet_path(home, name)
     if not is_there(path):
@@ -57,7 +60,8 @@ def state_of(home: Path, name: str) -> State:
     except InputError as error:
         return State(name, entry.title, f"damaged: {error}", str(path))
     counts = {split: dataset.size(split) for split in SPLITS}
-    return State(name, entry.title, "fetched", str(path), counts, dataset.checksum, dataset.provenance)
+    shared = overlaps(dataset) if details else None
+    return State(name, entry.title, "fetched", str(path), counts, dataset.checksum, dataset.provenance, shared)
 
 
 def _read(path: Path, name: str, entry: Entry) -> Dataset:

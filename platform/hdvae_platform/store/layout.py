@@ -4,6 +4,7 @@ Below the storage root (`HDVAE_STORAGE`, by default `HOME/studies`):
 
     NAME/study.json                                     which study database the folder belongs to
     NAME/data/CHECKSUM.parquet                          images for machines without the home folder
+    NAME/looks/COMPARED-0002-RUNS.json                  a look at a verdict: the runs that it rested on
     NAME/preflight/…                                    files by which machines show that they see this storage
     NAME/trial-0007/seed-0/                             a run
         attempts/0002.json  requests/0002-end           which attempt may write; requests to it
@@ -41,8 +42,8 @@ RESULT = "result.json"
 """What `hdvae study run` printed of a finished study: beside the report's page."""
 DATA, SUBMITTED = "data", "submitted"
 """Folders in the home folder of a cluster's head: data sets, and the studies that were submitted as jobs."""
-_PREFLIGHT = "preflight"
-_PART_OF_STUDY = re.compile(rf"trial-\d+|{DATA}|{_PREFLIGHT}")
+_PREFLIGHT, _LOOKS = "preflight", "looks"
+_PART_OF_STUDY = re.compile(rf"trial-\d+|{DATA}|{_PREFLIGHT}|{_LOOKS}")
 
 
 def handle(study: str, trial: int, seed: int) -> str:
@@ -90,6 +91,11 @@ def shared_images(study: str, checksum: str) -> str:
 def preflight_file(study: str, token: str) -> str:
     """A file by which a machine shows that it sees the storage that the driver sees."""
     return f"{study}/{_PREFLIGHT}/{token}"
+
+
+def looks_folder(study: str) -> str:
+    """The records of the looks at the verdicts of a study."""
+    return f"{study}/{_LOOKS}"
 
 
 # In the folder of a run

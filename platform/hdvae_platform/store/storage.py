@@ -141,10 +141,17 @@ class Storage:
         """Whether there is a file or folder with this name."""
         return self._patiently(lambda: bool(self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound))
 
+    def _list(self, folder: str) -> list[str]:
+        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
+        try:
+            found = self._files.get_file_info(selector)
+        except FileNotFoundError:  # it did not exist, and was made before pyarrow asked whether that is an error
+            found = self._files.get_file_info(selector)
+        return [info.base_name for info in found]
+
     def list(self, folder: str) -> list[str]:
         """The sorted names of the files and folders in a folder, without half-written files; empty if there is none."""
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        names = self._patiently(lambda: [info.base_name for info in self._files.get_file_info(selector)])
+        names = self._patiently(lambda: self._list(folder))
         return sorted(name for name in names if not name.startswith("."))
 
     def delete_file(self, name: str) -> None:

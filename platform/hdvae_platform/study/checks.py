@@ -33,12 +33,27 @@ def check(study: Study, where: str) -> None:
         )
     if len(set(study.seeds)) != len(study.seeds):
         raise InputError(f"{where}: seeds: {list(study.seeds)} has a seed twice")
+    if study.holds_out and (study.experiment.evaluation.part != "all" or "evaluation.part" in study.space):
+        raise InputError(
+            f"{where}: confirm.images: held_out decides which part of the validation images a run is evaluated on: "
+            "leave out evaluation.part"
+        )
     _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)])
     experiments = [study.experiment, *_check_space(study, where)]
     if study.search.method == "grid":
         experiments = [study.experiment_at(params) for params in study.grid()]
     for place, expectation in enumerate(study.expect):
         _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)
+
+
+def check_images(study: Study, available: int) -> None:
+    """Check that half of the validation images can be held out, if the study asks for it.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    if study.holds_out and available < 2:
+        raise InputError(f"confirm.images: held_out needs two validation images, and there is {available}")
 
 
 def _check_space(study: Study, where: str) -> list[Experiment]:
@@ -68,7 +83,7 @@ def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str])
             f"{where}: search.pruner: {search.pruner} prunes by one metric, but search.also names more: "
             "leave out one of the two"
         )
-    if search.pruner is not None and search.metric.partition("@")[0] == "valid/iw_elbo":
+    if search.pruner is not None and search.metric.startswith("valid/iw_elbo"):
         raise InputError(
             f"{where}: search.pruner: {search.metric} is measured at the end only; "
             "a pruner needs a metric of every report, such as valid/elbo"

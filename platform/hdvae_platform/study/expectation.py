@@ -70,6 +70,17 @@ class Expectation(Config):
         """Whether more of the metric is expected: in the first group, or with the setting."""
         return self.higher is not None or self.grows_with is not None
 
+    @property
+    def compared(self) -> str:
+        """What is compared, whatever is expected of it: by this, the looks at an expectation are counted.
+
+        >>> first = Expectation(metric="valid/elbo", higher={"a": 1}, than={"a": 2})
+        >>> first.compared == Expectation(metric="valid/elbo", higher={"a": 2}, than={"a": 1}).compared
+        True
+        """
+        groups = [] if self.pair is None else sorted(json.dumps(dict(group), sort_keys=True) for group in self.pair)
+        return json.dumps([self.metric, self.trend, *groups])
+
 
 def fitting(arms: Sequence[Settings], group: Settings) -> list[int]:
     """The indices of the arms that have the settings of a group."""

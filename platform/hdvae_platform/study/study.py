@@ -53,6 +53,8 @@ class ConfirmConfig(Config):
 
     top: Annotated[int, Field(ge=1)] = 3
     seeds: Annotated[int, Field(ge=1)] = 5
+    images: Literal["same", "held_out"] = "same"
+    """The validation images: those of the search, or the half of the split that the search is then not evaluated on."""
 
 
 class Study(Config):
@@ -69,8 +71,17 @@ class Study(Config):
     confirm: ConfirmConfig | None = None
     resources: ResourcesConfig = ResourcesConfig()
 
-    def experiment_at(self, params: Params) -> Experiment:
+    @property
+    def holds_out(self) -> bool:
+        """Whether half of the validation images are held out of the search."""
+        return self.confirm is not None and self.confirm.images == "held_out"
+
+    def experiment_at(self, params: Params, kind: Literal["search", "confirmation"] = "search") -> Experiment:
         """The experiment with a parameter set merged in.
+
+        Args:
+            params: dotted path → value.
+            kind: of the run. If half of the validation images are held out, it decides which half is evaluated.
 
         Raises:
             InputError: the parameters do not make a valid experiment.
@@ -81,6 +92,8 @@ class Study(Config):
         for path, value in params.items():
             if path != PRESET:
                 set_at(plain, path, value, where=f"space.{path}")
+        if self.holds_out:
+            plain["evaluation"]["part"] = "search" if kind == "search" else "held_out"
         shown = ", ".join(f"{path} = {json.dumps(value)}" for path, value in params.items())
         return parse(Experiment, plain, where=f"experiment with {shown}" if params else "experiment")
 
@@ -88,6 +101,7 @@ class Study(Config):
         """The part of a study that never changes under its name: another definition needs another name."""
         return {
             "experiment": self.experiment.plain(),
+            "confirm.images": "held_out" if self.holds_out else "same",
             "space": {path: dimension.model_dump(mode="json") for path, dimension in self.space.items()},
             "method": self.search.method,
             "metric": self.search.metric,

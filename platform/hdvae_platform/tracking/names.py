@@ -35,6 +35,8 @@ class Tag:
     FINGERPRINT: Final = "hdvae.fingerprint"
     """A checksum of the experiment."""
     DATA_CHECKSUM: Final = "hdvae.data_checksum"
+    DATA_OVERLAP: Final = "hdvae.data_overlap"
+    """Which images stand in two splits of the data, in words; `none` if no image does."""
     CHECKPOINT: Final = "hdvae.checkpoint"
     """The address of the newest checkpoint."""
     BEST_CHECKPOINT: Final = "hdvae.best_checkpoint"

@@ -1,4 +1,4 @@
-"""Provenance of a result: code, machine, versions."""
+"""Provenance of a result: code, machine, versions, data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import hdvae
+from hdvae.data.dataset import Dataset
+from hdvae.data.overlap import overlap_in_words
 from hdvae_platform.tracking.names import Tag
 
 
@@ -75,6 +77,11 @@ def tags() -> dict[str, str]:
         Tag.GPU: torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
     return machine | {names[key]: value for key, value in code().items()}
+
+
+def data_tags(dataset: Dataset) -> dict[str, str]:
+    """The content of a data set as MLflow tags: its checksum, and which images stand in two splits."""
+    return {Tag.DATA_CHECKSUM: dataset.checksum, Tag.DATA_OVERLAP: overlap_in_words(dataset) or "none"}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from hdvae.evaluation.metrics import at, tau_label
-from hdvae_platform.display.plotting import BLUE, GREEN, GREY, INTERVAL, ORANGE, rendered
+from hdvae_platform.display.plotting import BLUE, GREEN, GREY, ORANGE, rendered
 
 
 def bias_curve(metrics: Mapping[str, float], taus: Sequence[float], title: str, grade: str) -> dict[str, bytes]:
@@ -29,11 +29,10 @@ def bias_curve(metrics: Mapping[str, float], taus: Sequence[float], title: str, 
 
     figure = Figure(figsize=(7, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
-    errors = [INTERVAL * error for error in series("relaxation_bias_se")]
     top.axhline(0, color=GREY, linewidth=0.8)
-    top.errorbar(
-        order, series("relaxation_bias_signed"), errors, color=BLUE, marker="o", capsize=3, label="bias, signed"
-    )
+    shown, errors = series("relaxation_bias_signed"), series("relaxation_bias_se")
+    name = "bias, signed, ± one standard error over images"
+    top.errorbar(order, shown, errors, color=BLUE, marker="o", capsize=3, label=name)
     coupled = [a - b for a, b in zip(series("surrogate_elbo"), series("coupled_elbo"), strict=True)]
     top.plot(order, coupled, color=ORANGE, marker="s", linestyle="--", label="surrogate − coupled")
     top.set_ylabel("nats per image")

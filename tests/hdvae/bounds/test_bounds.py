@@ -183,7 +183,7 @@ def test_the_sum_of_appendix_e_is_no_bound_of_the_bias():
 
 
 def test_the_last_line_of_appendix_e_is_no_bound_either():
-    """K = 2, L = 2, N = 1: with every κ of the appendix δ_1 is 499 nats against 113; by hand, on uniforms."""
+    """K = 2, L = 2, N = 1: with every κ of the appendix δ_1 is 500.1 nats against 112.1; by hand, on Gumbels."""
     noise = source(1_000_000, seed=3)
     top = (noise.gumbel(2)).softmax(-1)  # q(z_2) = p(z_2), uniform; τ = 1
 
@@ -210,11 +210,30 @@ def test_the_last_line_of_appendix_e_is_no_bound_either():
     bias = abs((surrogate - elbo).mean().item())
     far = [(soft - soft.round()).norm(dim=-1).mean().item(), (top - hard_top).norm(dim=-1).mean().item()]
     last_line = 1000 * far[0] + 40 * far[1]  # κ of −1000 z_{1,2} and of log q(z_1|·); p's is 0
-    assert bias == pytest.approx(499, abs=5)
-    assert last_line == pytest.approx(113, abs=5)
+    assert bias == pytest.approx(500.1, abs=2.5)  # 4 standard errors, or more
+    assert last_line == pytest.approx(112.1, abs=0.5)
     coupled = -1000 * soft.round()[:, 1] - log_ratio(soft.round(), top[:, 0])
     apart = (surrogate - coupled).abs()
     assert abs((surrogate - coupled).mean().item()) <= apart.mean().item() <= 1000 * far[0]
+
+
+def test_the_numbers_of_that_counterexample_by_quadrature():
+    """At τ = 1, z̃_2 is uniform, and a relaxed z_1 is σ(logit + a logistic variable): sums over midpoints."""
+    points = ((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)[:, None]
+    logits = 40 * (0.25 - (points - 0.5).abs())  # of the first class of z_1 against the second, by z̃_2
+    bad = torch.sigmoid(torch.logit(points.T) - logits)  # z̃_{1,2}, by z̃_2 and the noise of z_1
+    far = math.sqrt(2) * torch.minimum(bad, 1 - bad).mean().item(), math.sqrt(2) / 4  # E‖z̃ − H(z̃)‖₂ of z_1 and z_2
+
+    def kl(logit):
+        """KL of Bernoulli(σ(logit)) against ½."""
+        q = torch.sigmoid(logit)
+        return math.log(2) + torch.xlogy(q, q) + torch.xlogy(1 - q, 1 - q)
+
+    surrogate = -1000 * bad.mean() - kl(logits).mean()
+    worst = torch.tensor(-10.0, dtype=torch.float64)  # the logit at both corners of z_2
+    elbo = -1000 * torch.sigmoid(-worst) - kl(worst)
+    assert (surrogate - elbo).item() == pytest.approx(500.1, abs=0.05)
+    assert 1000 * far[0] + 40 * far[1] == pytest.approx(112.1, abs=0.05)
 
 
 # --- Distances and the local κ ------------------------------------------------------------------------------

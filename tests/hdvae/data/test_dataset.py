@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdvae.data.dataset import SPLITS, Dataset
-from tests.hdvae.data.samples import SIZES, random_dataset, random_images
+from hdvae.errors import InputError
+from tests.hdvae.data.samples import SIZES, one_line, random_dataset, random_images
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_images_of_any_size_survive_packing(height, width, seed):
     images = random_images(seed, height, width)
+    for split in SPLITS:
+        images[split][0, 0, 0] = 1 - images[split][1, 0, 0]  # so that no split is constant
     dataset = Dataset.from_images("toy", images)
     for split in SPLITS:
         assert dataset.packed[split].shape == (SIZES[split], -(-height * width // 8))
@@ -43,9 +46,10 @@ def test_checksum_depends_on_content_alone():
 
 def test_checksum_tells_shapes_and_splits_apart():
     rows = np.zeros((6, 24), np.uint8)
+    rows[0, 0] = 1
     wide = {split: rows.reshape(6, 4, 6) for split in SPLITS}
     high = {split: rows.reshape(6, 6, 4) for split in SPLITS}
-    moved = {"train": wide["train"][:5], "valid": np.zeros((7, 4, 6), np.uint8), "test": wide["test"]}
+    moved = {"train": wide["train"][:5], "valid": np.append(wide["valid"], wide["train"][5:], 0), "test": wide["test"]}
     checksums = {Dataset.from_images("toy", images).checksum for images in (wide, high, moved)}
     assert len(checksums) == 3
 
@@ -69,7 +73,7 @@ def test_checksum_is_pinned():
     ],
 )
 def test_images_and_labels_that_do_not_fit_are_refused(images, labels):
-    good = dict.fromkeys(SPLITS, np.zeros((2, 2, 2), np.uint8))
+    good = dict.fromkeys(SPLITS, np.eye(2, dtype=np.uint8).repeat(2).reshape(2, 2, 2))
     with pytest.raises(ValueError, match=r"train|valid"):
         Dataset.from_images("toy", good | images, labels)
 
@@ -79,3 +83,26 @@ def test_rows_of_another_width_are_refused():
         replace(random_dataset(), height=50)
     with pytest.raises(ValueError, match="splits are"):
         replace(random_dataset(), packed={})
+
+
+HALF = np.tile(np.array([[0, 1]], np.uint8), (3, 2, 1))
+CONSTANT = {
+    "black": (np.zeros((3, 2, 2), np.uint8), "all pixels of split '{}' are 0"),
+    "white": (np.ones((3, 3, 3), np.uint8), "all pixels of split '{}' are 1"),
+    "one black image": (np.zeros((1, 2, 2), np.uint8), "all pixels of split '{}' are 0"),
+    "the same image": (HALF, "all 3 images of split '{}' are the same"),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("images", "expected"), CONSTANT.values(), ids=CONSTANT)
+def test_a_constant_split_is_refused(images, expected, split):
+    good = dict.fromkeys(SPLITS, np.stack([np.zeros_like(images[0]), np.ones_like(images[0])]))
+    with pytest.raises(InputError) as error:
+        Dataset.from_images("toy", good | {split: images})
+    expected = f"data set 'toy': {expected.format(split)}, so there is nothing to learn from it"
+    assert one_line(error).startswith(expected)
+
+
+def test_a_single_image_is_no_constant_split():
+    assert Dataset.from_images("toy", dict.fromkeys(SPLITS, HALF[:1])).size("train") == 1

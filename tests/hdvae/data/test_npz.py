@@ -111,6 +111,32 @@ FAULTS = {
     ),
     "binary with threshold": (save, "threshold", "already binary: use binarization 'none'"),
     "binary with bernoulli": (save, "bernoulli", "already binary: use binarization 'none'"),
+    "threshold above all gray values": (
+        lambda path: save(path, **random_images(top=17)),
+        "threshold",
+        "after binarization 'threshold' of gray values 0 to 16: all pixels of split 'train' are 0, so there is nothing "
+        "to learn from it: scale gray values to 0 … 255",
+    ),
+    "one split too dark for the threshold": (
+        lambda path: save(path, **random_images(top=256) | {"test": np.full((3, 5, 7), 127, np.uint8)}),
+        "threshold",
+        "of gray values 127 to 127: all pixels of split 'test' are 0",
+    ),
+    "a draw that is black": (
+        lambda path: save(path, **random_images(top=256) | {"valid": np.zeros((3, 5, 7), np.uint8)}),
+        "bernoulli",
+        "after binarization 'bernoulli' of gray values 0 to 0: all pixels of split 'valid' are 0",
+    ),
+    "white": (
+        lambda path: save(path, valid=np.ones((3, 5, 7), np.uint8)),
+        "none",
+        "mine.npz: all pixels of split 'valid' are 1, so there is nothing to learn from it: give images that differ",
+    ),
+    "equal images": (
+        lambda path: save(path, train=np.tile(random_images()["train"][:1], (4, 1, 1))),
+        "none",
+        "mine.npz: all 4 images of split 'train' are the same",
+    ),
     "binarization": (save, "treshold", "unknown binarization 'treshold'; did you mean 'threshold'?"),
 }
 

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hdvae.data.dataset import SPLITS
+from hdvae.data import dataset as dataset_module
+from hdvae.data.dataset import SPLITS, Dataset
 from hdvae.data.parquet import read_parquet, write_parquet
 from hdvae.errors import InputError
-from tests.hdvae.data.samples import assert_same, names_in, one_line, random_dataset
+from tests.hdvae.data.samples import assert_same, names_in, one_line, random_dataset, random_images
 
 
 @pytest.mark.parametrize("labelled", [(), ("train", "test"), SPLITS])
@@ -93,6 +94,18 @@ def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(InputError) as error:
         read_parquet(tmp_path)
     one_line(error)
+
+
+def test_a_file_with_a_constant_split_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "toy.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_module, "check_varied", lambda *arguments: None)  # as a writer of another origin
+        images = random_images() | {"valid": np.zeros((3, 5, 7), np.uint8)}
+        write_parquet(Dataset.from_images("toy", images), path)
+    with pytest.raises(InputError) as error:
+        read_parquet(path)
+    assert one_line(error).startswith(f"{path} is damaged or not a data set")
+    assert "all pixels of split 'valid' are 0" in str(error.value)
 
 
 def test_rows_in_another_order_are_refused(tmp_path):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from hdvae.errors import InputError
 from hdvae.evaluation import chains, importance
 from hdvae.evaluation.chains import Measured, measure
-from hdvae.evaluation.evaluation import choose_images, evaluate, summarise
+from hdvae.evaluation.evaluation import choose_images, evaluate, evaluated_images, summarise
 from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.metrics import AT_ZERO, DESCRIPTIONS, tau_label
+from hdvae.evaluation.slot_use import SlotUse, slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig
 from hdvae.network.samplers import hard, independent, relaxed
 from hdvae.network.terms import LayerTerms, Terms
@@ -190,8 +192,9 @@ def test_metrics_are_complete_and_consistent(wiring):
     relaxed_names = {name for name in DESCRIPTIONS if name not in AT_ZERO}
     relaxed_names |= {f"distance/{model.name(node)}" for node in model.nodes}
     at_both = {f"{n}@tau={t}" for n in relaxed_names for t in ("0.5", "0.1")}
+    at_samples = {"iw_elbo@S=6", "iw_elbo_se@S=6"}
     used = {f"perplexity/{model.name(node)}" for node in model.nodes}
-    assert set(metrics) == {*DESCRIPTIONS, *layers, *used, *relaxed_names, "iw_elbo@S=6"} | at_both
+    assert set(metrics) == {*DESCRIPTIONS, *layers, *used, *relaxed_names} | at_both | at_samples
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert metrics["elbo"] == pytest.approx(metrics["log_px"] - metrics["kl"], abs=1e-12)
     assert metrics["kl"] == pytest.approx(sum(metrics[name] for name in layers), abs=1e-12)
@@ -226,6 +229,10 @@ def test_summary_by_hand():
     difference = np.array([0.5, -1.0, -3.0])
     assert metrics["elbo"] == pytest.approx(-9.5)
     assert metrics["kl"] == pytest.approx(2.5)
+    assert metrics["elbo_se"] == pytest.approx(np.std([-6.5, -8.5, -13.5], ddof=1) / math.sqrt(3))
+    assert metrics["kl_se"] == pytest.approx(np.std([1.5, 1.5, 4.5], ddof=1) / math.sqrt(3))
+    surrogate = np.std([-6.0, -9.5, -16.5], ddof=1) / math.sqrt(3)
+    assert metrics["surrogate_elbo_se"] == metrics["surrogate_elbo_se@tau=0.3"] == pytest.approx(surrogate)
     assert metrics["kl/layer_1"] == pytest.approx(2.0)
     assert metrics["surrogate_elbo@tau=0.3"] == pytest.approx(-32 / 3)
     assert metrics["relaxation_bias_signed"] == pytest.approx(difference.mean())
@@ -240,8 +247,8 @@ def test_summary_by_hand():
 
 @every_wiring
 @pytest.mark.parametrize("reads", ["dense", "race"])
-def test_perplexity_is_that_of_the_hard_chain(wiring, reads):
-    """Of all images and draws together, however they are cut up; only a race drops something."""
+def test_the_use_of_slots_is_that_of_the_hard_chain(wiring, reads):
+    """By q itself if reads are dense, else by its draws; however the images are cut up. Only a race drops something."""
     model = build(small_config(wiring, 2, reads=reads, race={"draws": 3, "arrivals": 2}), seed=1, contrast=1.5)
     config = EvaluationConfig(draws=3, tau=(0.5,))
     metrics = evaluate(model, images(), config, seed=5, importance=False).metrics
@@ -251,10 +258,14 @@ def test_perplexity_is_that_of_the_hard_chain(wiring, reads):
             model(images().double(), model.noise(noise_at(IMAGES, d, "evaluation")), relaxed(0.5)) for d in range(3)
         ]
     for i, node in enumerate(model.nodes):
-        codes = torch.cat([terms.layers[i].draw.hard for terms in chains])
-        each = [np.unique(column, return_counts=True)[1] / len(codes) for column in codes.T.numpy()]
-        expected = np.mean([np.exp(-(share * np.log(share)).sum()) for share in each])
-        assert metrics[f"perplexity/{model.name(node)}"] == pytest.approx(expected)
+        codes = torch.stack([terms.layers[i].draw.hard for terms in chains], 1).numpy()
+        q = torch.stack([terms.layers[i].q.joint().exp() for terms in chains]).mean(0).numpy()
+        if reads == "dense":
+            use = [SlotUse.of_posteriors(q[:, n]) for n in range(q.shape[1])]
+        else:
+            use = [SlotUse.of_draws(codes[:, :, n], q.shape[-1]) for n in range(q.shape[1])]
+        for name, expected in slot_metrics(use).items():
+            assert metrics[f"{name}/{model.name(node)}"] == pytest.approx(expected)
         name = f"dropped_mass/{model.name(node)}@tau=0.5"
         assert (name in metrics) == (reads == "race")
         if reads == "race":
@@ -264,8 +275,9 @@ def test_perplexity_is_that_of_the_hard_chain(wiring, reads):
 
 
 def test_one_image_has_no_standard_error():
-    metrics = evaluate(make(), images(1), EvaluationConfig(draws=1), seed=0, importance=False).metrics
-    assert "relaxation_bias_se" not in metrics
+    config = EvaluationConfig(draws=1, samples=2)
+    metrics = evaluate(make(), images(1), config, seed=0, importance=True).metrics
+    assert not [name for name in metrics if "_se" in name]
     assert math.isfinite(metrics["relaxation_bias"])
 
 
@@ -310,3 +322,29 @@ def test_chosen_images_are_a_fixed_random_subset():
 @pytest.mark.parametrize(("count", "available"), [(5, 5), (6, 5), (1000, 1)])
 def test_all_images_if_there_are_too_few(count, available):
     assert np.array_equal(choose_images(count, available), np.arange(available))
+
+
+@pytest.mark.parametrize("available", [2, 9, 500])
+def test_the_halves_of_the_split_have_no_image_in_common(available):
+    parts = [
+        evaluated_images(EvaluationConfig(images=10_000, part=part), available)
+        for part in ("all", "search", "held_out")
+    ]
+    assert np.array_equal(parts[0], np.arange(available))
+    assert np.array_equal(np.sort(np.concatenate(parts[1:])), parts[0])
+    assert len(parts[1]) - len(parts[2]) == available % 2
+    assert all(np.array_equal(part, np.unique(part)) for part in parts)
+    for whole, name in zip(parts, ("all", "search", "held_out"), strict=True):
+        some = evaluated_images(EvaluationConfig(images=max(1, len(whole) // 2), part=name), available)
+        assert np.array_equal(some, whole[choose_images(len(some), len(whole))])
+        assert np.array_equal(some, evaluated_images(EvaluationConfig(images=len(some), part=name), available))
+
+
+def test_the_halves_are_random():
+    half = evaluated_images(EvaluationConfig(images=500, part="search"), 1000)
+    assert 200 < np.sum(half < 500) < 300, "some published data are sorted by class"
+
+
+def test_one_image_has_no_halves():
+    with pytest.raises(InputError, match=r"evaluation.part: held_out has no images: there are 1 validation images"):
+        evaluated_images(EvaluationConfig(part="held_out"), 1)

@@ -13,6 +13,7 @@ from hdvae.evaluation.metrics import (
     at,
     at_samples,
     check_tunable,
+    error_name,
     nested,
     tau_label,
 )
@@ -33,6 +34,13 @@ def test_name_at_a_temperature(tau, name):
 
 def test_name_at_a_sample_count():
     assert at_samples("iw_elbo", 5000) == "iw_elbo@S=5000"
+
+
+def test_names_of_standard_errors():
+    assert error_name("test/iw_elbo@S=5") == "test/iw_elbo_se@S=5"
+    assert {error_name(name) for name in ("elbo", "iw_elbo", "surrogate_elbo", "kl", "relaxation_bias")} <= {
+        *DESCRIPTIONS
+    }
 
 
 def test_nested_names():

@@ -95,6 +95,12 @@ def test_settings_cannot_be_changed():
         ({"training__temperature": 0}, "training: temperature must stay above 0"),
         ({"training__temperature": [[0, 0.8], [9, 0]]}, "training: temperature must stay above 0"),
         ({"training__learning_rate": -1}, "training: learning_rate must stay above 0"),
+        ({"training__dead_after": 0}, "training.dead_after: input should be greater than 0, got 0"),
+        (
+            {"training__revive": True, "training__dead_after": 5, "model__layers": [{"variables": 16, "classes": 256}]},
+            "training.revive with training.dead_after: 5 would reinitialise about 28 of 4096 slots of a layer that "
+            "uses all alike; set dead_after to at least 9",
+        ),
         ({"training__freebits": -0.1}, "training: freebits must not be negative"),
         ({"training__freebits": "2"}, "training.freebits: '2' is not a schedule: write a number, points"),
         (
@@ -120,6 +126,16 @@ def test_settings_cannot_be_changed():
         ({"evaluation__tau": []}, "evaluation.tau: "),
         ({"evaluation__tau": [0.1, 0]}, "evaluation.tau.1: input should be greater than or equal to 0.000001, got 0"),
         ({"training__temperature": [[0, 0.5], [9, 1e-7]]}, "training: temperature must not fall below 1e-06"),
+        (
+            {"training": {"steps": 9, "temperature": "learned", "temperature_floor": 1e-7}},
+            "training.temperature_floor: input should be greater than or equal to 0.000001, got 1e-07",
+        ),
+        (
+            {"training": {"steps": 9, "temperature_start": 1e-7}},
+            "training.temperature_start: input should be greater than or equal to 0.000001, got 1e-07",
+        ),
+        ({"training__learning_rate": 1e38}, "training: learning_rate must not exceed 1e+30"),
+        ({"training__memory_learning_rate": [[0, 1.0], [9, 1e31]]}, "training: memory_learning_rate must not exceed"),
     ],
 )
 def test_what_is_refused(changes, said):

@@ -11,7 +11,8 @@ from hdvae.latents.distributions import Categorical, Draw
 from hdvae.latents.layers import MemoryLayer
 from hdvae.network.samplers import hard, relaxed
 from hdvae.network.wiring import WIRINGS
-from hdvae.objectives.objectives import surrogate_objective, training_kl
+from hdvae.objectives.objectives import score_objective, surrogate_objective, training_kl
+from hdvae.objectives.score_function import rloo
 from hdvae.randomness.noise import NoiseSource
 from tests.hdvae.oracle import CASES, assert_mean, build, case, small_config, some_images, source
 
@@ -162,11 +163,12 @@ def test_autograd_is_the_finite_difference_of_the_same_objective_at_fixed_noise(
         for i in torch.randint(len(flat), (2,), generator=generator).tolist():
             kept = flat[i].item()
             step = 1e-6
-            flat[i] = kept + step
-            above = objective().item()
-            flat[i] = kept - step
-            below = objective().item()
-            flat[i] = kept
+            with torch.no_grad():
+                flat[i] = kept + step
+                above = objective().item()
+                flat[i] = kept - step
+                below = objective().item()
+                flat[i] = kept
             expected = (above - below) / (2 * step)
             assert gradient.view(-1)[i].item() == pytest.approx(expected, rel=1e-4, abs=1e-6), name
 
@@ -198,6 +200,48 @@ def test_free_bits_over_the_batch_and_over_images_differ():
         assert [s.item() for s in batch.spent] == pytest.approx([max(freebits, k.mean().item()) for k in kl])
         assert [s.item() for s in image.spent] == pytest.approx([k.clamp(min=freebits).mean().item() for k in kl])
         assert image.value <= batch.value + 1e-12
+
+
+SAMPLED = ["vae", "skip_vae", "biva"]
+"""Wirings whose KL terms have an estimate from one sample, which may be negative."""
+
+
+@pytest.mark.parametrize("wiring", SAMPLED)
+def test_free_bits_of_zero_are_off_for_every_image(wiring):
+    terms, _ = terms_of(wiring, 2, relaxed(0.5), count=64)
+    kl = [training_kl(layer) for layer in terms.layers]
+    assert any((k < 0).any() for k in kl)
+    found = surrogate_objective(terms, 0.0, per_image=True)
+    assert [s.item() for s in found.spent] == pytest.approx([k.mean().item() for k in kl])
+    assert found.value.item() == pytest.approx(found.surrogate_elbo.item())
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_free_bits_of_zero_are_off_for_a_batch_whose_mean_is_negative(wiring):
+    model, x, _ = case(wiring, 2)
+    for seed in range(20):
+        terms = model(x.unsqueeze(0), model.noise(source(1, seed)), relaxed(0.5))
+        kl = [training_kl(layer, "hard").item() for layer in terms.layers]
+        assert [s.item() for s in surrogate_objective(terms, 0.0, kl="hard").spent] == kl
+        if min(kl) < 0:
+            return
+    raise AssertionError("no estimate was negative")
+
+
+@pytest.mark.parametrize("wiring", SAMPLED)
+@pytest.mark.parametrize("per_image", [False, True])
+def test_free_bits_of_zero_are_off_for_score_estimators(wiring, per_image):
+    """In pairs of samples of one image; of the batches of one image one has a negative mean."""
+    model, x, _ = case(wiring, 2)
+    found = []
+    for seed in range(40):
+        terms = model(x.expand(2, *x.shape), model.noise(source(2, seed)), hard)
+        ratios = [layer.expected_log_ratio().mean().item() for layer in terms.layers]
+        objective = score_objective(terms, 2, 0.0, bound=rloo, sampled_kl=False, per_image=per_image)
+        assert [s.item() for s in objective.spent] == pytest.approx(ratios)
+        assert objective.value.item() == pytest.approx(terms.log_px.mean().item() - math.fsum(ratios))
+        found.append(min(ratios))
+    assert min(found) < 0
 
 
 @pytest.mark.parametrize("treatment", TREATMENTS)

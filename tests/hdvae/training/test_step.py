@@ -1,5 +1,7 @@
 """One training step: its gradient, its objective with every estimator, and the check for non-finite numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from hdvae.objectives.hard_forward import gumbel_rao, reinmax, straight_through
 from hdvae.objectives.objectives import surrogate_objective
 from hdvae.objectives.score_function import log_q, rloo, vimco
 from hdvae.randomness.noise import NoiseSource
+from hdvae.training import step as steps
 from hdvae.training.snapshot import Snapshot
 from hdvae.training.step import _backward, train_step
 from tests.hdvae.oracle import CPU
@@ -79,6 +82,23 @@ def test_clipping_bounds_the_gradient_but_not_the_reported_norm():
     assert norms[0] > 0.1
     total = torch.cat([p.grad.flatten() for p in clipped.model.parameters()]).norm().item()
     assert total == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_share_of_clipped_steps_is_reported_where_gradients_are_clipped():
+    free = fresh(experiment_of())
+    limit = sorted(train_step(free, batch())["gradient_norm"].item() for _ in range(5))[2]
+    state = fresh(experiment_of(gradient_clip=limit))
+    taken = [train_step(state, batch()) for _ in range(5)]
+    clipped = [one["clipped"].item() for one in taken]
+    assert clipped == [one["gradient_norm"].item() + 1e-6 > limit for one in taken]
+    assert 0 < sum(clipped) < 5
+    assert "clipped" not in train_step(free, batch())
+
+
+def test_the_report_has_the_share_of_clipped_steps_since_the_last_one():
+    for limit, share in ((1e-3, 1.0), (1e6, 0.0)):
+        _, session = run(experiment_of(gradient_clip=limit))
+        assert [metrics["train/clipped"] for _, metrics in session.reports] == [share] * 3
 
 
 def test_dropout_is_on_in_training_and_the_model_is_left_in_it():
@@ -151,6 +171,36 @@ def test_training_stops_at_a_non_finite_quantity():
     tensors["model/logits.1.bias"][0] = float("nan")
     with pytest.raises(NonFinite, match="non-finite log_px at step 4"):
         run(experiment, Memory(Snapshot(tensors, session.snapshots[0].values)))
+
+
+@pytest.mark.parametrize(
+    ("choice", "quantity"),
+    [
+        ({"objective": "relaxed_elbo"}, "log_px"),
+        ({"reads": "race"}, "log_px"),
+        ({"reads": "race", "objective": "relaxed_elbo_reads", "blocks": "conv"}, "log_px"),
+    ],
+)
+def test_a_learning_rate_that_is_far_too_high_ends_in_a_step_and_a_quantity(choice, quantity):
+    """Neither eigenvalues of matrices with infinite entries nor tables at NaN raise errors of their own."""
+    experiment = experiment_of(**choice, width=16, depth=3, learning_rate=1e18, evaluation={"every": 1})
+    with pytest.raises(NonFinite, match=f"^non-finite {quantity} at step 1$"):
+        run(experiment)
+
+
+@pytest.mark.parametrize(("objective", "quantity"), [("relaxed_elbo", "lipschitz_bound"), ("surrogate", "objective")])
+def test_an_objective_that_is_not_finite_while_its_parts_are_is_named(monkeypatch, objective, quantity):
+    state = fresh(experiment_of(objective=objective))
+    step_objective = steps.step_objective
+
+    def not_finite(*inputs):
+        found = step_objective(*inputs)
+        value = found.model.value * float("inf")
+        return replace(found, model=replace(found.model, value=value), relaxed_elbo=value)
+
+    monkeypatch.setattr(steps, "step_objective", not_finite)
+    with pytest.raises(NonFinite, match=f"^non-finite {quantity} at step 0$"):
+        train_step(state, batch())
 
 
 # --- Objectives ------------------------------------------------------------------------------------

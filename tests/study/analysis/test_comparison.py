@@ -11,7 +11,7 @@ from hdvae.errors import InputError
 from hdvae_platform.analysis.arms import names_of
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.compare import compare as answer
-from hdvae_platform.analysis.comparison import Question
+from hdvae_platform.analysis.comparison import Comparison, Question
 from hdvae_platform.analysis.comparison_text import arm_table, as_markdown, as_text, confirmation_table
 from hdvae_platform.analysis.confirmation import confirmations
 from hdvae_platform.analysis.inference import Interval, difference, interval
@@ -125,16 +125,19 @@ def test_an_arm_has_the_number_of_its_trial_in_every_form():
 
 def test_differences_are_paired_where_the_seeds_are_the_same():
     a, b = {0: 1.0, 1: 2.0, 2: 4.0}, {2: 1.0, 1: 0.5, 0: 0.0}
-    value, paired = difference(a, b)
+    apart = difference(a, b)
+    value = apart.interval()
     expected = stats.ttest_rel([1, 2, 4], [0, 0.5, 1]).confidence_interval(0.95)
-    assert paired
+    assert apart.paired
     assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
-    value, paired = difference(a, {5: 1.0, 6: 0.5})
+    apart = difference(a, {5: 1.0, 6: 0.5})
+    value = apart.interval()
     expected = stats.ttest_ind([1, 2, 4], [1, 0.5], equal_var=False).confidence_interval(0.95)
-    assert not paired
+    assert not apart.paired
     assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
     assert difference({}, b) is None
-    assert difference({0: 1.0}, {1: 0.5}) == (Interval(0.5, None, None), False)
+    one_seed = difference({0: 1.0}, {1: 0.5})
+    assert (one_seed.interval(), one_seed.p, one_seed.paired) == (Interval(0.5, None, None), None, False)
 
 
 def test_only_complete_runs_enter_means():
@@ -219,7 +222,23 @@ def test_bias_is_shown_with_its_error_over_images():
         run("{}", 0, relaxation_bias=1.0, relaxation_bias_se=0.3),
         run("{}", 1, relaxation_bias=2.0, relaxation_bias_se=0.4),
     )
-    assert "1.50 ± 0.71 (se 0.35)" in arm_table(found)
+    text = arm_table(found)
+    half = stats.t.ppf(0.975, 1) * 0.5
+    assert f"1.50 ± {half:.2f} (se 0.35)" in text, "half of the 95% interval over seeds"
+    assert "mean ± half of the 95% interval over seeds (Student's t); (se …)" in text
+    assert "one seed" not in text
+
+
+@pytest.mark.parametrize("show", [arm_table, lambda found: as_text(Comparison(["s"], found))], ids=["run", "compare"])
+def test_one_seed_has_its_standard_error_over_images_and_says_so(show):
+    found = arms(
+        run("{}", 0, elbo=-1.0, elbo_se=0.3, surrogate_elbo=-2.0, relaxation_bias=1.0, relaxation_bias_se=0.25),
+    )
+    text = show(found)
+    assert "-1.00 ± 0.30*" in text
+    assert "1.00 ± 0.25*" in text
+    assert "* one seed: ± one standard error over images" in text
+    assert " -2.00 " in text, "without an error there is no ±"
 
 
 def test_markdown_has_intervals_and_differences():
@@ -227,7 +246,7 @@ def test_markdown_has_intervals_and_differences():
     runs.append(run('{"k": "b|c"}', 0, tags=of_trial(1), elbo=-9.0))
     page = as_markdown(compare(*runs, metrics=["valid/elbo"]), "hdvae compare s --format md")
     limits = interval([-10.0, -11.0, -12.0])
-    assert f"| (0) k a | 3 | -11.00 [{limits.low:.2f}, {limits.high:.2f}] |" in page
+    assert f"| (0) k a | 3 | -11.00 ± {limits.high - limits.mean:.2f} |" in page
     assert "| (1) k b\\|c | 1 | -9.00 |" in page
     assert "| (0) − (1) | -2.00 |" in page
     assert "`hdvae compare s --format md`" in page
@@ -340,6 +359,18 @@ def test_infinite_and_huge_values_are_no_numbers_of_a_table():
     assert "not finite: valid/lipschitz_bound in 2 of 5 runs; its means leave these runs out" in found.caveats
     shown = compare(*found.arms[1].runs, metrics=["valid/lipschitz_bound"])
     assert max(map(len, as_text(shown).splitlines())) < 120
+
+
+def test_an_average_over_more_steps_than_training_has_is_a_caveat():
+    settings = {"training.ema": "0.9999", "training.steps": "1500"}
+    (caveat,) = compare(*(run('{"a": 1}', seed, params=settings, elbo=-1.0) for seed in range(2))).caveats
+    assert caveat.startswith("ema: training.ema 0.9999 averages over about 10,000 steps, but training has 1,500: ")
+    enough = {**settings, "training.steps": "30000"}
+    assert compare(*(run('{"a": 1}', seed, params=enough, elbo=-1.0) for seed in range(2))).caveats == []
+    varied = [
+        run(json.dumps({"training.ema": ema}), 0, params={"training.steps": "1500"}, elbo=-1.0) for ema in (0.9, 0.9999)
+    ]
+    assert [caveat[:24] for caveat in compare(*varied).caveats] == ["ema: training.ema 0.9999"]
 
 
 def test_what_an_arm_pools_is_said():

@@ -13,7 +13,7 @@ from hdvae.errors import InputError
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.blocks import Block
 from hdvae_platform.analysis.differences import over_seeds
-from hdvae_platform.analysis.inference import difference, holm, significance
+from hdvae_platform.analysis.inference import difference, holm, size_difference
 from hdvae_platform.analysis.rank_tests import MAX_ORDERS, jonckheere, permutation_p, rank_test
 from hdvae_platform.analysis.trends import trend
 from hdvae_platform.tracking.client import TrackedRun
@@ -32,9 +32,9 @@ def test_paired_intervals_cover_the_effect_and_are_narrower_by_the_known_factor(
     random, hits, widths = np.random.default_rng(0), 0, []
     for _ in range(STUDIES):
         a, b = simulated(random)
-        value, paired = difference(a, b)
-        welch, _ = difference(a, {seed + 100: x for seed, x in b.items()})
-        assert paired
+        apart = difference(a, b)
+        value, welch = apart.interval(), difference(a, {seed + 100: x for seed, x in b.items()}).interval()
+        assert apart.paired
         hits += value.low <= 1.5 <= value.high
         widths.append(((welch.high - welch.low) ** 2, (value.high - value.low) ** 2))
     assert 0.93 < hits / STUDIES < 0.97
@@ -49,7 +49,7 @@ def test_tests_keep_their_level_and_are_scipys(paired):
     for _ in range(STUDIES):
         a, b = simulated(random, effect=0.0, shared=3.0 if paired else 0.0)
         b = b if paired else {seed + 100: x for seed, x in b.items()}
-        p_values.append(significance(a, b))
+        p_values.append(difference(a, b).p)
     assert 0.03 < np.mean(np.array(p_values) < 0.05) < 0.07
     x, y = list(a.values()), list(b.values())
     expected = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
@@ -84,10 +84,26 @@ def test_biases_of_clear_signs_differ_by_their_sizes():
     random = np.random.default_rng(7)
     a, b = -3.0 + random.normal(0, 0.1, 5), 1.0 + random.normal(0, 0.1, 5)
     found = over_seeds(biased("a", a), biased("b", b), BIAS)
-    value, _ = difference(dict(enumerate(-a)), dict(enumerate(b)))
+    apart = difference(dict(enumerate(-a)), dict(enumerate(b)))
+    value = apart.interval()
     assert (found.value.mean, found.value.low, found.value.high) == pytest.approx((value.mean, value.low, value.high))
-    assert found.p == pytest.approx(significance(dict(enumerate(-a)), dict(enumerate(b))))
+    assert found.p == pytest.approx(apart.p)
     assert found.p < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_difference_of_sizes_covers_all_differences_and_sums_in_their_intervals(seed):
+    """Against a grid over both intervals."""
+    random = np.random.default_rng(seed)
+    a, b = (dict(enumerate(random.normal(mean, 1, 5))) for mean in random.normal(0, 1.5, 2))
+    found = size_difference(a, b)
+    d, s = (np.linspace(one.interval().low, one.interval().high, 401) for one in (found.d, found.s))
+    sizes = np.abs((s[:, None] + d) / 2) - np.abs((s[:, None] - d) / 2)
+    step = (d[1] - d[0]) + (s[1] - s[0])
+    value = found.interval()
+    assert (value.low, value.high) == pytest.approx((sizes.min(), sizes.max()), abs=step)
+    assert found.mean == pytest.approx(abs(np.mean(list(a.values()))) - abs(np.mean(list(b.values()))))
+    assert (found.p < 0.05) == (value.low > 0 or value.high < 0)
 
 
 def test_holm_is_that_of_statsmodels():
@@ -98,8 +114,8 @@ def test_holm_is_that_of_statsmodels():
 
 def test_most_seeds_must_be_shared_to_be_paired():
     a = {0: 1.0, 1: 2.0, 2: 3.0}
-    assert difference(a, {0: 0.0, 1: 0.5})[1]
-    assert not difference(a, {0: 0.0, 7: 0.5})[1]
+    assert difference(a, {0: 0.0, 1: 0.5}).paired
+    assert not difference(a, {0: 0.0, 7: 0.5}).paired
 
 
 def test_jonckheere_of_one_block_is_kendalls_test():
@@ -206,18 +222,20 @@ def test_many_levels_are_permuted_as_often_as_few():
 def test_differences_without_spread_are_quietly_certain(recwarn):
     """SciPy warns of a loss of precision, with the path of a file, for what is nearly the same in all seeds."""
     a = {seed: 1.0 + 1e-14 * seed for seed in range(5)}
-    p = significance(a, dict.fromkeys(range(5), 0.0))
+    p = difference(a, dict.fromkeys(range(5), 0.0)).p
     assert p < 1e-30
     apart = {seed + 9: 2.0 + 1e-14 * seed for seed in range(4)}
-    found, is_paired = difference(a, apart)
-    assert (found.mean, is_paired) == (pytest.approx(-1.0), False)
-    assert found.high - found.low < 1e-12
-    assert significance(a, apart) < 1e-20
-    assert difference(dict.fromkeys(range(3), 1.0), dict.fromkeys(range(5, 8), 2.0))[0].low is None
+    found = difference(a, apart)
+    assert (found.mean, found.paired) == (pytest.approx(-1.0), False)
+    assert found.interval().high - found.interval().low < 1e-12
+    assert found.p < 1e-20
+    for first in (0, 5):
+        alike = difference(dict.fromkeys(range(3), 1.0), dict.fromkeys(range(first, first + 3), 2.0))
+        assert (alike.p, alike.interval().low) == (None, None), "a spread that is not known has no interval"
     assert not recwarn.list
     random = np.random.default_rng(8).normal(size=(2, 6))
     a, b = (dict(enumerate(row.tolist())) for row in random)
-    assert significance(a, b) == pytest.approx(stats.ttest_rel(*random).pvalue)
+    assert difference(a, b).p == pytest.approx(stats.ttest_rel(*random).pvalue)
 
 
 def test_holm_over_hypotheses_that_were_not_tested():

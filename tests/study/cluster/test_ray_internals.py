@@ -6,14 +6,21 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 import ray
 from ray import _raylet
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.state import GlobalState
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_service_pb2 import CheckAliveReply
+from ray.core.generated.gcs_service_pb2_grpc import (
+    NodeInfoGcsServiceServicer,
+    add_NodeInfoGcsServiceServicer_to_server,
+)
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -39,9 +46,29 @@ def test_a_job_server_that_has_only_just_started():
     assert f'"{ray_internals.NO_AGENT}' in source("ray.dashboard.modules.job.job_head")
 
 
-def test_the_question_to_a_head():
-    assert "GcsClient(address=sys.argv[1]).check_alive([], timeout=5)" in ray_internals.HEAD_QUESTION
-    assert callable(_raylet.InnerGcsClient.check_alive)  # to which a GcsClient passes the question on
+class _Head(NodeInfoGcsServiceServicer):
+    def CheckAlive(self, request, context):  # noqa: N802 - Ray's name
+        if "authorization" not in dict(context.invocation_metadata()):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+        return CheckAliveReply()
+
+
+def test_the_question_to_a_head(monkeypatch, tmp_path):
+    """Of one that wants a token, whichever; `test_connection.py` asks real ones."""
+    (tmp_path / "token").write_text("word")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_NodeInfoGcsServiceServicer_to_server(_Head(), server)
+    head = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        ray_internals.ask_head(head, token=True)
+        with pytest.raises(PermissionError, match="no token"):
+            ray_internals.ask_head(head, token=False)
+    finally:
+        server.stop(None).wait()
+    with pytest.raises(ConnectionError, match="onnect"):
+        ray_internals.ask_head(head, token=True)
 
 
 @pytest.mark.parametrize(("mode", "asks"), [("token", "True"), ("disabled", "False")])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from hdvae_platform.cli import COMMANDS, run
@@ -92,6 +93,31 @@ def test_a_batch_larger_than_the_data(capsys, places, edit):
     assert "64 training images" in fails(capsys, "study", "run", file, "--home", places.home)
 
 
+@pytest.mark.parametrize("arguments", [["study", "check"], ["study", "run"], ["train"], ["train", "--dry-run"]])
+def test_data_that_are_constant_after_binarisation(capsys, tmp_path, places, edit, arguments):
+    gray = np.random.default_rng(0).integers(0, 17, (64, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "gray.npz", train=gray, valid=gray, test=gray)
+    file = edit({"experiment/data": {"path": str(tmp_path / "gray.npz"), "binarization": "threshold"}})
+    assert fails(capsys, *arguments, file, "--home", places.home) == (
+        f"hdvae: {tmp_path}/gray.npz: after binarization 'threshold' of gray values 0 to 16: all pixels of split "
+        "'train' are 0, so there is nothing to learn from it: scale gray values to 0 … 255, and give images that differ"
+        "\n"
+    )
+
+
+def test_check_tells_images_in_two_splits(capsys, tmp_path, places, edit):
+    images = np.random.default_rng(0).integers(0, 2, (3, 64, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", train=images[0], valid=images[1], test=images[0, ::-1][:60])
+    check = ["study", "check", str(edit({"experiment/data": {"path": str(tmp_path / "mine.npz")}}))]
+    assert run([*check, "--home", str(places.home)]) == 0
+    expected = "! images in two splits: 60 of 60 test images are also in train (test 0 = train 63)"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
+    assert run([*check, "--json", "--home", str(places.home)]) == 0
+    assert json.loads(capsys.readouterr().out)["overlaps"] == [
+        {"split": "test", "also_in": "train", "count": 60, "size": 60, "example": [0, 63]}
+    ]
+
+
 def test_check_starts_nothing(capsys, places, study_file):
     before = {file.name: file.read_bytes() for file in places.home.iterdir()}
     assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
@@ -101,6 +127,16 @@ def test_check_starts_nothing(capsys, places, study_file):
     assert run(["study", "check", str(study_file), "--home", str(places.home), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["trials"], document["runs"], len(document["arms"])) == (3, 6, 3)
+
+
+def test_check_says_that_an_average_is_longer_than_training(capsys, places, study_file, edit):
+    edit({"experiment/training/ema": 0.9999})
+    assert run(["study", "check", str(study_file), "--home", str(places.home)]) == 0
+    caveat = "ema: training.ema 0.9999 averages over about 10,000 steps, but training has 20: the evaluated weights"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"! {caveat}")
+    assert run(["study", "check", str(study_file), "--home", str(places.home), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["caveats"]
+    assert found.startswith(caveat)
 
 
 def test_check_counts_confirmations_and_hours(capsys, places, study_file, edit):

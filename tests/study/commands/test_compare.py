@@ -206,7 +206,7 @@ def test_runs_outside_a_trend_have_one_caveat(home, capsys):
 
 def test_a_file_is_what_its_ending_says(compare, tmp_path):
     for name, begin in (
-        ("a.txt", b"arm: mean"),
+        ("a.txt", b"arm  "),
         ("a.md", b"# known"),
         ("a.csv", b"what,name,arm"),
         ("a.parquet", b"PAR1"),

@@ -65,6 +65,14 @@ def test_list_as_json(home):
     assert states[0]["state"] == "not fetched"
 
 
+def test_details_tell_images_in_two_splits(home):
+    assert "two splits" not in run("list", "--home", home).stdout
+    listed = run("list", "--details", "--home", home).stdout
+    assert listed.endswith("\nmnist5k: images in two splits, compared as stored: none\n")
+    states = json.loads(run("list", "--details", "--json", "--home", home).stdout)
+    assert [state["overlaps"] for state in states] == [None, None, None, None, []]
+
+
 def test_home_from_the_environment(home):
     result = run("list", "--json", env={"HDVAE_HOME": str(home)})
     assert json.loads(result.stdout)[-1]["state"] == "fetched"

@@ -97,6 +97,22 @@ def test_the_local_grade_and_fewer_images_of_another_split(capsys, places, train
     assert "test/elbo" not in stored
 
 
+def test_the_elbo_has_its_standard_error_beside_it(capsys, places, trained, study_file):
+    """Of `hdvae evaluate`, and of `hdvae train`, which shows again what it has trained."""
+    flags = [*FLAGS, "--home", str(places.home)]
+    assert run(["evaluate", trained["run"], *flags, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert run(["evaluate", trained["run"], *flags]) == 0
+    out = capsys.readouterr().out
+    shown = [document[of]["elbo"] for of in ("metrics", "standard_errors")]
+    assert "elbo {:.2f} ± {:.2f}   iw_elbo@S=7".format(*shown) in out
+    assert "(± one standard error over images)" in out
+    assert run(["train", str(study_file), "--home", str(places.home)]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("valid/elbo ")]
+    value, error = trained["metrics"]["valid/elbo"], trained["metrics"]["valid/elbo_se"]
+    assert row.split() == ["valid/elbo", f"{value:.4g}", f"{error:.2g}"]
+
+
 def test_normal_variables_have_neither_kappa_nor_figure(capsys, places, edit, tmp_path):
     file = edit({"experiment/model/latent": "normal", "space": None})
     assert run(["train", str(file), "--home", str(places.home), "--json"]) == 0

@@ -72,6 +72,10 @@ class Forked:
         """Its exit code, a signal's number below 0; None while it runs."""
         return self._process.exitcode
 
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.returncode is None:

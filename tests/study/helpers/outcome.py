@@ -21,7 +21,7 @@ from hdvae_platform.training.messages import Reported, Resumed
 from hdvae_platform.training.run import run
 from hdvae_platform.training.spec import RunSpec
 from tests.study.helpers.commands import Command, Forked
-from tests.study.helpers.ray_worker import NURSERY
+from tests.study.helpers.stand_in import NURSERY
 
 
 def tracked(places):

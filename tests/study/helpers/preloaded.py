@@ -1,7 +1,8 @@
-"""What the commands import, imported: a process that is forked from one that has this has all of it."""
+"""What commands and Ray's nodes import, imported: a process forked from one that has this has all of it."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -12,7 +13,8 @@ from sqlalchemy.orm import configure_mappers
 from hdvae_platform.cli import COMMANDS
 from hdvae_platform.cluster import environment
 from hdvae_platform.commands import study
-from tests.study.helpers.ray_worker import use_nursery
+from tests.study.helpers.nursery import unused_generator
+from tests.study.helpers.stand_in import use_nursery
 
 _MODULES = (
     *(f"hdvae_platform.commands.{command}" for command in COMMANDS),
@@ -42,6 +44,9 @@ _MODULES = (
     "ray.dag",
     "ray.dashboard.optional_deps",
     "ray.tune.logger.aim",
+    # What Ray's nodes and agents import.
+    "ray.dashboard.agent",
+    "ray.scripts.scripts",
     # Pictures.
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
@@ -50,8 +55,9 @@ _MODULES = (
 )
 environment.configure()  # as the command line does before Ray is imported
 _before = set(os.environ)
-for _name in _MODULES:
-    importlib.import_module(_name)
+with unused_generator():
+    for _name in _MODULES:
+        importlib.import_module(_name)
 configure_mappers()
 use_nursery()
 
@@ -67,3 +73,4 @@ def _blank(kind: str) -> bytes:
 
 BLANK = {kind: _blank(kind) for kind in ("png", "svg")}
 """Empty pictures; and Matplotlib has done what it does at its first."""
+gc.freeze()  # what is forked need not look through all this for garbage

@@ -6,12 +6,14 @@ import sys
 
 import matplotlib as mpl
 import pytest
+from matplotlib.markers import CARETUPBASE
 
 from hdvae_platform.analysis.metric_names import BIAS, ELBO
 from hdvae_platform.report.drawing import RC, STYLES, Drawn, NotDrawn
 from hdvae_platform.report.figures.bias_by_variables import bias_by_variables
 from hdvae_platform.report.figures.common import NOT_VARIED
 from hdvae_platform.report.figures.importance import importance
+from hdvae_platform.report.figures.memory_size import memory_size
 from hdvae_platform.report.figures.parallel_coordinates import _scale, parallel_coordinates
 from hdvae_platform.report.figures.schedules import _course, schedules
 from tests.study.helpers.report_contents import contents, widths
@@ -164,3 +166,47 @@ def test_importance_is_drawn_in_order():
     drawn = importance(widths(2, importances={"b": 0.7, "a": 0.3}))
     assert [row[0] for row in drawn.rows] == ["b", "a"]
     assert drawn.header == ["setting", "share"]
+
+
+def test_memory_size_shows_intervals_and_only_a_lower_bound_where_the_images_show_no_more(monkeypatch):
+    space = {"model.layers.0.classes": {"choices": [16, 256, 65_536]}, "model.reads": {"choices": ["dense", "race"]}}
+    sets = [
+        {"model.layers.0.classes": classes, "model.reads": reads}
+        for classes in (16, 256, 65_536)
+        for reads in ("dense", "race")
+    ]
+    coverage = {16: (0.9, 0.8, 0.95), 256: (0.5, 0.4, 0.6), 65_536: (0.3, 0.1, 1.0)}
+    numbers = [
+        [
+            {ELBO: -90.0 - seed, BIAS: 1.0 + seed}
+            | {
+                f"valid/coverage{limit}/layer_1": value
+                for limit, value in zip(("", "_low", "_high"), coverage[one["model.layers.0.classes"]], strict=True)
+            }
+            for seed in range(2)
+        ]
+        for one in sets
+    ]
+    found = contents(space, sets, numbers)
+    drawn = memory_size(found)
+    assert [list(row) for row in drawn.rows[:3]] == [
+        ["reads dense", "16", "0", "-90.50 [-96.85, -84.15]", "1.50 [-4.85, 7.85]", "0.90 [0.80, 0.95]"],
+        ["reads dense", "256", "2", "-90.50 [-96.85, -84.15]", "1.50 [-4.85, 7.85]", "0.50 [0.40, 0.60]"],
+        ["reads dense", "65536", "4", "-90.50 [-96.85, -84.15]", "1.50 [-4.85, 7.85]", "at least 0.10"],
+    ]
+    assert [row[0] for row in drawn.rows[3:]] == ["reads race"] * 3
+    elbo, bias, share = made(monkeypatch, memory_size, found).axes
+    assert [axes.get_ylabel().replace("\n", " ") for axes in (elbo, bias, share)] == [
+        "ELBO, nats per image",
+        "relaxation bias, nats per image",
+        "coverage, share of slots, log scale",
+    ]
+    assert share.get_xscale() == "log"
+    assert "layer 1" in share.get_xlabel()
+    assert [tick.get_text() for tick in share.get_xticklabels()] == ["2⁴", "2⁸", "2¹⁶"]
+    for axes, inside in ((elbo, -90.5), (bias, 1.5), (share, 0.1)):
+        low, high = axes.get_ylim()
+        assert low < inside < high
+    marks = {float(line.get_ydata()[0]) for line in share.lines if line.get_marker() == CARETUPBASE}
+    assert marks == {0.1}
+    assert isinstance(memory_size(widths(3)), NotDrawn)

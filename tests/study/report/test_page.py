@@ -76,6 +76,16 @@ def test_confirmations_are_among_the_runs_that_are_held_against_each_other():
     assert "6 min 0 s in total" in page, "their time counts"
 
 
+def test_images_in_two_splits_are_a_caveat():
+    shared = "60 of 60 test images are also in train (test 0 = train 0)"
+    found = widths(2)
+    assert "images in two splits" not in html(found, [])
+    for arm in found.arms:
+        for run in arm.arm.runs:
+            run.tags["hdvae.data_overlap"] = shared
+    assert f"<strong>images in two splits</strong>: {shared}" in html(found, [])
+
+
 def test_complete_runs_that_mlflow_lacks_are_not_silently_left_out():
     found = widths(2)
     page = html(replace(found, unsent=1), [])

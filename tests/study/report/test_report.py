@@ -123,9 +123,9 @@ def test_means_and_differences_are_those_of_the_comparison(finished, page):
     for arm in found:
         value = interval(arm.values("valid/elbo"))
         assert f"{value.mean:.2f} ± {value.high - value.mean:.2f}<" in text
-    value, paired = difference(found[0].by_seed("valid/elbo"), found[1].by_seed("valid/elbo"))
-    assert paired
-    assert f">{value.mean:+.2f}</td>" in text
+    apart = difference(found[0].by_seed("valid/elbo"), found[1].by_seed("valid/elbo"))
+    assert apart.paired
+    assert f">{apart.mean:+.2f}</td>" in text
     for run_id in (run.run_id for arm in found for run in arm.runs):
         assert re.search(rf'"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}">{run_id}</a>', text)
     assert "The links work while <code>hdvae ui</code> runs on this machine" in text

@@ -10,6 +10,7 @@ from benchmarks import chaos
 from benchmarks.postgres import binaries
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import Storage
+from tests.study.helpers import mlflow_server
 from tests.study.helpers.commands import Command
 
 pytestmark = pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed (no initdb)")
@@ -20,11 +21,20 @@ def drive(place, file):
     return Command("study", "run", file, environment=place.environment)
 
 
+def start_server(place):
+    """The same for MLflow's server."""
+    artifacts = ["--artifacts-destination", str(place.folder / "artifacts")]
+    where = ["--backend-store-uri", place.store, "--host", "127.0.0.1", "--port", str(place.port), "--workers", "1"]
+    place.server = mlflow_server.started(*where, *artifacts)
+    mlflow_server.wait_for(place.port)
+
+
 def test_a_study_that_loses_everything_in_turn_ends_as_one_that_was_left_alone(nodes, monkeypatch):
     monkeypatch.setattr(chaos, "STEPS", {1: 2400})
     monkeypatch.setattr(chaos, "EVERY", 60)
     monkeypatch.setattr(chaos, "PAUSE", {1: (1.0, 5.0)})
     monkeypatch.setattr(chaos.Stand, "drive", drive)
+    monkeypatch.setattr(chaos.Stand, "start_server", start_server)
     victims = iter([chaos.RUN, chaos.POSTGRES, chaos.NODE, chaos.MLFLOW, chaos.HEAD])
     chance = random.Random(0)
     monkeypatch.setattr(chance, "choice", lambda options: next(victims) if options == chaos.VICTIMS[1] else options[0])

@@ -14,6 +14,7 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.file import load_study
+from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.tracker import Tracker
 from hdvae_platform.training.messages import Ended, EndKind, Reported, Resumed, Started, Warned
@@ -47,8 +48,8 @@ def drive(places, edit, trackers):
         records.define(study.name, study.definition(), study.plan(), {})
         records.take(study.name, "test")
         trackers.append(tracker := Tracker(places, print))
-        checksum = load_data(study.experiment, places.home).checksum
-        tracking = StudyTracking(study, tracker, records, Storage(places.storage), checksum)
+        data_tags = provenance.data_tags(load_data(study.experiment, places.home))
+        tracking = StudyTracking(study, tracker, records, Storage(places.storage), data_tags)
         search = Search(study, places.database, records)
         return Driver(study, places, search, tracking, threading.Event(), lines.append, clock), clock, lines
 

@@ -65,6 +65,7 @@ def test_where_it_comes_from(exported):
     assert len(history["code"]["sources"]) == 64
     assert history["launches"] >= 1
     assert history["data_checksum"]
+    assert history["looks"] == []
 
 
 @pytest.mark.parametrize("there", ["file", "folder"])

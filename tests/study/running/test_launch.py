@@ -45,6 +45,7 @@ def test_one_parent_and_one_child_for_each_trial_and_seed(finished):
         assert run.tags["mlflow.parentRunId"] == parents[0].run_id
         assert run.tags["hdvae.checkpoint"].endswith("000000020-0001.safetensors")
         assert len(run.tags["hdvae.data_checksum"]) == 64
+        assert run.tags["hdvae.data_overlap"].startswith("24 of 24 valid images are also in train (valid 0 = train ")
         assert run.tags["hdvae.fingerprint"]
         assert run.params["model.layers.0.classes"] == "4"
         assert run.params["seed"] == run.tags["hdvae.seed"]

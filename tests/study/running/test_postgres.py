@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from benchmarks.postgres import free_port
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking.client import Client
 from tests.study.helpers.commands import Command
+from tests.study.helpers.mlflow_server import serving
 from tests.study.helpers.outcome import wait_until
-from tests.study.tracking.test_client import wait_for
 
 SECRET = "a-secret-word"
 
@@ -24,25 +21,14 @@ SECRET = "a-secret-word"
 @pytest.fixture
 def team(postgres, tmp_path):
     """The environment of a driver: study database and MLflow server."""
-    port, store = free_port(), postgres.database(f"mlflow-{uuid.uuid4().hex}")
-    arguments = ["--backend-store-uri", store, "--artifacts-destination", str(tmp_path / "artifacts")]
-    arguments += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(port)
+    store = postgres.database(f"mlflow-{uuid.uuid4().hex}")
+    with serving(store, "--artifacts-destination", str(tmp_path / "artifacts")) as server:
         yield {
             "HDVAE_STUDY_DB": postgres.user(f"student-{uuid.uuid4().hex}", SECRET),
-            "MLFLOW_TRACKING_URI": f"http://someone:{SECRET}@127.0.0.1:{port}",
+            "MLFLOW_TRACKING_URI": server.replace("//", f"//someone:{SECRET}@"),
             "HDVAE_HOME": str(tmp_path / "home"),
             "MLFLOW_STORE": store,
         }
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 def test_a_study_on_postgresql_and_a_server(team, edit, monkeypatch):

@@ -11,7 +11,9 @@ import pytest
 
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
+from hdvae_platform.store.per_image import read_per_image
 from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 from tests.study.helpers.outcome import series, tracked
 
@@ -84,6 +86,7 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     assert "runs 5/5" in done.stdout
     assert re.search(r"small/0/\d+ \(confirmation\) done", done.stdout)
     assert "best trials with fresh seeds" in done.stdout
+    assert "evaluated on the same validation images as the search" in " ".join(done.stdout.split())
     status = json.loads(hdvae("study", "status", "small", "--json").stdout)
     assert status["state"] == "finished"
     kinds = [(row["number"], row["kind"]) for row in status["trials"]]
@@ -110,3 +113,25 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     refused = hdvae("study", "run", file, "--set", f"seeds=[0, {fresh[0]}]")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "which cannot become seeds of the search" in refused.stderr
+
+
+def test_winners_are_confirmed_on_images_that_the_search_did_not_see(places, edit, hdvae):
+    file = edit({"space": {}, "confirm": {"top": 1, "seeds": 1, "images": "held_out"}, "seeds": [0]})
+    done = hdvae("study", "run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "evaluated on held-out validation images, which the search did not see" in done.stdout
+    assert "measured differently" not in done.stdout + hdvae("compare", "small").stdout
+    (fresh,) = load_study(file).confirmation_seeds()
+    storage = Storage(places.storage)
+    seen = [
+        read_per_image(storage, run_folder("small", 0, seed), "valid")[0]["image"].to_pylist() for seed in (0, fresh)
+    ]
+    assert [len(images) for images in seen] == [12, 12], "of 24, of which evaluation.images wants 20"
+    assert not set(seen[0]) & set(seen[1])
+    found = {run.tags["hdvae.kind"]: run for run in Client(places).find({"hdvae.study": "small"})}
+    assert found["run"].params["evaluation.part"] == "search"
+    assert found["confirmation"].params["evaluation.part"] == "held_out"
+    assert found["run"].tags["hdvae.fingerprint"] != found["confirmation"].tags["hdvae.fingerprint"]
+    refused = hdvae("study", "run", file, "--set", "confirm.images=same")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert 'confirm.images was "held_out", is "same"' in refused.stderr

@@ -17,7 +17,8 @@ EVERY = 700
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_no_step(places, edit, hdvae, start, number):
     """The run ends between two reports, and the same command goes on from the very step."""
-    file = edit({"experiment/training/steps": 2 * EVERY, "experiment/evaluation/every": EVERY, "space": {}})
+    changes = {"experiment/training/steps": 2 * EVERY, "experiment/training/ema": 0.9999}
+    file = edit({**changes, "experiment/evaluation/every": EVERY, "space": {}})
     process = start("train", file)
     wait_until(lambda: list(places.home.glob("studies/*/*/*/checkpoints/*.json")))
     time.sleep(0.3)
@@ -31,4 +32,7 @@ def test_a_signal_loses_no_step(places, edit, hdvae, start, number):
     again = hdvae("train", file)
     assert again.returncode == 0, again.stderr
     assert f"goes on from step {last}" in again.stdout
+    assert again.stdout.startswith(
+        "! ema: training.ema 0.9999 averages over about 10,000 steps, but training has 1,400: "
+    )
     assert checkpoints.steps()[-1] == 2 * EVERY

@@ -24,7 +24,7 @@ def begin(study_file, places):
     def act():
         said: list[str] = []
         tracker = Tracker(places, said.append)
-        tracking = StudyTracking(study, tracker, records, Storage(places.storage), "")
+        tracking = StudyTracking(study, tracker, records, Storage(places.storage), {"hdvae.data_checksum": ""})
         tracking.begin(assignment, study.experiment_at(assignment.params), new=True)
         tracker.close(60)
         return said

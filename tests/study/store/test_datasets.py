@@ -429,6 +429,24 @@ def test_ready_files(real, home, name):
     assert tuple(dataset.size(split) for split in SPLITS) == SIZES[name]
 
 
+OVERLAPS = {
+    "binarized_mnist": [],
+    "caltech101_silhouettes": [("valid", "train", 9), ("test", "train", 11), ("test", "valid", 9)],
+    "fashion_mnist": [("valid", "train", 9), ("test", "train", 3), ("test", "valid", 1)],
+    "omniglot": [],
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_images_of_the_published_sets_in_two_splits(real, home, name):
+    dataset = fetch(home, name, real)
+    shared = datasets.state_of(home, name, details=True).overlaps
+    assert [(one.split, one.also_in, one.count) for one in shared] == OVERLAPS[name]
+    for one in shared:
+        here, there = one.example
+        np.testing.assert_array_equal(dataset.images(one.split)[here], dataset.images(one.also_in)[there])
+
+
 def at(site, name):
     """The catalogue, with the public addresses of a data set moved to a local site."""
     entry = CATALOGUE[name]

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from hdvae.errors import InputError
+from hdvae_platform.study.changes import first_difference
+from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.file import load_study, preset_study, read_yaml
 from hdvae_platform.study.space import count_sets, set_at
 from hdvae_platform.study.study import Study
@@ -40,6 +42,9 @@ BAD = [
     ({"experiment/training/temperature": "warm"}, ["experiment.training.temperature", "not a schedule"]),
     ({"experiment/training/temperature": [[0, 1], [0, 2]]}, ["temperature", "must increase"]),
     ({"experiment/training/temperature": {"start": 1, "end": 2}}, ["temperature", "steps is missing"]),
+    ({"confirm": {"images": "others"}}, ["confirm.images", "'same' or 'held_out'", "others"]),
+    ({"confirm": {"images": "held_out"}, "experiment/evaluation/part": "search"}, ["leave out evaluation.part"]),
+    ({"confirm": {"images": "held_out"}, "space/evaluation.part": {"choices": ["all"]}}, ["leave out evaluation.part"]),
     ({"experiment/evaluation/tau": []}, ["experiment.evaluation.tau", "at least 1"]),
     ({"experiment/data": {}}, ["experiment.data", "name", "path"]),
     ({"experiment/data": {"name": "mnist5k", "binarization": "threshold"}}, ["binarization", "binary already"]),
@@ -240,6 +245,30 @@ def test_parameters_merge_in_one_place(study_file):
     assert merged.model.layers[0].classes == 9
     assert merged.model.layers[1] == study.experiment.model.layers[1]
     assert merged.training.temperature == ((0, 1.0), (5, 0.5))
+
+
+def test_half_of_the_validation_images_are_held_out_of_the_search(edit):
+    study = load_study(edit({"confirm": {"images": "held_out"}}))
+    searched, confirming = (study.experiment_at({}, kind) for kind in ("search", "confirmation"))
+    assert (searched.evaluation.part, confirming.evaluation.part) == ("search", "held_out")
+    assert study.experiment_at({}) == searched
+    assert searched.fingerprint != confirming.fingerprint != study.experiment.fingerprint
+    assert study.plan()["confirm"] == {"top": 3, "seeds": 5, "images": "held_out"}
+    rebuilt = Study.rebuilt(study.name, study.definition(), study.plan())
+    assert rebuilt.experiment_at({}, "confirmation") == confirming
+    same = load_study(edit({"confirm": {"images": "same"}}))
+    assert {same.experiment_at({}, kind).evaluation.part for kind in ("search", "confirmation")} == {"all"}
+    none = load_study(edit({"confirm": None}))
+    difference = first_difference(none.definition(), study.definition())
+    assert difference == 'confirm.images was "same", is "held_out"', "it changes what the search measures"
+    assert first_difference(none.definition(), same.definition()) is None
+
+
+def test_one_validation_image_cannot_be_divided(edit):
+    study = load_study(edit({"confirm": {"images": "held_out"}}))
+    check_images(study, 2)
+    with pytest.raises(InputError, match="held_out needs two validation images, and there is 1"):
+        check_images(study, 1)
 
 
 def test_ranges_over_the_fields_of_a_ramp(edit):

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.server
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -24,6 +21,7 @@ from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import contract_name, flattened, stored_name
 from hdvae_platform.tracking.tracker import Tracker
+from tests.study.helpers.mlflow_server import serving
 
 IDENTITY = {"hdvae.study": "s", "hdvae.kind": "run", "hdvae.trial": "0"}
 
@@ -97,15 +95,8 @@ def test_a_server_that_is_away_is_waited_for_and_said_once(places):
         said[0]
         == f"MLflow at http://127.0.0.1:{port} does not answer: connection refused; training does not wait for it"
     )
-    arguments = ["--backend-store-uri", places.tracking, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
+    with serving(places.tracking, port=port, wait=False):
         assert tracker.close(90)
-    finally:
-        server.terminate()
-        server.wait(30)
     assert "answers again" in said[1]
     assert next(Client(places).find(IDENTITY)).metrics == {"valid/elbo": -1.0}
 
@@ -160,18 +151,13 @@ def test_a_locked_database_is_waited_for(places, tmp_path):
 
 def test_a_lost_answer_does_not_make_a_second_run(places):
     """A proxy that passes the request on and loses the answer: the run is made, and then found."""
-    port, lossy = free_port(), free_port()
-    arguments = ["--backend-store-uri", places.tracking, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    lost = []
+    lossy, lost = free_port(), []
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         def forward(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
             headers = {"Content-Type": self.headers.get("Content-Type", "application/json")}
-            request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", body, headers, method=self.command)
+            request = urllib.request.Request(f"{server}{self.path}", body, headers, method=self.command)
             try:
                 with urllib.request.urlopen(request) as answer:
                     status, data = answer.status, answer.read()
@@ -193,29 +179,17 @@ def test_a_lost_answer_does_not_make_a_second_run(places):
 
     proxy = http.server.ThreadingHTTPServer(("127.0.0.1", lossy), Proxy)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    try:
-        wait_for(port)
-        through = dataclasses.replace(places, tracking=f"http://127.0.0.1:{lossy}", artifacts=None)
-        tracker = Tracker(through, lambda line: None)
-        upload = RunUpload("a", IDENTITY, {}, {}, Storage(places.storage), "s/trial-0000/seed-0", new=True)
-        tracker.send(upload.open)
-        assert tracker.close(60)
-    finally:
-        proxy.shutdown()
-        server.terminate()
-        server.wait(30)
+    with serving(places.tracking) as server:
+        try:
+            through = dataclasses.replace(places, tracking=f"http://127.0.0.1:{lossy}", artifacts=None)
+            tracker = Tracker(through, lambda line: None)
+            upload = RunUpload("a", IDENTITY, {}, {}, Storage(places.storage), "s/trial-0000/seed-0", new=True)
+            tracker.send(upload.open)
+            assert tracker.close(60)
+        finally:
+            proxy.shutdown()
     assert lost
     assert len(list(Client(places).find(IDENTITY))) == 1
-
-
-def wait_for(port):
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail("the server did not start")
 
 
 def test_a_name_with_a_quote_is_nobodys(places):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +11,11 @@ from multiprocessing.synchronize import Barrier
 import mlflow
 import pytest
 
-from benchmarks.postgres import free_port
 from hdvae_platform.store.places import Places
 from hdvae_platform.tracking.client import Client
 from tests.study.helpers.commands import FORKING, Forked
-from tests.study.tracking.test_client import IDENTITY, wait_for
+from tests.study.helpers.mlflow_server import serving
+from tests.study.tracking.test_client import IDENTITY
 
 WAIT = 60
 """Seconds for everyone to come to the barrier."""
@@ -29,17 +27,8 @@ def fresh(request, places):
     if request.param == "database":
         yield places
         return
-    port = free_port()
-    arguments = ["--backend-store-uri", places.tracking, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(port)
-        yield dataclasses.replace(places, tracking=f"http://127.0.0.1:{port}", artifacts=None)
-    finally:
-        server.terminate()
-        server.wait(30)
+    with serving(places.tracking) as server:
+        yield dataclasses.replace(places, tracking=server, artifacts=None)
 
 
 def test_the_experiment_is_made_once(fresh, monkeypatch):

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.postgres import free_port
 from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae.training.state import TrainState
 from hdvae_platform.tracking.client import Client
-from tests.study.tracking.test_client import IDENTITY, wait_for
+from tests.study.helpers.mlflow_server import serving
+from tests.study.tracking.test_client import IDENTITY
 
 SHAPE = (6, 5)
 EXPERIMENT = {
@@ -121,21 +121,12 @@ def site() -> list[str]:
 
 
 def test_on_a_server(places, model, images_of):
-    port = free_port()
-    arguments = ["--backend-store-uri", places.tracking, "--artifacts-destination", str(places.home / "artifacts")]
-    arguments += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(port)
-        there = dataclasses.replace(places, tracking=f"http://127.0.0.1:{port}", artifacts=None)
+    artifacts = ["--artifacts-destination", str(places.home / "artifacts"), "--serve-artifacts"]
+    with serving(places.tracking, *artifacts) as server:
+        there = dataclasses.replace(places, tracking=server, artifacts=None)
         client = Client(there)
         for _ in range(2):
             register(client, model)
         assert len(versions(there)) == 1
         found = client.registered("models:/some/latest")
         assert found.iw_elbo(images_of, 5).equal(model.iw_elbo(images_of, 5))
-    finally:
-        server.terminate()
-        server.wait(30)

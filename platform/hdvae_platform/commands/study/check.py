@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from hdvae.data.overlap import overlaps
 from hdvae_platform.analysis.labels import expectation_in_words
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
+from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.study import Study
 
@@ -30,14 +33,17 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     """Validate a study file; print its runs, the resources of each and their estimated time. Starts nothing."""
     study = load_study(file, overrides)
     places = Places.under(home)
-    load_data(study.experiment, places.home)  # before the import of torch: a faulty file is reported at once
+    dataset = load_data(study.experiment, places.home)  # before the import of torch: a faulty file is reported at once
     from hdvae_platform.running.estimate import estimate
 
-    cost = estimate(study, places)
+    cost, caveats, shared = estimate(study, places), caveats_of_study(study), overlaps(dataset)
     if as_json:
-        click.echo(json.dumps(cost.plain(), indent=1))
+        click.echo(
+            json.dumps({**cost.plain(), "caveats": caveats, "overlaps": [asdict(one) for one in shared]}, indent=1)
+        )
     else:
-        click.echo("\n".join(_lines(study, cost)))
+        caveats += [f"images in two splits: {one}" for one in shared]
+        click.echo("\n".join([*_lines(study, cost), *(f"! {caveat}" for caveat in caveats)]))
 
 
 def _lines(study: Study, cost: Estimate) -> list[str]:

@@ -11,29 +11,38 @@ import click
 from hdvae_platform.running.finished import Result
 from hdvae_platform.store.layout import REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 
 if TYPE_CHECKING:
     from hdvae_platform.tracking.client import Client
 
 
-def result_of(study: Study, client: Client) -> Result:
+def result_of(study: Study, places: Places, client: Client, *, finished: bool) -> Result:
     """The result of a study, from MLflow.
+
+    Expectations are tested once the study is finished: each test is a look, and an interruption should cost none.
 
     Raises:
         Unreachable: MLflow does not answer.
+        StorageAway: the storage, which knows the looks, does not answer.
     """
     from hdvae_platform.analysis.compare import compare
     from hdvae_platform.analysis.comparison import Question
     from hdvae_platform.analysis.comparison_text import arm_table, confirmation_table
+    from hdvae_platform.analysis.labels import expectation_in_words
+    from hdvae_platform.analysis.looks import Looks
     from hdvae_platform.analysis.verdicts import verdicts
 
     compared = compare(client, Question([study.name], all_metrics=True))
-    answers = verdicts(study.expect, compared.arms)
+    looks = Looks(Storage(places.storage), study.name)
+    answers = verdicts(study.expect, compared.arms, looks.look) if finished else []
     parts = [f"{study.name}: {study.claim}", arm_table(compared.arms)]
     if compared.confirmations:
         parts.append(confirmation_table(compared.confirmations))
     parts += [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answers]
+    untested = [] if finished else [expectation_in_words(one) for one in study.expect]
+    parts += [f"expected: {one}\nnot tested before the study is finished" for one in untested]
     document = {**compared.plain(), "verdicts": [one.plain() for one in answers]}
     return Result("\n\n".join(parts), document)
 

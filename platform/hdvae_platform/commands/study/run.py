@@ -18,6 +18,7 @@ from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.store.storage import StorageAway
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.study import Study
 
@@ -82,8 +83,8 @@ def _conclude(study: Study, places: Places, as_json: bool, *, finished: bool, se
 
     try:
         client = Client(places)
-        result = result_of(study, client)
-    except Unreachable as error:
+        result = result_of(study, places, client, finished=finished)
+    except (Unreachable, StorageAway) as error:
         click.echo(f"{error}; the study is safe: `hdvae compare {study.name}` shows it later", err=True)
         return
     print_result(result, study, places, as_json=as_json)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hdvae_platform.analysis.labels import label
+from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.commands.study.options import insecure_option, remote_option
 from hdvae_platform.commands.study.remote import run_remotely
@@ -17,6 +18,7 @@ from hdvae_platform.display.text import duration, table
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
+from hdvae_platform.store.storage import Storage
 
 
 @click.command()
@@ -26,12 +28,16 @@ from hdvae_platform.store.records import Records
 @home_option
 @json_option
 def status(name: str, address: str | None, insecure: bool, home: Path, as_json: bool) -> int:
-    """Show each run's state, step, attempts, time left and error; --json adds where its checkpoints are."""
+    """Show each run's state, step, attempts, time left and error, and the looks at verdicts; --json has more."""
     if address is not None:
         return run_remotely(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
     places = Places.known(home, "database")
     study = study_status(places, Records(places.database).known_study(name))
-    click.echo(json.dumps(study.plain(), indent=1) if as_json else "\n".join(_lines(study)))
+    looks = Looks(Storage(places.storage), name).records()
+    if as_json:
+        click.echo(json.dumps({**study.plain(), "looks": looks}, indent=1))
+    else:
+        click.echo("\n".join([*_lines(study), *map(_look, looks)]))
     return 0
 
 
@@ -42,6 +48,12 @@ def _lines(study: StudyStatus) -> list[str]:
     errors = [f"{row['handle']}: {row['error']}" for row in study.trials if row["error"]]
     rows = [_row(row) for row in study.trials]
     return [f"{study.study}: {study.state}, {counts}", table(header, rows), *errors]
+
+
+def _look(record: Mapping[str, Any]) -> str:
+    """A look at a verdict."""
+    seeds = ", ".join(map(str, record["seeds"]))
+    return f"look {record['number']}, seeds {seeds}: {record['expected']}"
 
 
 def _row(row: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from hdvae_platform.analysis.inference import Interval, error_bars
 from hdvae_platform.analysis.metric_names import BIAS
-from hdvae_platform.display.plotting import INTERVAL
 from hdvae_platform.report.arm_report import ArmReport
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn, Sheet, axis_limits, legend_of, render, style_of
@@ -48,7 +47,7 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
 
     caption = caption_of(
         contents,
-        "Means over seeds. Bars: 95% intervals over seeds, or ±1.96 standard errors over images for an arm with one "
+        "Means over seeds. Bars: 95% intervals over seeds, or ± one standard error over images for an arm with one "
         "seed; long bars are cut.",
         *(
             ["Arms whose variables are not relaxed have no bias and no line."]
@@ -62,11 +61,11 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
 
 
 def _interval_or_images(arm: ArmReport, metric: str) -> Interval:
-    """The mean of an arm with its interval over seeds, or over images if it has one seed."""
+    """The mean of an arm with its interval over seeds, or ± its standard error over images if it has one seed."""
     value, error = interval_of(arm, metric), arm.standard_error(metric)
     if value.low is not None or error is None:
         return value
-    return Interval(value.mean, value.mean - INTERVAL * error, value.mean + INTERVAL * error)
+    return Interval(value.mean, value.mean - error, value.mean + error)
 
 
 def _temperatures(arms: Sequence[ArmReport]) -> dict[float, str]:

@@ -8,6 +8,7 @@ from hdvae_platform.report.figures.bias_by_temperature import bias_by_temperatur
 from hdvae_platform.report.figures.bias_by_variables import bias_by_variables
 from hdvae_platform.report.figures.importance import importance
 from hdvae_platform.report.figures.learning_curves import learning_curves
+from hdvae_platform.report.figures.memory_size import memory_size
 from hdvae_platform.report.figures.parallel_coordinates import parallel_coordinates
 from hdvae_platform.report.figures.pareto_front import pareto_front
 from hdvae_platform.report.figures.schedules import schedules
@@ -19,6 +20,7 @@ def all_figures(contents: Contents) -> list[Drawn | NotDrawn]:
         learning_curves(contents),
         bias_by_temperature(contents),
         bias_by_variables(contents),
+        memory_size(contents),
         pareto_front(contents),
         parallel_coordinates(contents),
         importance(contents),
