@@ -116,7 +116,7 @@ def test_value_is_that_of_eq_14(wiring, latent):
         expected = layer.q.kl(layer.p) if layer.finite_kl else -layer.q.entropy() - hard_p
         torch.testing.assert_close(training_kl(layer), expected)
         if latent == "categorical" and not layer.finite_kl:
-            assert (layer.p.expected_log_prob(layer.draw) - hard_p).abs().mean() > 1e-2
+            assert (layer.p.expected_log_prob(layer.draw) - hard_p).abs().mean() > 1e-3
     objective = surrogate_objective(terms, NO_FREEBITS)
     torch.testing.assert_close(objective.value, objective.surrogate_elbo)
     torch.testing.assert_close(objective.log_px, terms.log_px.mean())
