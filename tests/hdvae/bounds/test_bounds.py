@@ -164,17 +164,17 @@ def appendix_e(model, x, tau, rows):
 
 
 def test_the_sum_of_appendix_e_is_no_bound_of_the_bias():
-    """A small ladder with δ_τ = 14.6 nats against the appendix's 7.4; the repaired inequalities hold for it."""
+    """A small ladder with δ_τ = 15.3 nats against the appendix's 5.7; the repaired inequalities hold for it."""
     sizes = [LayerConfig(variables=1, classes=3)] * 2
     config = small_config("lvae", 2, keys="plain", layers=sizes)
-    model, x = build(config, seed=28, contrast=4, memory=6), some_images(1, seed=28)[0]
+    model, x = build(config, seed=93, contrast=4, memory=6), some_images(1, seed=93)[0]
     exact = enumerate_exactly(model, x)
     soft, appendix = appendix_e(model, x, 1.0, 20_000)
     surrogate = log_weight(soft)
     bias, error = abs(surrogate.mean().item() - exact.elbo), standard_error(surrogate)
     assert bias - appendix.mean().item() > 6 * (error + standard_error(appendix))
-    assert bias == pytest.approx(14.65, abs=0.5)
-    assert appendix.mean().item() == pytest.approx(7.36, abs=0.3)
+    assert bias == pytest.approx(15.28, abs=0.5)
+    assert appendix.mean().item() == pytest.approx(5.69, abs=0.3)
     config = EvaluationConfig(tau=(1.0,), draws=4)
     metrics = evaluate(model, x.expand(2048, *x.shape), config, seed=0, importance=False).metrics
     assert metrics["relaxation_bias"] > metrics["jensen_bound"]  # which bounds coupled_bias, not this one

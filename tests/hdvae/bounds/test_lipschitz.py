@@ -175,7 +175,6 @@ def test_the_constant_of_one_layer_is_the_product_of_its_parts():
     assert set(names) == {
         "level 1: expand",
         "level 1: down.0",
-        "level 1: down.1",
         "logits.1",
         SLOPE,
         "values of layer_1",
