@@ -52,7 +52,8 @@ def true_values(law: Law) -> dict[str, float]:
 def simulated(law: Law, draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Independent draws from a law, one for each image, (draws, 1); sorted, since their order does not matter."""
     below = law.cumsum()
-    return np.searchsorted(below, below[-1] * np.sort(rng.random(draws)), side="right")[:, None]
+    slots: NDArray[np.int64] = np.searchsorted(below, below[-1] * np.sort(rng.random(draws)), side="right")
+    return slots[:, None]
 
 
 def covered(use: str, slots: int, draws: int, count: int, seed: int = 0) -> tuple[dict[str, int], dict[str, int]]:

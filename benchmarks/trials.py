@@ -45,7 +45,7 @@ from hdvae_platform.study.file import load_study
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import environment
 from hdvae_platform.tracking.client import Client
-from hdvae_platform.tracking.names import STATUS_OF, Status
+from hdvae_platform.tracking.names import STATUS_OF, Status, Tag
 from hdvae_platform.tracking.study_run import search_runs, study_identity
 from hdvae_platform.tracking.tracker import Tracker
 from hdvae_platform.training.messages import Ended, EndKind, Reported
@@ -145,7 +145,7 @@ class Simulation:
         self.records.define(study.name, study.definition(), study.plan(), {})
         self.records.take(study.name, "benchmark")
         self.tracker = Tracker(places, print)
-        self.tracking = StudyTracking(study, self.tracker, self.records, self.storage, "")
+        self.tracking = StudyTracking(study, self.tracker, self.records, self.storage, {Tag.DATA_CHECKSUM: ""})
         self.search = Search(study, places.database, self.records)
         self.driver = Driver(
             study, places, self.search, self.tracking, Event(), echo=lambda line: None, clock=lambda: self.now

@@ -125,8 +125,8 @@ MUTANTS = [
     Mutant(
         "Gumbel noise of the wrong sign",
         "hdvae/randomness/noise.py",
-        "uniform.log_().neg_().log_().neg_()",
-        "uniform.log_().neg_().log_()",
+        "log1p_().neg_().log_().neg_()",
+        "log1p_().neg_().log_()",
         "tests/hdvae/randomness/test_noise.py",
     ),
     Mutant(
@@ -251,8 +251,8 @@ MUTANTS = [
     Mutant(
         "free bits of a worker's share",
         "hdvae/objectives/objectives.py",
-        "torch.where(k < freebits, freebits, mine)",
-        "torch.where(mine < freebits, freebits, mine)",
+        "torch.where(k < least, freebits, mine)",
+        "torch.where(mine < least, freebits, mine)",
         "tests/hdvae/test_workers.py",
     ),
     Mutant(

@@ -62,6 +62,9 @@ class Estimate:
     high: float
 
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class SlotUse:
     """How a sample of images uses the slots of one variable.
@@ -85,10 +88,11 @@ class SlotUse:
         """The use by hard samples (images, draws) of K slots."""
         images, draws = codes.shape
         keys, counts = np.unique(codes + slots * np.arange(images)[:, None], return_counts=True)
-        image, weights = keys // slots, counts / draws
+        image = keys // slots
+        weights: Floats = counts / draws
         _, place = np.unique(keys % slots, return_inverse=True)
         total = np.bincount(place, weights)
-        effective = total**2 / np.bincount(place, weights**2)
+        effective: Floats = total**2 / np.bincount(place, weights**2)
 
         def by_image(values: Floats) -> Floats:
             means: Floats = np.bincount(image, weights * values[place], images)
@@ -241,9 +245,12 @@ def _most_slots(once: float, longer: float, slots: int) -> float:
 
 
 def slot_metrics(uses: Iterable[SlotUse]) -> dict[str, float]:
-    """The metrics of the N variables of one memory: means over the variables of the estimates and of their limits."""
+    """The metrics of the N variables of one memory: means over the variables of the estimates and of their limits.
+
+    They are NaN where a probability is not finite: then no slot was met.
+    """
     metrics = {}
-    pairs = [(perplexity(use), coverage(use)) for use in uses]
+    pairs = [(perplexity(use), coverage(use)) if len(use.mass) else (UNKNOWN, UNKNOWN) for use in uses]
     for name, each in zip(("perplexity", "coverage"), zip(*pairs, strict=True), strict=True):
         metrics[name] = statistics.fmean(one.value for one in each)
         metrics[f"{name}_low"] = statistics.fmean(one.low for one in each)

@@ -120,7 +120,7 @@ def test_the_installed_command_runs_from_another_folder(image, tmp_path):
     assert run("hdvae", "--version").startswith("hdvae, version ")
     run("hdvae", "data", "fetch", "mnist5k")
     study = programs.parents[1] / "opt/studies/first.yaml"
-    assert json.loads(run("hdvae", "study", "check", str(study), "--json"))["runs"] == 6
+    assert json.loads(run("hdvae", "study", "check", str(study), "--json"))["runs"] == 9
 
 
 def test_the_image_does_not_run_as_root():

@@ -11,7 +11,7 @@ from hdvae.evaluation import chains, importance
 from hdvae.evaluation.chains import Measured, measure
 from hdvae.evaluation.evaluation import choose_images, evaluate, evaluated_images, summarise
 from hdvae.evaluation.importance import importance_weighted
-from hdvae.evaluation.metrics import AT_ZERO, DESCRIPTIONS, tau_label
+from hdvae.evaluation.metrics import AT_ZERO, DESCRIPTIONS, SLOT_USE, tau_label
 from hdvae.evaluation.slot_use import SlotUse, slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig
 from hdvae.network.samplers import hard, independent, relaxed
@@ -193,7 +193,7 @@ def test_metrics_are_complete_and_consistent(wiring):
     relaxed_names |= {f"distance/{model.name(node)}" for node in model.nodes}
     at_both = {f"{n}@tau={t}" for n in relaxed_names for t in ("0.5", "0.1")}
     at_samples = {"iw_elbo@S=6", "iw_elbo_se@S=6"}
-    used = {f"perplexity/{model.name(node)}" for node in model.nodes}
+    used = {f"{metric}/{model.name(node)}" for metric in SLOT_USE for node in model.nodes}
     assert set(metrics) == {*DESCRIPTIONS, *layers, *used, *relaxed_names} | at_both | at_samples
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert metrics["elbo"] == pytest.approx(metrics["log_px"] - metrics["kl"], abs=1e-12)

@@ -234,7 +234,7 @@ def test_free_bits_of_zero_are_off_for_score_estimators(wiring, per_image):
     """In pairs of samples of one image; of the batches of one image one has a negative mean."""
     model, x, _ = case(wiring, 2)
     found = []
-    for seed in range(40):
+    for seed in range(400):
         terms = model(x.expand(2, *x.shape), model.noise(source(2, seed)), hard)
         ratios = [layer.expected_log_ratio().mean().item() for layer in terms.layers]
         objective = score_objective(terms, 2, 0.0, bound=rloo, sampled_kl=False, per_image=per_image)

@@ -87,14 +87,14 @@ def test_elastic_runs_share_what_there_is(drive):
     driver, _, _ = drive(elastic)
     driver.use_cluster(lambda: 6, 2, elsewhere=False)
     first, second = driver.next_spec("a"), driver.next_spec("b")
-    assert (first["workers"], second["workers"], first["grouped"]) == (2, 2, True)
+    assert (first["workers"], second["workers"], first["grouped"]) == (2, 4, True)
     assert driver.next_spec("c") is None, "two at a time"
     driver.ended("a", Ended(EndKind.INTERRUPTED, step=10))
-    driver.use_cluster(lambda: 3, 2, elsewhere=False)
+    driver.use_cluster(lambda: 5, 2, elsewhere=False)
     assert driver.next_spec("d")["workers"] == 1
-    driver.use_cluster(lambda: 2, 2, elsewhere=False)
+    driver.use_cluster(lambda: 4, 2, elsewhere=False)
     driver.ended("d", Ended(EndKind.INTERRUPTED, step=10))
-    assert driver.next_spec("e") is None, "the other one has both places"
+    assert driver.next_spec("e") is None, "the other one has all four places"
 
 
 def test_a_run_that_crashes_goes_on_until_it_does_all_the_time(drive, places):
