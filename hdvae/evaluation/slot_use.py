@@ -92,10 +92,10 @@ class SlotUse:
         weights: Floats = counts / draws
         _, place = np.unique(keys % slots, return_inverse=True)
         total = np.bincount(place, weights)
-        effective: Floats = total**2 / np.bincount(place, weights**2)
+        effective = total**2 / np.bincount(place, weights**2)
 
         def by_image(values: Floats) -> Floats:
-            means: Floats = np.bincount(image, weights * values[place], images)
+            means: Floats = np.bincount(image, weights * values[place], images).astype(np.float64, copy=False)
             return means
 
         return SlotUse(slots, images, total / images, effective, by_image)
