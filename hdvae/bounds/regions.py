@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.functional import conv2d, conv_transpose2d, elu, linear
 
 from hdvae.bounds.norms import conv_norm, matrix_norm, module_norm
-from hdvae.network.blocks import GatedResidual, Scale, UpSample
+from hdvae.network.blocks import ChannelsLast, GatedResidual, Rows, Scale, UpSample
 from hdvae.network.contractions import ContractiveResidual
 
 
@@ -191,6 +191,8 @@ def _elu(region: Region) -> Region:
 
 @propagate.register(nn.Flatten)
 @propagate.register(nn.Unflatten)
+@propagate.register(Rows)
+@propagate.register(ChannelsLast)
 def _(module: nn.Module, region: Region, tight: bool) -> Propagation:
     low, high, centre = (module(value.unsqueeze(0))[0] for value in (region.low, region.high, region.centre))
     return Propagation(Region(low, high, centre, region.radius), region.radius.new_ones(()))

@@ -48,10 +48,11 @@ class Usage:
             variables = torch.arange(len(last), device=last.device)
             last[variables, draw.hard] = step
             if draw.soft is not None:
-                read = draw.soft.detach() >= LEAST_WEIGHT
+                soft = draw.soft.detach()
                 if draw.slots is None:
-                    last[read.any(0)] = step
+                    last[soft.amax(0) >= LEAST_WEIGHT] = step
                 else:
+                    read = soft >= LEAST_WEIGHT
                     last[variables.unsqueeze(-1).expand_as(read)[read], draw.slots[read]] = step
 
     def merge(self, workers: Workers) -> None:

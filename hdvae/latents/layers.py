@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hdvae.experiment.experiment import LayerConfig, ModelConfig
+from hdvae.latents.dense_reads import largest, perturbed, read_all, relaxed
 from hdvae.latents.distributions import Categorical, Distribution, Draw, Normal, powers_of_two
 from hdvae.latents.inversion import draw_classes
 from hdvae.latents.sparse_reads import read_slots, tie_products
@@ -161,24 +162,23 @@ class MemoryLayer(nn.Module):
     def relax(self, law: Distribution, noise: Tensor, tau: float | Tensor) -> Draw:
         """Eq. 4 over all K classes, and the read Σ_k z̃_k v_k."""
         assert isinstance(law, Categorical)
-        scores = (law.joint() + noise) / tau
-        soft = scores.softmax(-1)
-        return Draw(hard=scores.argmax(-1), read=self.read(soft), scores=scores, soft=soft, tau=tau)
+        scores, soft = relaxed(law.parts, noise, tau)
+        return Draw(hard=largest(scores), read=self.read(soft), scores=scores, soft=soft, tau=tau)
 
     def harden(self, law: Distribution, noise: Tensor) -> Draw:
         """The Gumbel-max sample on the noise of `relax`."""
         assert isinstance(law, Categorical)
-        return self.at((law.joint() + noise).argmax(-1))
+        return self.at(largest(perturbed(law.parts, noise)))
 
     def sample(self, law: Distribution, noise: Tensor) -> Draw:
         """The Gumbel-max sample of each key part; the parts of a class are independent."""
         assert isinstance(law, Categorical)
-        parts = [(part + noise[:, :, p]).argmax(-1) for p, part in enumerate(law.parts)]
+        parts = [largest(noise[:, :, p] + part) for p, part in enumerate(law.parts)]
         return self.at(parts[0] if len(parts) == 1 else parts[0] * self.part_classes + parts[1])
 
     def read(self, weights: Tensor) -> Tensor:
         """The read Σ_k w_k v_k for weights of the slots (B, N, K): (B, N · D)."""
-        return torch.einsum("bnk,nkd->bnd", weights, self.values).flatten(1)
+        return read_all(self.values_NKD, weights).flatten(1)
 
     def at(self, hard: Tensor) -> Draw:
         """The draw with class indices (B, N), which reads their slots."""

@@ -13,16 +13,41 @@ Shape letters: B batch, H and W height and width of the images.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu
+from torch.nn.functional import elu, linear, unfold
 from torch.nn.utils.parametrizations import weight_norm
 
 from hdvae.experiment.experiment import ModelConfig
 from hdvae.network.contractions import ContractiveResidual, Map, contraction
 from hdvae.network.dropout import Dropout
+
+
+class _Gated(torch.autograd.Function):
+    """X + a·σ(b) for (a, b) in the halves of the channels; the gradient is laid out in memory as the halves are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, halves: Tensor) -> Tensor:
+        a, b = halves.chunk(2, 1)
+        gate = b.sigmoid()
+        ctx.save_for_backward(halves, gate)
+        return torch.addcmul(x, a, gate)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        halves, gate = ctx.saved_tensors
+        (gradient,), (a, b) = gradients, halves.chunk(2, 1)
+        if torch.is_grad_enabled():  # the gradient is differentiated, as the local Lipschitz bound asks for
+            gate = b.sigmoid()
+            return gradient, torch.cat([gradient * gate, gradient * a * gate * (1 - gate)], 1)
+        both = torch.empty_like(halves)
+        for_a, for_b = both.chunk(2, 1)
+        torch.mul(gradient, gate, out=for_a)
+        torch.mul(for_a, a, out=for_b)
+        for_b.addcmul_(for_b, gate, value=-1)
+        return gradient, both
 
 
 class GatedResidual(nn.Module):
@@ -34,8 +59,8 @@ class GatedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features of the same shape."""
-        a, b = self.outer(self.dropout(elu(self.inner(elu(x))))).chunk(2, 1)
-        out: Tensor = x + a * b.sigmoid()
+        inner = elu(self.inner(elu(x)), inplace=True)  # nothing else needs what the map gave
+        out: Tensor = _Gated.apply(x, self.outer(self.dropout(inner)))  # type: ignore[no-untyped-call]
         return out
 
 
@@ -182,6 +207,54 @@ class DenseTrunk:
         return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Unflatten(1, self.image))
 
 
+class ChannelsLast(nn.Module):
+    """Features (B, C, H, W) in the memory layout (B, H, W, C), in which convolutions are faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to the same features; no copy where they are laid out like this already."""
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+class _Rows(torch.autograd.Function):
+    """Features as rows of numbers, channels first; their gradient is laid out channels last again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].reshape(ctx.shape).contiguous(memory_format=torch.channels_last)
+
+
+class Rows(nn.Module):
+    """Features (B, C, H, W) as rows of numbers (B, C · H · W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to rows."""
+        rows: Tensor = _Rows.apply(x)  # type: ignore[no-untyped-call]
+        return rows
+
+
+class ImageConvolution(nn.Conv2d):
+    """A convolution of one channel as one product of all patches with all filters; it gives features channels last.
+
+    PyTorch's convolutions are slow for images of one channel.
+    """
+
+    def __init__(self, filters: int, kernel: int, stride: int) -> None:
+        super().__init__(1, filters, kernel, stride, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W) → (B, filters, h, w)."""
+        kernel, padding, stride = self.kernel_size[0], self.kernel_size[0] // 2, self.stride[0]
+        patches = unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
+        height = (x.shape[2] + 2 * padding - kernel) // stride + 1
+        filtered: Tensor = linear(patches.flatten(0, 1), self.weight.flatten(1), self.bias)
+        return filtered.view(len(x), height, -1, self.out_channels).permute(0, 3, 1, 2)
+
+
 class UpSample(nn.Module):
     """A transposed convolution to a stated resolution."""
 
@@ -229,7 +302,8 @@ class ConvTrunk:
         w, kernel, stride = self.config.width, self.kernels[level - 1], self.strides[level - 1]
         if level == 1:
             image = nn.Unflatten(1, (1, self.sizes[0][0]))
-            return nn.Sequential(image, self._conv(1, w, kernel, stride), *self._blocks(kernel))
+            first = _normalised(self.config, ImageConvolution(w, kernel, stride))
+            return nn.Sequential(image, first, *self._blocks(kernel))
         entry = [self._conv(w, w, kernel, stride)] if stride > 1 else []
         return nn.Sequential(*entry, *self._blocks(kernel))
 
@@ -254,23 +328,23 @@ class ConvTrunk:
 
     def posterior(self, level: int, size: int) -> nn.Module:
         """ELU, flattened, and a linear map."""
-        return nn.Sequential(nn.ELU(), nn.Flatten(), nn.Linear(math.prod(self.feature_shape(level)), size))
+        return nn.Sequential(nn.ELU(), Rows(), nn.Linear(math.prod(self.feature_shape(level)), size))
 
     def prior(self, level: int, size: int) -> nn.Module:
         """ELU, flattened, and a linear map."""
         map_ = nn.Linear(math.prod(self.feature_shape(level)), size)
-        return nn.Sequential(nn.ELU(), nn.Flatten(), _generative(self.config, map_))
+        return nn.Sequential(nn.ELU(), Rows(), _generative(self.config, map_))
 
     def expand_up(self, level: int, size: int) -> nn.Module:
         """A linear map to all positions."""
         shape = self.feature_shape(level)
-        return nn.Sequential(nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape))
+        return nn.Sequential(nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape), ChannelsLast())
 
     def expand_down(self, level: int, size: int) -> nn.Module:
         """A linear map to all positions."""
         shape = self.feature_shape(level)
         map_ = _generative(self.config, nn.Linear(size, math.prod(shape)))
-        return nn.Sequential(map_, nn.Unflatten(1, shape))
+        return nn.Sequential(map_, nn.Unflatten(1, shape), ChannelsLast())
 
     def logits(self) -> nn.Module:
         """ELU and a 1 × 1 convolution to one channel, as an image."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from hdvae.randomness.noise import CHANCES, NoiseSource
@@ -36,7 +37,7 @@ class Dropout(nn.Module):
             raise RuntimeError("dropout in training mode needs noise: use `hdvae.network.dropout.dropping`")
         copies = len(x) // self.noise.count
         mask = self.noise.chance(self.kept, copies, *x.shape[1:]).transpose(0, 1).reshape(x.shape)
-        return x * mask.to(x.dtype).mul_(CHANCES / self.kept)
+        return x * torch.empty_like(x).copy_(mask).mul_(CHANCES / self.kept)  # in the memory layout of x
 
     def extra_repr(self) -> str:
         """The rate of zeros."""

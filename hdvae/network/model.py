@@ -254,7 +254,7 @@ class HDVAE(nn.Module):
                 priors[node] = level.prior(node, d)
                 reads.append(choose(node, priors[node], d).read)
             read = level.expand_down(torch.cat(reads, 1))
-            d = level.down(d + read if self.wiring.skip_down else read)
+            d = level.down(read + d if self.wiring.skip_down else read)  # the sum is laid out as `read` is
         return priors, self.logits(d)
 
     def _collect(

@@ -10,7 +10,7 @@ than two seconds in every training process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ MOMENTS, ROW_MOMENTS = ("average", "largest", "step"), ("row_moments", "row_step
 BETA, DECAY, EPSILON = 0.9, 0.999, 1e-8
 """Decay rates of the mean gradient and of the largest gradient, and the smallest value of the latter."""
 CACHED = 2**17
-"""Number of entries of a parameter updated at a time; with moments and gradients, they fit into the cache of a core."""
+"""Number of entries updated at a time; with their moments and gradients, they fit into the cache of a core."""
 
 
 @dataclass
@@ -42,16 +42,35 @@ class Group:
 class Adamax:
     """Adamax, row by row for parameters (N, K, D) whose gradients are coalesced sparse tensors.
 
+    From its first step on, the parameters of a group that have dense gradients are views of one buffer, and so are
+    their gradients and moments: a step takes a few operations in all instead of some for each parameter. All of them
+    must have a gradient in every step.
+
     Attributes:
         groups: the groups of parameters.
-        state: the named state tensors of each parameter that has had a gradient. With dense gradients these are
-            `MOMENTS`: `average` and `largest`, in the shape of the parameter, and `step`, 0-dim on the CPU; with sparse
-            gradients `ROW_MOMENTS`: `row_moments`, (N, K, 2 D), and `row_step`, (N, K).
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = groups
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._dense: list[_Dense | None] = [None for _ in groups]
+        self._rows: dict[Tensor, dict[str, Tensor]] = {}
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        """The named state tensors of each parameter that has had a gradient, which are views except for `step`.
+
+        With dense gradients these are `MOMENTS`: `average` and `largest`, in the shape of the parameter, and `step`,
+        0-dim on the CPU; with sparse gradients `ROW_MOMENTS`: `row_moments`, (N, K, 2 D), and `row_step`, (N, K).
+        """
+        return self._rows | {p: moments for dense in self._dense if dense for p, moments in dense.state().items()}
+
+    def restore(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        """Continue from copies of `state`, before the first step."""
+        self._rows = {p: moments for p, moments in state.items() if "row_step" in moments}
+        for i, group in enumerate(self.groups):
+            if own := [p for p in group.parameters if "step" in state.get(p, {})]:
+                dense = self._dense[i] = _Dense(own)
+                dense.restore(state)
 
     def forget_gradients(self) -> None:
         """Remove the gradients of all parameters."""
@@ -60,38 +79,98 @@ class Adamax:
                 parameter.grad = None
 
     @torch.no_grad()
+    def collect(self) -> list[Tensor]:
+        """Move the dense gradients of each group into one buffer; they become views of it.
+
+        Returns:
+            All gradients: the buffers, and the entries of sparse gradients. What is done to them is done to the
+            gradients.
+
+        Raises:
+            RuntimeError: a parameter that had a dense gradient in the first step has none.
+        """
+        buffers = []
+        for i, group in enumerate(self.groups):
+            if self._dense[i] is None:
+                own = [p for p in group.parameters if p.grad is not None and not p.grad.is_sparse]
+                self._dense[i] = _Dense(own) if own else None
+            if dense := self._dense[i]:
+                buffers.append(dense.collect())
+        return buffers + [gradient.values() for group in self.groups for _, gradient in _sparse(group)]
+
+    @torch.no_grad()
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        for group in self.groups:
-            dense: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
-            for parameter in group.parameters:
-                if parameter.grad is None:
-                    continue
-                state = self.state.setdefault(parameter, {})
-                if parameter.grad.is_sparse:
-                    _update_rows(parameter, parameter.grad, state, group.rate)
-                else:
-                    dense.append((parameter, parameter.grad, state))
+        """Update every parameter.
+
+        Raises:
+            RuntimeError: see `collect`.
+        """
+        self.collect()
+        for group, dense in zip(self.groups, self._dense, strict=True):
             if dense:
-                _update(dense, group.rate)
+                dense.step(group.rate)
+            for parameter, gradient in _sparse(group):
+                _update_rows(parameter, gradient, self._rows.setdefault(parameter, {}), group.rate)
 
 
-def _update(triples: Sequence[tuple[Tensor, Tensor, dict[str, Tensor]]], rate: float) -> None:
-    """One step of Adamax for parameters with dense gradients, given as (parameter, gradient, state)."""
-    for parameter, _, state in triples:
-        if not state:
-            state.update(average=torch.zeros_like(parameter), largest=torch.zeros_like(parameter), step=torch.tensor(0))
-        state["step"] += 1
-    parameters = [parameter for parameter, _, _ in triples]
-    gradients = [gradient for _, gradient, _ in triples]
-    averages, largest = ([state[name] for _, _, state in triples] for name in ("average", "largest"))
-    torch._foreach_lerp_(averages, gradients, 1 - BETA)
-    torch._foreach_mul_(largest, DECAY)
-    sizes = torch._foreach_abs(gradients)
-    torch._foreach_add_(sizes, EPSILON)
-    torch._foreach_maximum_(largest, sizes)
-    rates = [-rate / (1 - BETA ** int(state["step"])) for _, _, state in triples]
-    torch._foreach_addcdiv_(parameters, averages, largest, rates)
+def _sparse(group: Group) -> list[tuple[nn.Parameter, Tensor]]:
+    """The parameters of a group with sparse gradients, and these."""
+    return [(p, p.grad) for p in group.parameters if p.grad is not None and p.grad.is_sparse]
+
+
+class _Dense:
+    """The parameters of a group that have dense gradients, their gradients and moments, in one buffer each."""
+
+    @torch.no_grad()
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters, self._steps = parameters, 0
+        self._values = torch.cat([p.flatten() for p in parameters])
+        self._gradient, self._average, self._largest = (torch.zeros_like(self._values) for _ in range(3))
+        self._gradients = self._views(self._gradient)
+        for parameter, view in zip(parameters, self._views(self._values), strict=True):
+            parameter.data = view
+
+    def _views(self, buffer: Tensor) -> list[Tensor]:
+        """The parts of a buffer that belong to each parameter, in their shapes."""
+        parts = torch.split(buffer, [p.numel() for p in self._parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        """See `Adamax.state`; there is none before the first step."""
+        if not self._steps:
+            return {}
+        views = zip(self._parameters, self._views(self._average), self._views(self._largest), strict=True)
+        return {p: {"average": a, "largest": u, "step": torch.tensor(self._steps)} for p, a, u in views}
+
+    def restore(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        """See `Adamax.restore`."""
+        (self._steps,) = {int(state[p]["step"]) for p in self._parameters}
+        for parameter, moments in self.state().items():
+            for name in ("average", "largest"):
+                moments[name].copy_(state[parameter][name])
+
+    def collect(self) -> Tensor:
+        """Move the gradients into the buffer, which is returned."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if len(gradients) < len(self._parameters):
+            raise RuntimeError("a parameter has no gradient in this step, but it had one before")
+        if any(gradient is not view for gradient, view in zip(gradients, self._gradients, strict=True)):
+            torch.cat([gradient.flatten() for gradient in gradients], out=self._gradient)
+            for parameter, view in zip(self._parameters, self._gradients, strict=True):
+                parameter.grad = view
+        return self._gradient
+
+    def step(self, rate: float) -> None:
+        """Update all parameters by what the buffer of gradients holds, block by block."""
+        self._steps += 1
+        step = -rate / (1 - BETA**self._steps)
+        buffers = (self._values, self._gradient, self._average, self._largest)
+        for values, gradient, average, largest in zip(
+            *(torch.split(buffer, CACHED) for buffer in buffers), strict=True
+        ):
+            average.lerp_(gradient, 1 - BETA)
+            torch.maximum(largest.mul_(DECAY), gradient.abs().add_(EPSILON), out=largest)
+            values.addcdiv_(average, largest, value=step)
 
 
 def _update_rows(parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], rate: float) -> None:
@@ -125,15 +204,15 @@ def entries(gradient: Tensor) -> Tensor:
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The norm of all gradients together, 0-dim."""
-    return torch.nn.utils.get_total_norm([entries(gradient) for gradient in gradients])
+    return torch.nn.utils.get_total_norm(gradients)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) -> Tensor:
+def clip(gradients: Sequence[Tensor], most: float, norm: Tensor) -> Tensor:
     """Scale all gradients so that their norm, which is given, becomes at most `most`.
 
     Returns:
         1 if that changed the gradients, else 0; 0-dim, of the type of the norm.
     """
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_([entries(p.grad) for p in parameters if p.grad is not None], scale)
+    torch._foreach_mul_(list(gradients), scale)
     return (scale < 1).to(norm.dtype)

@@ -204,14 +204,11 @@ class TrainState:
             self.temperature.load_state_dict(below("temperature", snapshot.tensors))
         for name, last in below("usage", snapshot.tensors).items():
             self.usage.last[name].copy_(last)
-        for name, parameter in self.parameters().items():
-            moments = below(f"optimizer/{name}", snapshot.tensors)
-            if moments:  # there are none before the first step
-                self.optimizer.state[parameter] = {
-                    # Adamax keeps its step count on the CPU.
-                    key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
-                    for key, value in moments.items()
-                }
+        moments = {p: below(f"optimizer/{name}", snapshot.tensors) for name, p in self.parameters().items()}
+        self.optimizer.restore(
+            # There are none before the first step.
+            {p: {key: value.to(p.device, copy=True) for key, value in own.items()} for p, own in moments.items() if own}
+        )
         if self.average is not None:
             self.average.load_state_dict(below("average", snapshot.tensors))
         if "best" in snapshot.values:

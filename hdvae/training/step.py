@@ -19,7 +19,7 @@ from hdvae.network.samplers import Temperature
 from hdvae.network.terms import Terms
 from hdvae.objectives.estimators import ESTIMATORS, StepInputs
 from hdvae.objectives.objectives import Objective, penalised
-from hdvae.training.optimizer import Adamax, clip_gradients, entries, total_norm
+from hdvae.training.optimizer import Adamax, clip, entries, total_norm
 from hdvae.training.state import TrainState
 from hdvae.workers import ALONE, Workers
 
@@ -49,11 +49,12 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     parameters = list(state.parameters().values())
     workers.average_gradients(parameters)  # from here on, what is not finite on one worker is not finite on any
     averaged = _averaged(objective.model, workers)
-    norm = total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = state.optimizer.collect()
+    norm = total_norm(gradients)
     _check_finite(state, averaged, norm)  # before clipping, which would spread a NaN over all gradients
     clipped: dict[str, Tensor] = {}
     if config.gradient_clip is not None:
-        clipped["clipped"] = clip_gradients(parameters, config.gradient_clip, norm)
+        clipped["clipped"] = clip(gradients, config.gradient_clip, norm)
     learning_rate = _set_learning_rates(state.optimizer, config, step)
     state.optimizer.step()
     state.step += 1

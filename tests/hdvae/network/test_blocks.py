@@ -9,7 +9,7 @@ from torch.nn.functional import elu
 from torch.nn.utils import parametrize
 
 from hdvae.experiment.experiment import LayerConfig, ModelConfig
-from hdvae.network.blocks import ConvTrunk, DenseTrunk, GatedResidual, trunk
+from hdvae.network.blocks import ConvTrunk, DenseTrunk, GatedResidual, ImageConvolution, _Gated, trunk
 from hdvae.network.dropout import Dropout, dropping
 from tests.hdvae.oracle import source
 
@@ -163,6 +163,40 @@ def test_gated_residual_is_its_formula():
     block = GatedResidual(inner, outer, 0.5).eval()
     a, b = outer(elu(inner(elu(x)))).split(4, 1)
     torch.testing.assert_close(block(x), x + a * torch.sigmoid(b))
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (2, 6, 4, 5)])
+def test_the_gradient_of_a_gate_is_that_of_its_formula(shape):
+    """Value and gradient in float64, in both memory layouts of an image."""
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.randn(shape, dtype=torch.float64, generator=generator)
+    x = torch.randn(shape[0], 3, *shape[2:], dtype=torch.float64, generator=generator)
+    for layout in [torch.contiguous_format] + [torch.channels_last] * (len(shape) == 4):
+        own = [t.contiguous(memory_format=layout).requires_grad_() for t in (x, halves)]
+        a, b = own[1].chunk(2, 1)
+        expected, gated = own[0] + a * b.sigmoid(), _Gated.apply(*own)
+        torch.testing.assert_close(gated, expected)
+        got, wanted = (torch.autograd.grad(out.exp().sum(), own) for out in (gated, expected))
+        torch.testing.assert_close(got, wanted)
+        assert all(gradient.is_contiguous(memory_format=layout) for gradient in got)
+        assert torch.autograd.gradcheck(_Gated.apply, own)
+        assert torch.autograd.gradgradcheck(_Gated.apply, own), "the local Lipschitz bound differentiates twice"
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("image", [(28, 28), (7, 5), (6, 9)])
+def test_the_convolution_of_an_image_is_one(kernel, stride, image):
+    torch.manual_seed(0)
+    convolution = ImageConvolution(4, kernel, stride).double()
+    x = torch.randn(3, 1, *image, dtype=torch.float64, requires_grad=True)
+    expected = nn.functional.conv2d(x, convolution.weight, convolution.bias, stride, kernel // 2)
+    out = convolution(x)
+    torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    inputs = [x, *convolution.parameters()]
+    got, wanted = (torch.autograd.grad(y.sin().sum(), inputs) for y in (out, expected))
+    torch.testing.assert_close(got, wanted)
 
 
 def test_closed_gate_passes_its_input():

@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdvae.bounds.exact import given
-from hdvae.experiment.experiment import LayerConfig
+from hdvae.experiment.experiment import LayerConfig, ModelConfig
 from hdvae.network.dropout import dropping
+from hdvae.network.model import HDVAE
 from hdvae.network.samplers import hard, independent, relaxed
 from hdvae.network.terms import bernoulli_log_prob
 from hdvae.network.wiring import WIRINGS, Node
@@ -381,3 +383,31 @@ def test_bernoulli_log_prob_is_finite_for_large_logits():
     logits = torch.tensor([[[1e4, -1e4]], [[-1e4, 1e4]]])
     value = bernoulli_log_prob(torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]), logits)
     assert value.tolist() == [0.0, -2e4]
+
+
+class Layouts(TorchDispatchMode):
+    """Whether all that each kind of convolution got, inside it, was laid out channels last: features and gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if str(func) in ("aten.convolution.default", "aten.convolution_backward.default"):
+            features = args[:1] if str(func) == "aten.convolution.default" else args[:2]
+            good = all(t.is_contiguous(memory_format=torch.channels_last) for t in features)
+            self.seen[str(func)] = self.seen.get(str(func), True) and good
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wiring", sorted(WIRINGS))
+def test_convolutions_get_and_give_features_channels_last(wiring):
+    """Forward and backward, from the image to the pixels: one part that changed the layout would slow all others."""
+    layers = tuple(LayerConfig(variables=2, classes=4) for _ in range(3))
+    model = HDVAE(ModelConfig(wiring=wiring, blocks="conv", width=4, depth=1, dropout=0.0, layers=layers), (12, 12))
+    layouts = Layouts()
+    x = some_images(3, (12, 12)).float()
+    with layouts:
+        terms = model(x, model.noise(source(len(x), dtype=torch.float32)), relaxed(0.5))
+        (terms.log_px.sum() - sum(layer.q.kl(layer.p).sum() for layer in terms.layers)).backward()
+    assert layouts.seen == {"aten.convolution.default": True, "aten.convolution_backward.default": True}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hdvae.latents.sparse_reads import of_rows
-from hdvae.training.optimizer import Adamax, Group, clip_gradients, entries, total_norm
+from hdvae.training.optimizer import CACHED, Adamax, Group, clip, entries, total_norm
 
 N, K, D = 2, 6, 3
 
@@ -85,9 +85,11 @@ def test_norm_and_clipping_are_those_of_the_dense_gradients(most):
     plain = [parameter(), parameter()]
     sparse.grad, dense.grad = some_rows(gradient(0), [1, 5, 9]), gradient(1)
     plain[0].grad, plain[1].grad = sparse.grad.to_dense(), gradient(1)
-    norm = total_norm([sparse.grad, dense.grad])
+    gradients = Adamax([Group([sparse, dense], 0.1)]).collect()
+    norm = total_norm(gradients)
     torch.testing.assert_close(norm, torch.nn.utils.get_total_norm([p.grad for p in plain]))
-    clip_gradients([sparse, dense, parameter()], most, norm)
+    changed = clip(gradients, most, norm)
+    assert changed == (most < norm)
     torch.nn.utils.clip_grads_with_norm_(plain, most, norm)
     torch.testing.assert_close(sparse.grad.to_dense(), plain[0].grad)
     torch.testing.assert_close(dense.grad, plain[1].grad)
@@ -99,23 +101,81 @@ def test_entries_share_the_memory_of_the_gradient():
     assert (sparse.to_dense() == 0).all()
 
 
+def some_parameters():
+    """Of several shapes, one of them larger than the block of an update."""
+    shapes = [(N, K, D), (), (CACHED + 3,), (2, 5)]
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def gradients_of(parameters, step):
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(p.shape, generator=generator) for p in parameters]
+
+
 def test_dense_parameters_move_bit_for_bit_as_with_torchs_own():
-    """Several at two rates that change, one of them without a gradient in some steps."""
-    ours, theirs = ([parameter(seed).detach().float().requires_grad_() for seed in range(3)] for _ in range(2))
+    """At two rates that change; a transposed gradient, as products of matrices give it, is one like any other."""
+    ours, theirs = some_parameters(), some_parameters()
     optimizer = Adamax([Group(ours[:2], 0.0), Group(ours[2:], 0.0)])
     reference = torch.optim.Adamax([{"params": theirs[:2]}, {"params": theirs[2:]}], foreach=True)
     for step in range(10):
         optimizer.forget_gradients()
         assert all(one.grad is None for one in ours)
-        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            given = None if i == 1 and step % 3 == 0 else gradient(10 * step + i).float()
-            one.grad, other.grad = given, given
+        for one, other, given in zip(ours, theirs, gradients_of(ours, step), strict=True):
+            one.grad, other.grad = given.mT.contiguous().mT if given.dim() == 2 else given, given
         for group, plain, rate in zip(optimizer.groups, reference.param_groups, (0.1 / (1 + step), 0.02), strict=True):
             group.rate, plain["lr"] = rate, rate
         optimizer.step()
         reference.step()
     assert all(map(torch.equal, ours, theirs))
-    assert [int(optimizer.state[one]["step"]) for one in ours] == [10, 6, 10]
+    for one, other in zip(ours, theirs, strict=True):
+        assert int(optimizer.state[one]["step"]) == 10
+        assert torch.equal(optimizer.state[one]["average"], reference.state[other]["exp_avg"])
+
+
+def test_what_is_done_to_collected_gradients_moves_the_parameters():
+    ours = some_parameters()
+    before = [one.detach().clone() for one in ours]
+    optimizer = Adamax([Group(ours, 0.1)])
+    for one, given in zip(ours, gradients_of(ours, 0), strict=True):
+        one.grad = given
+    (gradients,) = optimizer.collect()
+    assert torch.equal(gradients, torch.cat([given.flatten() for given in gradients_of(ours, 0)]))
+    gradients.zero_()
+    assert not any(one.grad.any() for one in ours)
+    optimizer.step()
+    assert all(map(torch.equal, ours, before))
+
+
+def test_a_restored_optimizer_goes_on_bit_for_bit():
+    """Dense and by rows; what was restored is a copy."""
+    runs = []
+    for interrupted in (False, True):
+        ours, table = some_parameters(), parameter()
+        optimizer = Adamax([Group(ours, 0.1), Group([table], 0.02)])
+        for step in range(6):
+            if interrupted and step == 3:
+                state = {p: {key: value.clone() for key, value in m.items()} for p, m in optimizer.state.items()}
+                optimizer = Adamax([Group(ours, 0.1), Group([table], 0.02)])
+                optimizer.restore(state)
+            optimizer.forget_gradients()
+            for one, given in zip(ours, gradients_of(ours, step), strict=True):
+                one.grad = given
+            table.grad = some_rows(gradient(step), [step, 7])
+            optimizer.step()
+        runs.append([*ours, table, *(value for moments in optimizer.state.values() for value in moments.values())])
+    assert all(map(torch.equal, *runs))
+
+
+def test_a_gradient_that_is_missing_is_no_gradient_of_zero():
+    ours = some_parameters()
+    optimizer = Adamax([Group(ours, 0.1)])
+    for one, given in zip(ours, gradients_of(ours, 0), strict=True):
+        one.grad = given
+    optimizer.step()
+    ours[1].grad = None
+    with pytest.raises(RuntimeError, match="a parameter has no gradient in this step"):
+        optimizer.step()
 
 
 def test_training_does_not_import_torchs_compiler():
