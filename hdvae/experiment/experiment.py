@@ -93,9 +93,8 @@ class ModelConfig(Config):
     depth: Size = 3
     """Number of gated residual blocks in each deterministic connection."""
     dropout: Probability = 0.5
-    weight_norm: bool | None = None
-    """Whether the connections have weight normalisation; by default those of `blocks: conv` have it, as in the paper,
-    and those of `blocks: dense` do not."""
+    weight_norm: bool = True
+    """Whether the connections have weight normalisation, as in the paper."""
     keys: Literal["factored", "plain"] = "factored"
     key_size: Size = 8
     """d1, the size of a half-key (factored keys) or of a key (plain keys)."""
@@ -112,11 +111,6 @@ class ModelConfig(Config):
     """κ, the factor on the logits of a `lipschitz` decoder."""
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1)]
     """The stochastic layers; z_1, next to the data, comes first."""
-
-    @property
-    def normalises_weights(self) -> bool:
-        """Whether the connections have weight normalisation."""
-        return self.blocks == "conv" if self.weight_norm is None else self.weight_norm
 
     @property
     def top_m_reads(self) -> bool:

@@ -137,7 +137,7 @@ def _generative(config: ModelConfig, map_: Map) -> nn.Module:
 
 def _normalised(config: ModelConfig, map_: nn.Module) -> nn.Module:
     """A map with weight normalisation, if the network has it."""
-    if not config.normalises_weights:
+    if not config.weight_norm:
         return map_
     module: nn.Module = weight_norm(map_, dim=1 if isinstance(map_, nn.ConvTranspose2d) else 0)
     return module

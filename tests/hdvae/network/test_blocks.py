@@ -99,10 +99,10 @@ def normalised_maps(build):
     return sum(parametrize.is_parametrized(map_, "weight") for map_ in maps), len(maps)
 
 
-@pytest.mark.parametrize(("blocks", "default"), [("conv", True), ("dense", False)])
-def test_weight_normalisation_is_an_option(blocks, default):
-    for weight_norm, expected in ((None, default), (True, True), (False, False)):
-        normalised, all_ = normalised_maps(make(blocks, weight_norm=weight_norm))
+@every_trunk
+def test_weight_normalisation_is_an_option(blocks):
+    for settings, expected in (({}, True), ({"weight_norm": True}, True), ({"weight_norm": False}, False)):
+        normalised, all_ = normalised_maps(make(blocks, **settings))
         assert normalised == (all_ if expected else 0)
 
 
