@@ -97,8 +97,8 @@ MUTANTS = [
     Mutant(
         "surplus context: a skip on the way down in every wiring",
         "hdvae/network/model.py",
-        "level.down(d + read if self.wiring.skip_down else read)",
-        "level.down(d + read)",
+        "level.down(read + d if self.wiring.skip_down else read)",
+        "level.down(read + d)",
         "tests/hdvae/network/test_model.py",
     ),
     Mutant(
@@ -117,9 +117,9 @@ MUTANTS = [
     ),
     Mutant(
         "the temperature multiplies",
-        "hdvae/latents/layers.py",
-        "scores = (law.joint() + noise) / tau",
-        "scores = (law.joint() + noise) * tau",
+        "hdvae/latents/dense_reads.py",
+        "perturbed(parts, noise).mul_(1 / tau)",
+        "perturbed(parts, noise).mul_(tau)",
         "tests/hdvae/latents/test_layers.py",
     ),
     Mutant(
@@ -291,6 +291,41 @@ MUTANTS = [
         "tests/hdvae/latents/test_top_m.py",
     ),
     Mutant(
+        "the gradient of a relaxed sample forgets the temperature",
+        "hdvae/latents/dense_reads.py",
+        "square.sum(-2).div_(ctx.tau)",
+        "square.sum(-2)",
+        "tests/hdvae/latents/test_dense_reads.py",
+    ),
+    Mutant(
+        "the gradients of a group are collected once only",
+        "hdvae/training/optimizer.py",
+        "if any(gradient is not view for",
+        "if self._steps == 0 and any(gradient is not view for",
+        "tests/hdvae/training/test_optimizer.py",
+    ),
+    Mutant(
+        "a restored optimiser begins its bias correction again",
+        "hdvae/training/optimizer.py",
+        "(self._steps,) = {int(state[p]",
+        "self._steps, *_ = {1, int(state[p]",
+        "tests/hdvae/training/test_optimizer.py",
+    ),
+    Mutant(
+        "the gradient of a gate lacks its slope",
+        "hdvae/network/blocks.py",
+        "for_b.addcmul_(for_b, gate, value=-1)",
+        "for_b.mul_(1)",
+        "tests/hdvae/network/test_blocks.py",
+    ),
+    Mutant(
+        "features leave a linear map channels first",
+        "hdvae/network/blocks.py",
+        "return x.contiguous(memory_format=torch.channels_last)",
+        "return x.contiguous()",
+        "tests/hdvae/network/test_model.py",
+    ),
+    Mutant(
         "all rows have the bias correction of the first",
         "hdvae/training/optimizer.py",
         "(1 - BETA ** steps.to(g.dtype))",
@@ -349,8 +384,8 @@ MUTANTS = [
     Mutant(
         "slots that relaxed samples read are not used",
         "hdvae/evaluation/usage.py",
-        "draw.soft.detach() >= LEAST_WEIGHT",
-        "draw.soft.detach() > 1",
+        "last[soft.amax(0) >= LEAST_WEIGHT] = step",
+        "last[soft.amax(0) > 1] = step",
         "tests/hdvae/evaluation/test_usage.py",
     ),
     Mutant(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -182,8 +183,7 @@ def evaluate(
     def weighted_share(images: Tensor, start: int) -> Tensor:
         return importance_weighted(model, images, config.samples, seed, start)
 
-    # With reduced precision in convolutions, this would not be the network that is certified.
-    with evaluating(model), torch.backends.cudnn.flags(allow_tf32=False):
+    with evaluating(model), _full_precision():
         measured = joined(_shared(workers, images, measured_share))
         metrics, columns = summarise(measured, config.kappa), measured.columns()
         if importance:
@@ -193,3 +193,15 @@ def evaluate(
             if len(columns[name]) > 1:
                 metrics["iw_elbo_se"] = metrics[error_name(name)] = standard_error(columns[name])
     return Evaluation(metrics, columns)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions in float32: with reduced precision, the network would not be the one that is certified.
+
+    `flags` sets all that it is not told to its own defaults: cuDNN would be off.
+    """
+    cudnn = torch.backends.cudnn
+    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with cudnn.flags(**kept, allow_tf32=False):
+        yield

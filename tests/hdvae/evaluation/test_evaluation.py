@@ -290,6 +290,23 @@ def test_the_mode_is_left_as_it_was_and_dropout_is_off(training):
     assert model.training == training
 
 
+@pytest.mark.parametrize("benchmark", [False, True])
+def test_only_the_precision_of_convolutions_is_changed(monkeypatch, benchmark):
+    """CuDNN stays on, as quick as it was, and has its precision back afterwards."""
+    cudnn, during = torch.backends.cudnn, []
+    monkeypatch.setattr(cudnn, "benchmark", benchmark)
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+
+    def look(*arguments):
+        during.append((cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32))
+        return measure(*arguments)
+
+    monkeypatch.setattr("hdvae.evaluation.evaluation.measure", look)
+    evaluate(make(), images(), EvaluationConfig(draws=1, samples=1), seed=0, importance=False)
+    assert during == [(True, benchmark, False)]
+    assert (cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32) == (True, benchmark, True)
+
+
 def test_the_mode_is_left_as_it_was_after_an_error():
     model = make().train()
     with pytest.raises(RuntimeError):
