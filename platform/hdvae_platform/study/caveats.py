@@ -18,7 +18,22 @@ def caveats_of_study(study: Study) -> list[str]:
 
 def caveats_of_experiment(experiment: Experiment) -> list[str]:
     """The caveats of one experiment."""
-    return short_average(experiment.training.ema, experiment.training.steps)
+    return short_average(experiment.training.ema, experiment.training.steps) + idle_revival(experiment)
+
+
+def idle_revival(experiment: Experiment) -> list[str]:
+    """The caveat that `training.revive` cannot act on a memory, because no slot can be known to be dead in time."""
+    training, categorical = experiment.training, experiment.model.latent == "categorical"
+    if not training.revive or not categorical:
+        return []
+    largest = max(layer.classes for layer in experiment.model.layers)
+    window = training.dead_window(largest)
+    if window < training.steps:
+        return []
+    return [
+        f"revive: training.revive does nothing for memories of {largest:,} slots: a slot is dead after {window:,} steps "
+        f"without use, but training has {training.steps:,}; train for longer, or lower training.dead_after"
+    ]
 
 
 def short_average(decay: float | None, steps: int) -> list[str]:
