@@ -1,4 +1,4 @@
-"""What `benchmarks.step` compares a training step with: all of its products, each in forms that give the same numbers."""
+"""What `benchmarks.step` compares a training step with: all of its products, in forms that give the same numbers."""
 
 import json
 import subprocess

@@ -117,9 +117,10 @@ def _join(address: str, insecure: bool) -> None:
     _reach(head)
     _check_access(head, insecure)
     # A Ray job has sent the code already, and Ray refuses to send it twice.
-    code = {} if ray_internals.JOB_VARIABLE in os.environ else {"py_modules": packages()}
+    given = {"py_modules": packages(), "env_vars": environment.of_workers()}
+    sent = {} if ray_internals.JOB_VARIABLE in os.environ else given
     try:
-        ray.init(address=head, log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=code)
+        ray.init(address=head, log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=sent)
     except (ConnectionError, RuntimeError, ValueError) as fault:
         raise InputError(f"--address {head}: {str(fault).strip().splitlines()[0]}") from None
 

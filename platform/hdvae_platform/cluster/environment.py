@@ -15,6 +15,10 @@ _DRIVER = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files of Tune's own
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver handles SIGINT
 }
+_WORKERS = {
+    # Threads that wait for each other sleep. By default they keep their cores busy, at the cost of all that also runs.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 _TRAINING = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # spares a process for each run; the workers watch themselves
     # On a full cluster a run waits for its workers as long as it takes; Ray Train's own warnings go nowhere.
@@ -23,8 +27,16 @@ _TRAINING = {
 
 
 def configure() -> None:
-    """Set what a driver's process needs. To be called before Ray is imported, which reads `RAY_AUTH_MODE` only then."""
-    _set(_DRIVER)
+    """Set what a driver's process needs, and the processes that it starts.
+
+    To be called before Ray and torch are imported: what they read, they read once.
+    """
+    _set(_DRIVER | _WORKERS)
+
+
+def of_workers() -> dict[str, str]:
+    """What the processes of a cluster need, whose machines were set up by others."""
+    return {name: os.environ.get(name, value) for name, value in _WORKERS.items()}
 
 
 def configure_training() -> None:

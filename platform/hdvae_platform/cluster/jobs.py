@@ -29,6 +29,7 @@ from hdvae.data.parquet import parquet_path
 from hdvae.errors import InputError
 from hdvae_platform.cluster.address import is_loopback
 from hdvae_platform.cluster.connection import packages
+from hdvae_platform.cluster.environment import of_workers
 from hdvae_platform.cluster.ray_internals import CHATTY_LOGGERS, NO_AGENT
 from hdvae_platform.store.layout import DATA, SUBMITTED
 from hdvae_platform.store.places import redacted
@@ -135,7 +136,7 @@ class Jobs:
                 self._submit(
                     entrypoint=f"{before}python -m hdvae_platform.cli {shlex.join(arguments)} --home {HOME}",
                     submission_id=name,
-                    runtime_env={**environment, "py_modules": packages()},
+                    runtime_env={**environment, "py_modules": packages(), "env_vars": of_workers()},
                 )
             )
         except RuntimeError as fault:

@@ -31,8 +31,8 @@ def idle_revival(experiment: Experiment) -> list[str]:
     if window < training.steps:
         return []
     return [
-        f"revive: training.revive does nothing for memories of {largest:,} slots: a slot is dead after {window:,} steps "
-        f"without use, but training has {training.steps:,}; train for longer, or lower training.dead_after"
+        f"revive: training.revive does nothing for memories of {largest:,} slots: a slot is dead after {window:,} "
+        f"steps without use, but training has {training.steps:,}; train for longer, or lower training.dead_after"
     ]
 
 
