@@ -32,7 +32,7 @@ def faults(how):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_the_next_step_uses_what_one_has_freed():
     assert faults("default") > PAGES / 2, "this test shows nothing if the default keeps it as well"
-    assert faults("keeps") < PAGES / 50
+    assert faults("keeps") < PAGES / 10, "one large tensor may move once"
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
