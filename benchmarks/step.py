@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ NETWORKS = {
     "dense Gaussian": "dense-normal",
 }
 """Names in the table, and what `benchmarks/stepping.py` calls them."""
+MEASURED = ("conv L3", "conv L6", "dense")
 SMALL = {"width": 8, "depth": 1}
 """The convolutional networks of `--tiny`."""
 
@@ -75,12 +75,8 @@ class Stepper:
         """Seconds."""
         return statistics.median(self.seconds)
 
-    def __enter__(self) -> Stepper:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -98,17 +94,19 @@ def measured(
         if options.tiny:
             settings["model"] = SMALL
         with ExitStack() as stack:
-            own = {
-                "now": Stepper({**settings, "alone": False}, ROOT),
-                "products": Stepper({**settings, "alone": True}, ROOT),
-            }
+
+            def start(
+                library: Path, stack: ExitStack = stack, settings: dict[str, Any] = settings, **changes: Any
+            ) -> Stepper:
+                stepper = Stepper({**settings, "alone": False, **changes}, library)
+                stack.callback(stepper.close)
+                return stepper
+
+            own = {"now": start(ROOT), "products": start(ROOT, alone=True)}
             if f"{name} Gaussian" in NETWORKS:
-                other = {**settings, "preset": NETWORKS[f"{name} Gaussian"], "alone": False}
-                own["Gaussian"] = Stepper(other, ROOT)
+                own["Gaussian"] = start(ROOT, preset=NETWORKS[f"{name} Gaussian"])
             if before is not None:
-                own["before"] = Stepper({**settings, "alone": False}, before)
-            for stepper in own.values():
-                stack.enter_context(stepper)
+                own["before"] = start(before)
             for _ in range(options.rounds if name.startswith("conv") else 10 * options.rounds):
                 for stepper in own.values():
                     stepper.step()
@@ -170,7 +168,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=7, help="timed steps of each; ten times as many of the dense ones"
     )
-    parser.add_argument("--networks", nargs="+", choices=("conv L3", "conv L6", "dense"), default=None)
+    parser.add_argument("--networks", nargs="+", choices=MEASURED, default=MEASURED)
     parser.add_argument("--before", help="a commit whose library takes the same steps")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try the benchmark")
     options = parser.parse_args()
@@ -178,7 +176,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         before = library_of(options.before, Path(folder)) if options.before else None
         print(HEAD)
-        results = measured(options.networks or ["conv L3", "conv L6", "dense"], before, options)
+        results = measured(options.networks, before, options)
     report("step", bars(results))
 
 

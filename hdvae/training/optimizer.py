@@ -65,7 +65,7 @@ class Adamax:
         return self._rows | {p: moments for dense in self._dense if dense for p, moments in dense.state().items()}
 
     def restore(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        """Continue from copies of `state`, before the first step."""
+        """Continue from `state`, before the first step. Its tensors are kept, and change with every step."""
         self._rows = {p: moments for p, moments in state.items() if "row_step" in moments}
         for i, group in enumerate(self.groups):
             if own := [p for p in group.parameters if "step" in state.get(p, {})]:
