@@ -26,6 +26,7 @@ from hdvae.data.loading import load
 from hdvae.experiment.experiment import Experiment
 from hdvae.training.in_memory import InMemory
 from hdvae.training.loop import train
+from hdvae.training.process import prepare_process
 
 LIMIT = 0.5
 """Largest allowed difference of the ELBOs, nats."""
@@ -64,6 +65,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.pairs = chosen.pairs or chosen.home / "reads.jsonl"
     torch.set_num_threads(1)
+    prepare_process()
     dataset, seeds = load(chosen.home, "mnist5k", None, "none"), range(chosen.first, chosen.first + chosen.seeds)
     chosen.pairs.touch()
     for seed in seeds:

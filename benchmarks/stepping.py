@@ -182,8 +182,8 @@ def main() -> None:
     """Serve the process that has started this one."""
     chosen = json.loads(sys.argv[1])
     torch.set_num_threads(chosen["threads"])
-    with suppress(ModuleNotFoundError):  # earlier versions did not set it
-        importlib.import_module("hdvae.training.allocator").keep_freed_memory()
+    with suppress(ModuleNotFoundError):  # earlier versions set nothing
+        importlib.import_module("hdvae.training.process").prepare_process()
     before = memory("VmRSS")
     act = alone(chosen) if chosen["alone"] else training(chosen)
     with torch.set_grad_enabled(not chosen["alone"]):

@@ -12,8 +12,8 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.allocator import keep_freed_memory
 from hdvae.training.loop import train
+from hdvae.training.process import prepare_process
 from hdvae.training.state import TrainState
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.display.image_grid import grid_png
@@ -52,7 +52,7 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
     if workers.is_first:
         notify(Started())
     torch.set_num_threads(spec.threads)
-    keep_freed_memory()
+    prepare_process()
     experiment = parse(Experiment, spec.experiment, "experiment")
     storage = Storage(spec.storage, spec.patience, lambda line: notify(Warned(line)))
     if spec.home is None:
