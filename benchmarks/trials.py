@@ -205,7 +205,7 @@ class Simulation:
         quality = -100 - 5 * abs(math.log10(experiment["training"]["learning_rate"]) + 3) - spec["attempt"] / step
         metrics = {f"valid/{name}": quality - 10 * i for i, name in enumerate(METRICS)}
         attempt = Attempt(self.storage, spec["folder"], spec["attempt"])
-        Journal(self.storage, spec["folder"], clock=lambda: self.now).append(step, metrics, attempt)
+        Journal(self.storage, spec["folder"], clock=lambda: self.now).append(step, metrics, {}, attempt)
         trial.step, trial.last_result = step, result_of(Reported(step, metrics))
 
     def _drain(self, cost: Cost) -> None:

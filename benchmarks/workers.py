@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.util.queue import Queue
-from torch import Tensor
 
 import benchmarks
 from benchmarks.common import Bar, report
@@ -28,7 +27,7 @@ from benchmarks.nodes import cluster
 from hdvae.config import parse
 from hdvae.data.dataset import Dataset
 from hdvae.experiment.experiment import Experiment
-from hdvae.training.loop import train
+from hdvae.training.loop import Report, train
 from hdvae.training.snapshot import Snapshot
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
@@ -64,11 +63,9 @@ class Kept:
     def latest(self) -> None:
         """There is nothing to go on with."""
 
-    def report(
-        self, step: int, metrics: Mapping[str, float], per_image: Mapping[str, Tensor], snapshot: Callable[[], Snapshot]
-    ) -> None:
+    def report(self, report: Report, snapshot: Callable[[], Snapshot]) -> None:
         """Keep the metrics."""
-        self.metrics |= {f"{step} {name}": value for name, value in metrics.items()}
+        self.metrics |= {f"{report.step} {name}": value for name, value in report.metrics.items()}
 
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Nobody asks for it."""

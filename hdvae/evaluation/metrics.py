@@ -62,6 +62,13 @@ TRAINING_DESCRIPTIONS = {
 number of slots used so far, and `dead_slots/layer_i`, the number of dead slots (`training.dead_after`), once that can
 be known. Both are means over its variables, of K slots each."""
 
+COSTS = {
+    "train/images_per_second": "images that all workers together train on in a second, without evaluations",
+    "system/memory_peak_mb": "peak of the resident memory of the first worker's process since training began, MB",
+    "system/gpu_memory_peak_mb": "peak of the memory that tensors of the first worker needed on its GPU, MB",
+}
+"""What a run costs, by full names. These depend on the machine and its load: unlike metrics, they are never the same
+twice, and a study cannot be tuned on them."""
 
 PER_LAYER = tuple(
     f"{name}/layer_" for name in ("kl", "distance", "tau", "dropped_mass", *SLOT_USE, "slots_used", "dead_slots")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
-
+from hdvae.training.loop import Report
 from hdvae.training.snapshot import Snapshot
 from hdvae.workers import ALONE, Workers
 
@@ -30,13 +29,11 @@ class InMemory:
         """None: training always starts at the beginning."""
         return None
 
-    def report(
-        self, step: int, metrics: Mapping[str, float], per_image: Mapping[str, Tensor], snapshot: Callable[[], Snapshot]
-    ) -> None:
+    def report(self, report: Report, snapshot: Callable[[], Snapshot]) -> None:
         """Keep the metrics."""
-        self.reports[step] = dict(metrics)
+        self.reports[report.step] = dict(report.metrics)
         if self._on_report is not None:
-            self._on_report(step, metrics)
+            self._on_report(report.step, report.metrics)
 
     def stops(self) -> bool:
         """False: training always runs to its end."""

@@ -7,6 +7,7 @@ Several workers run the same loop, each on its share of the images; the first wo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import torch
@@ -20,11 +21,29 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
 from hdvae.randomness.noise import batch_indices
 from hdvae.randomness.shares import check_shares
+from hdvae.training.costs import Costs
 from hdvae.training.revival import revive
 from hdvae.training.snapshot import Snapshot
 from hdvae.training.state import TrainState
 from hdvae.training.step import train_step
 from hdvae.workers import ALONE, Workers
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of an evaluation step.
+
+    Attributes:
+        step: the number of optimisation steps done.
+        metrics: metrics by their full names, `train/…` and `valid/…`: a function of experiment, data and seed.
+        per_image: the values of each validation image by metric, and the indices of the images as `image`.
+        costs: what the steps since the last report cost (`hdvae.evaluation.metrics.COSTS`).
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    per_image: Mapping[str, Tensor]
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -39,21 +58,8 @@ class Session(Protocol):
         """The newest snapshot of this run with tensors on the CPU, or None if there is none."""
         ...
 
-    def report(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        per_image: Mapping[str, Tensor],
-        snapshot: Callable[[], Snapshot],
-    ) -> None:
-        """Receive the results of an evaluation step.
-
-        Args:
-            step: the number of optimisation steps done.
-            metrics: metrics by their full names, `train/…` and `valid/…`.
-            per_image: the values of each validation image by metric, and the indices of the images as `image`.
-            snapshot: a function that takes a snapshot of the state after this step.
-        """
+    def report(self, report: Report, snapshot: Callable[[], Snapshot]) -> None:
+        """Receive the results of an evaluation step, and a function that takes a snapshot of the state after it."""
         ...
 
     def stops(self) -> bool:
@@ -87,21 +93,26 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
         state.restore(latest)
     share = workers.share(config.batch_size)
     dtype = next(state.model.parameters()).dtype
+    costs = Costs(device, config.batch_size)
     while state.report_is_due or not state.is_over:
         if workers.any(session.stops()):
             _stop(state, session)
         elif state.report_is_due:
+            spent = costs.measured()
             evaluation = _evaluation_step(state, held_out, workers)
             metrics = nested("train", state.means.take() | _slot_usage(state, workers))
             metrics |= nested("valid", evaluation.metrics)
             if workers.is_first:
-                session.report(state.step, metrics, {"image": kept, **evaluation.per_image}, state.snapshot)
+                report = Report(state.step, metrics, {"image": kept, **evaluation.per_image}, spent)
+                session.report(report, state.snapshot)
+            costs.start()
         else:
             if state.revival_is_due:
                 _revive(state)
             chosen = batch_indices(seed, state.step, config.batch_size, len(images))[share]
             batch = images[torch.from_numpy(chosen).to(device)].to(dtype)
             state.means.add(train_step(state, batch, workers))
+            costs.count_step()
     return state
 
 

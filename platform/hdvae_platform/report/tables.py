@@ -30,6 +30,9 @@ COMPARED_WITH_BEST = (
     "its value, so part of its lead is luck; the correction takes this into account by counting all pairs."
 )
 
+COSTS = {"images/s": "train/images_per_second", "MB": "system/memory_peak_mb"}
+"""Columns of the table of runs, and the costs that they show."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -194,7 +197,7 @@ def runs_table(contents: Contents) -> Table:
         for name, describe in (("code", code), ("data", checksum))
         if len({describe(run) for run in contents.counted_runs}) > 1
     }
-    header = ["run", "arm", "state", *columns, *mixed, "MLflow run"]
+    header = ["run", "arm", "state", *columns, *COSTS, *mixed, "MLflow run"]
     arms = {arm.name: arm for arm in contents.arms}
     anchored: set[str] = set()
     rows = []
@@ -203,7 +206,8 @@ def runs_table(contents: Contents) -> Table:
         anchor = None if arm.name in anchored else f"runs-of-{arm.name}"
         anchored.add(arm.name)
         rows.append((anchor, _run_cells(contents, run, place, arm, columns, mixed)))
-    return Table("Runs", header, rows, frozenset(range(3, 3 + len(columns))))
+    note = "images/s: in training, all workers together; MB: peak of the memory of the first worker's process."
+    return Table("Runs", header, rows, frozenset(range(3, 3 + len(columns) + len(COSTS))), note)
 
 
 def _run_cells(
@@ -224,8 +228,14 @@ def _run_cells(
         Cell(state, note=redacted(run["error"] or "")),
         *(_value_cell(metrics, full_name(column)) for column in columns),
     ]
+    cells += [_cost_cell(metrics, cost) for cost in COSTS.values()]
     cells += [Cell(describe(tracked) if tracked else "—") for describe in mixed.values()]
     return [*cells, Cell(run_id or "—", link=contents.pages.get(run_id))]
+
+
+def _cost_cell(metrics: Mapping[str, float], cost: str) -> Cell:
+    """A cost of one run, a whole number."""
+    return Cell(f"{metrics[cost]:.0f}", metrics[cost]) if cost in metrics else Cell("—", -math.inf)
 
 
 def _value_cell(metrics: Mapping[str, float], metric: str) -> Cell:

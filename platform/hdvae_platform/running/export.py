@@ -33,6 +33,9 @@ RUNS = pa.schema(
         ("settings", pa.string()),
         ("step", pa.int64()),
         ("attempts", pa.int64()),
+        ("images_per_second", pa.float64()),
+        ("memory_peak_mb", pa.float64()),
+        ("gpu_memory_peak_mb", pa.float64()),
         ("error", pa.string()),
         ("checkpoint", pa.string()),
         ("best_checkpoint", pa.string()),
@@ -119,7 +122,7 @@ def _points(storage: Storage, study: str, trial: int, seed: int) -> Iterator[dic
     for step in journal.steps():
         entry = journal.entry(step)
         when = datetime.fromtimestamp(entry.time / 1000, UTC)
-        for metric, value in entry.metrics.items():
+        for metric, value in {**entry.metrics, **entry.costs}.items():
             yield {"trial": trial, "seed": seed, "step": step, "time": when, "metric": metric, "value": value}
 
 

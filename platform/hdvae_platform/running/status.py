@@ -106,6 +106,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
     best = journal.best(Goal(study.search.metric, study.search.direction), kept) if kept else None
     newest = max(kept, default=None)
     running = run.state == RunState.RUNNING and driven
+    costs = journal.entry(reported[-1]).costs if reported else {}
     return {
         "handle": handle(study.name, run.trial, run.seed),
         "number": run.trial,
@@ -118,6 +119,9 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "error": run.error,
         "checkpoint": None if newest is None else kept[newest],
         "best_checkpoint": None if best is None else kept[best],
+        "images_per_second": costs.get("train/images_per_second"),
+        "memory_peak_mb": costs.get("system/memory_peak_mb"),
+        "gpu_memory_peak_mb": costs.get("system/gpu_memory_peak_mb"),
         "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
         "run_id": run.run_id,
     }

@@ -1,6 +1,6 @@
 """The journal of a run on the study's storage: the metrics of each report.
 
-    NAME/trial-0007/seed-0/journal/000000300-0001.json        metrics and the time of one report, by attempt 1
+    NAME/trial-0007/seed-0/journal/000000300-0001.json        metrics, time and costs of one report, by attempt 1
 
 Only valid files are used (`hdvae.training.run_files`), and every file is complete or absent. The entry of a
 step is written before its checkpoint, and never again: a run that repeats a step after a crash computes the same
@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hdvae.training.run_files import standing, step_of, written_by
 from hdvae_platform.store.attempts import Attempt
@@ -36,11 +36,19 @@ ELBO = Goal()
 
 @dataclass(frozen=True)
 class Entry:
-    """One report: the metrics after `step` steps, and the time of the report in milliseconds since 1970."""
+    """One report.
+
+    Attributes:
+        step: the number of optimisation steps done.
+        time: the time of the report, milliseconds since 1970.
+        metrics: metrics by their full names, the same for every attempt at this step.
+        costs: what the steps since the last report cost (`hdvae.evaluation.metrics.COSTS`).
+    """
 
     step: int
     time: int
     metrics: Mapping[str, float]
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Journal:
@@ -56,15 +64,15 @@ class Journal:
         self._storage, self._run, self._clock = storage, run, clock
         self._names: dict[int, str] = {}
 
-    def append(self, step: int, metrics: Mapping[str, float], attempt: Attempt) -> None:
+    def append(self, step: int, metrics: Mapping[str, float], costs: Mapping[str, float], attempt: Attempt) -> None:
         """Record a report, unless its step is recorded already.
 
         Raises:
             Fenced: a newer attempt has begun.
         """
         if step not in self.steps():
-            entry = {"step": step, "time": int(1000 * self._clock()), "metrics": dict(metrics)}
-            attempt.write(JOURNAL, f"{step:09d}", ".json", json.dumps(entry).encode())
+            entry = Entry(step, int(1000 * self._clock()), dict(metrics), dict(costs))
+            attempt.write(JOURNAL, f"{step:09d}", ".json", json.dumps(vars(entry)).encode())
 
     def steps(self) -> list[int]:
         """The recorded steps, increasing."""

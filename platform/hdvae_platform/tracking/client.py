@@ -190,8 +190,9 @@ class Client:
             self._client.log_batch(run_id, params=written[first : first + PARAMS])
 
     def log_entry(self, run_id: str, entry: Entry) -> None:
-        """Log the metrics of a report, with its step and time stamp."""
-        points = [Metric(stored_name(k), value, entry.time, entry.step) for k, value in entry.metrics.items()]
+        """Log the metrics and costs of a report, with its step and time stamp."""
+        values = {**entry.metrics, **entry.costs}
+        points = [Metric(stored_name(k), value, entry.time, entry.step) for k, value in values.items()]
         for first in range(0, len(points), POINTS):
             self._client.log_batch(run_id, metrics=points[first : first + POINTS])
 

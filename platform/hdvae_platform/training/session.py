@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from torch import Tensor
-
+from hdvae.training.loop import Report
 from hdvae.training.snapshot import Snapshot
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.store.attempts import Attempt
@@ -44,18 +43,13 @@ class RunSession:
             self._notify(Resumed(snapshot.values["step"]))
         return snapshot
 
-    def report(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        per_image: Mapping[str, Tensor],
-        snapshot: Callable[[], Snapshot],
-    ) -> None:
+    def report(self, report: Report, snapshot: Callable[[], Snapshot]) -> None:
         """Write what was measured at a step and the state there, then tell the driver."""
-        self._journal.append(step, metrics, self._attempt)
-        write_per_image(self._attempt, "valid", step, per_image, {"step": step})
+        step = report.step
+        self._journal.append(step, report.metrics, report.costs, self._attempt)
+        write_per_image(self._attempt, "valid", step, report.per_image, {"step": step})
         self.save(step, snapshot())
-        self._notify(Reported(step, dict(metrics)))
+        self._notify(Reported(step, dict(report.metrics)))
 
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Keep a checkpoint, between reports too, and the best of those that were reported."""

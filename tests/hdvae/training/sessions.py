@@ -65,7 +65,7 @@ class Memory:
     def __init__(self, latest=None, stop_after=None, end_at=()):
         self.start, self.stop_after, self.end_at = latest, stop_after, end_at
         self.asked, self.saved = 0, []
-        self.reports, self.snapshots, self.per_image = [], [], []
+        self.reports, self.snapshots, self.per_image, self.costs = [], [], [], []
 
     def latest(self):
         return self.start
@@ -78,10 +78,11 @@ class Memory:
         assert snapshot.values["step"] == step
         self.saved.append(copied(snapshot))
 
-    def report(self, step, metrics, per_image, snapshot):
+    def report(self, report, snapshot):
         self.snapshots.append(copied(snapshot()))
-        self.reports.append((step, dict(metrics)))
-        self.per_image.append(per_image)
+        self.reports.append((report.step, dict(report.metrics)))
+        self.per_image.append(report.per_image)
+        self.costs.append(report.costs)
         if len(self.reports) == self.stop_after:
             raise KeyboardInterrupt
 

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from hdvae.training.loop import Report
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.running.status import study_status
 from hdvae_platform.search.search import Search
@@ -119,7 +120,8 @@ def test_a_run_under_way(tmp_path, edit):
 
     def report(session, step, elbo):
         image = {"image": torch.tensor([0])}
-        session.report(step, {"valid/elbo": elbo}, image, lambda: Snapshot({"w": torch.zeros(1)}, {"step": step}))
+        made = Report(step, {"valid/elbo": elbo}, image, {"train/images_per_second": 100.0 * step})
+        session.report(made, lambda: Snapshot({"w": torch.zeros(1)}, {"step": step}))
 
     waiting = row()
     assert (waiting["state"], waiting["step"], waiting["checkpoint"], waiting["seconds_left"]) == (
@@ -131,6 +133,7 @@ def test_a_run_under_way(tmp_path, edit):
     session = begin()
     report(session, 10, -1.0)
     assert (row()["state"], row()["step"], row()["seconds_left"]) == ("RUNNING", 10, None)
+    assert (row()["images_per_second"], row()["memory_peak_mb"]) == (1000.0, None)
     time.sleep(0.5)
     report(session, 20, -2.0)
     assert 8 * 0.5 - 1 < row()["seconds_left"] < 8 * 0.5 + 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hdvae.training.loop import Report
 from hdvae.training.run_files import newest_attempt, standing
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import FENCED_FOLDERS, Attempt, Fenced
@@ -28,7 +29,8 @@ def begin(storage, number):
 
 def report(session, step, value):
     per_image = {"image": torch.tensor([0]), "elbo": torch.tensor([value])}
-    session.report(step, {"valid/elbo": value}, per_image, lambda: Snapshot({"w": torch.tensor(value)}, {"step": step}))
+    report = Report(step, {"valid/elbo": value}, per_image)
+    session.report(report, lambda: Snapshot({"w": torch.tensor(value)}, {"step": step}))
 
 
 def seen(storage):

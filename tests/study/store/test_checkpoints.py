@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hdvae.training.checkpoints import Damaged
+from hdvae.training.loop import Report
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.checkpoints import KEEP, Checkpoints
@@ -55,7 +56,7 @@ def test_the_best_checkpoint_stays(storage, attempt, direction, kept):
     for step in range(1, 8):
         if step in values:
             metrics = {"valid/kl": values[step], "valid/elbo": -float(step)}
-            session.report(step, metrics, image, lambda step=step: snapshot(step))
+            session.report(Report(step, metrics, image), lambda step=step: snapshot(step))
         else:
             session.save(step, snapshot(step))
     assert Checkpoints(storage, "run").steps() == kept
@@ -66,7 +67,8 @@ def test_the_best_checkpoint_stays(storage, attempt, direction, kept):
 def test_when_the_newest_are_damaged_the_best_is_left(storage, attempt):
     session = RunSession(attempt, lambda message: None)
     for step, elbo in ((1, -1.0), (2, -3.0), (3, -2.0)):
-        session.report(step, {"valid/elbo": elbo}, {"image": torch.tensor([0])}, lambda step=step: snapshot(step))
+        report = Report(step, {"valid/elbo": elbo}, {"image": torch.tensor([0])})
+        session.report(report, lambda step=step: snapshot(step))
     for step in (2, 3):
         storage.write(f"run/checkpoints/{step:09d}-0000.safetensors", b"")
     loaded, faults = Checkpoints(storage, "run").latest()
@@ -130,10 +132,10 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_journal_keeps_the_first_report_of_a_step(storage, attempt):
     journal = Journal(storage, "run")
     assert journal.steps() == []
-    journal.append(20, {"valid/elbo": -1.5}, attempt)
-    journal.append(10, {"valid/elbo": -2.5}, attempt)
+    journal.append(20, {"valid/elbo": -1.5}, {}, attempt)
+    journal.append(10, {"valid/elbo": -2.5}, {}, attempt)
     first = journal.entry(20)
-    journal.append(20, {"valid/elbo": -9.9}, attempt)
+    journal.append(20, {"valid/elbo": -9.9}, {}, attempt)
     assert journal.steps() == [10, 20]
     assert journal.entry(20) == first
     assert first.metrics == {"valid/elbo": -1.5}

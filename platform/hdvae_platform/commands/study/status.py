@@ -44,7 +44,7 @@ def status(name: str, address: str | None, insecure: bool, home: Path, as_json: 
 def _lines(study: StudyStatus) -> list[str]:
     """The status as lines of text."""
     counts = f"{study.complete} of {study.total} runs done, {study.pruned} pruned, {study.failed} failed"
-    header = ["run", "kind", "state", "step", "attempts", "left", "settings"]
+    header = ["run", "kind", "state", "step", "attempts", "images/s", "MB", "left", "settings"]
     errors = [f"{row['handle']}: {row['error']}" for row in study.trials if row["error"]]
     rows = [_row(row) for row in study.trials]
     return [f"{study.study}: {study.state}, {counts}", table(header, rows), *errors]
@@ -58,5 +58,6 @@ def _look(record: Mapping[str, Any]) -> str:
 
 def _row(row: Mapping[str, Any]) -> list[str]:
     left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
-    cells = [row["handle"], row["kind"], row["state"], row["step"], row["attempts"], left]
+    costs = ["" if row[cost] is None else f"{row[cost]:.0f}" for cost in ("images_per_second", "memory_peak_mb")]
+    cells = [row["handle"], row["kind"], row["state"], row["step"], row["attempts"], *costs, left]
     return [*map(str, cells), label(row["params"])]
