@@ -24,6 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import Bar, report
+from hdvae.network.precision import precision_caveat
+from hdvae_platform.cluster.environment import of_workers
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -48,7 +50,8 @@ class Stepper:
     """
 
     def __init__(self, settings: Mapping[str, Any], library: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": str(settings["threads"])}
+        environment = {**os.environ, **of_workers(), "PYTHONPATH": str(library)}
+        environment["OMP_NUM_THREADS"] = str(settings["threads"])
         command = [sys.executable, str(ROOT / "benchmarks" / "stepping.py"), json.dumps(settings)]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -86,7 +89,8 @@ def measured(
 ) -> dict[str, dict[str, Stepper]]:
     """Time each network in turns: its steps `now`, its `products` alone, and its steps with the library `before`.
 
-    Networks are measured one after another, with the Gaussian one of the same size beside the discrete one.
+    Convolutional networks also take steps with `bfloat16` products, on a processor that has those. Networks are
+    measured one after another, with the Gaussian one of the same size beside the discrete one.
     """
     out: dict[str, dict[str, Stepper]] = {}
     for name in networks:
@@ -105,6 +109,8 @@ def measured(
             own = {"now": start(ROOT), "products": start(ROOT, alone=True)}
             if f"{name} Gaussian" in NETWORKS:
                 own["Gaussian"] = start(ROOT, preset=NETWORKS[f"{name} Gaussian"])
+            if name.startswith("conv") and multiplies_bfloat16():
+                own["bfloat16"] = start(ROOT, training={"precision": "bfloat16"})
             if before is not None:
                 own["before"] = start(before)
             for _ in range(options.rounds if name.startswith("conv") else 10 * options.rounds):
@@ -115,21 +121,31 @@ def measured(
     return out
 
 
-HEAD = """\
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    return precision_caveat("bfloat16", torch.device("cpu")) is None
+
+
+COLUMNS = [
+    *("network", "products", "step", "products ÷ step", "Gaussian", "÷ Gaussian", "MB", "MB, Gaussian"),
+    *("before", "before ÷ step", "bfloat16", "bfloat16 ÷ step"),
+]
+HEAD = f"""\
 milliseconds, median of the steps; memory beside what was there before them
 
-| network | products | step | products ÷ step | Gaussian | ÷ Gaussian | MB | MB, Gaussian | before | before ÷ step |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+| {" | ".join(COLUMNS)} |
+|---|{"---:|" * (len(COLUMNS) - 1)}"""
 
 
 def row(name: str, own: Mapping[str, Stepper]) -> str:
     """A line of the table."""
     now, products = own["now"], own["products"]
     cells = [name, f"{1e3 * products.median:.1f}", f"{1e3 * now.median:.1f}", f"{products.median / now.median:.2f}"]
-    gaussian, before = own.get("Gaussian"), own.get("before")
+    gaussian = own.get("Gaussian")
     cells += [f"{1e3 * gaussian.median:.1f}", f"{now.median / gaussian.median:.3f}"] if gaussian else ["—"] * 2
     cells += [f"{now.megabytes:.0f}", f"{gaussian.megabytes:.0f}" if gaussian else "—"]
-    cells += [f"{1e3 * before.median:.1f}", f"{before.median / now.median:.2f}"] if before else ["—"] * 2
+    for other in (own.get("before"), own.get("bfloat16")):
+        cells += [f"{1e3 * other.median:.1f}", f"{other.median / now.median:.2f}"] if other else ["—"] * 2
     return f"| {' | '.join(cells)} |"
 
 
@@ -146,6 +162,8 @@ def bars(results: Mapping[str, Mapping[str, Stepper]]) -> dict[str, Bar]:
             time, memory = now.median / own["Gaussian"].median, now.megabytes / own["Gaussian"].megabytes
             out["discrete_over_gaussian_time"] = {"value": time, "limit": 1.05}
             out["discrete_over_gaussian_memory"] = {"value": memory, "limit": 1.12}
+        if name == "conv L3" and "bfloat16" in own:
+            out["bfloat16_over_float32"] = {"value": own["bfloat16"].median / now.median, "limit": 0.55}
         if "before" in own:
             out[f"{name.replace(' ', '_')}_before_over_now"] = {"value": own["before"].median / now.median}
     return out

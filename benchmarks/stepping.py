@@ -57,7 +57,12 @@ Act = Callable[[], object]
 def experiment(chosen: dict[str, Any]) -> Experiment:
     """The experiment whose steps are taken: a preset of the paper, or the network of the first study."""
     plain: dict[str, Any] = {"data": {"name": "mnist5k"}, "evaluation": {"every": 10_000, "images": 1}}
-    plain["training"] = {"steps": 10_000, "batch_size": chosen["batch"], "temperature": 0.5}
+    plain["training"] = {
+        "steps": 10_000,
+        "batch_size": chosen["batch"],
+        "temperature": 0.5,
+        **chosen.get("training", {}),
+    }
     name = chosen["preset"]
     if name.startswith("dense"):
         plain["model"] = DENSE | {"latent": "normal" if name.endswith("-normal") else "categorical"}

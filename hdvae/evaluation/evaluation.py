@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from hdvae.evaluation.metrics import CURRENT, at, at_samples, error_name, tau_la
 from hdvae.evaluation.slot_use import slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig, Grade
 from hdvae.network.model import HDVAE, evaluating
+from hdvae.network.precision import products_in
 from hdvae.network.samplers import Temperature
 from hdvae.randomness.seeds import derive
 from hdvae.workers import ALONE, Workers
@@ -183,7 +183,7 @@ def evaluate(
     def weighted_share(images: Tensor, start: int) -> Tensor:
         return importance_weighted(model, images, config.samples, seed, start)
 
-    with evaluating(model), _full_precision():
+    with evaluating(model), products_in("float32"):  # else the network would not be the one that is certified
         measured = joined(_shared(workers, images, measured_share))
         metrics, columns = summarise(measured, config.kappa), measured.columns()
         if importance:
@@ -193,15 +193,3 @@ def evaluate(
             if len(columns[name]) > 1:
                 metrics["iw_elbo_se"] = metrics[error_name(name)] = standard_error(columns[name])
     return Evaluation(metrics, columns)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Convolutions in float32: with reduced precision, the network would not be the one that is certified.
-
-    `flags` sets all that it is not told to its own defaults: cuDNN would be off.
-    """
-    cudnn = torch.backends.cudnn
-    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
-    with cudnn.flags(**kept, allow_tf32=False):
-        yield

@@ -22,6 +22,7 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Grade = Literal["certified", "local"]
 """Kind of a Lipschitz constant κ: a proven upper bound, or an estimate by the largest of some gradients."""
+Precision = Literal["float32", "tf32", "bfloat16"]
 MOST_DRAWS = 1024
 """Largest number of classes drawn for one sampled top-m read."""
 LEAST_TAU = 1e-6
@@ -172,6 +173,9 @@ class TrainingConfig(Config):
     use is called dead with probability e^(−dead_after), 2e-9 by default."""
     revive: bool = False
     """Whether dead slots are initialised again after each evaluation."""
+    precision: Precision = "float32"
+    """Precision of matrix products and convolutions in training (`hdvae.network.precision`); evaluations are always in
+    float32."""
     patience: Positive | None = None
     """Number of evaluations without a better ELBO after which training stops early and keeps the best weights; by
     default training never stops early."""

@@ -23,6 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from hdvae.experiment.experiment import ModelConfig
 from hdvae.network.contractions import ContractiveResidual, Map, contraction
 from hdvae.network.dropout import Dropout
+from hdvae.network.precision import Part, for_products
 
 
 class _Gated(torch.autograd.Function):
@@ -33,7 +34,7 @@ class _Gated(torch.autograd.Function):
         a, b = halves.chunk(2, 1)
         gate = b.sigmoid()
         ctx.save_for_backward(halves, gate)
-        return torch.addcmul(x, a, gate)
+        return torch.addcmul(x, a, gate) if x.dtype == a.dtype else x + a * gate
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,9 +43,9 @@ class _Gated(torch.autograd.Function):
         if torch.is_grad_enabled():  # the gradient is differentiated, as the local Lipschitz bound asks for
             gate = b.sigmoid()
             return gradient, torch.cat([gradient * gate, gradient * a * gate * (1 - gate)], 1)
-        both = torch.empty_like(halves)
+        both, through = torch.empty_like(halves), gradient.to(halves.dtype)
         for_a, for_b = both.chunk(2, 1)
-        torch.mul(gradient, gate, out=for_a)
+        torch.mul(through, gate, out=for_a)
         torch.mul(for_a, a, out=for_b)
         for_b.addcmul_(for_b, gate, value=-1)
         return gradient, both
@@ -59,7 +60,7 @@ class GatedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features of the same shape."""
-        inner = elu(self.inner(elu(x)), inplace=True)  # nothing else needs what the map gave
+        inner = elu(self.inner(elu(for_products(x))), inplace=True)  # nothing else needs what the map gave
         out: Tensor = _Gated.apply(x, self.outer(self.dropout(inner)))  # type: ignore[no-untyped-call]
         return out
 
@@ -97,35 +98,35 @@ class Trunk(Protocol):
         """Shape of the features of a level, without the batch."""
         ...
 
-    def up(self, level: int) -> nn.Module:
+    def up(self, level: int) -> Part:
         """Features of level − 1 (the image for level 1) → features of `level`."""
         ...
 
-    def down(self, level: int) -> nn.Module:
+    def down(self, level: int) -> Part:
         """Features of level + 1 → features of `level`; level 0 is the body of the decoder."""
         ...
 
-    def merge(self, level: int) -> nn.Module:
+    def merge(self, level: int) -> Part:
         """Two features of `level`, concatenated on the channels → features of `level`."""
         ...
 
-    def posterior(self, level: int, size: int) -> nn.Module:
+    def posterior(self, level: int, size: int) -> Part:
         """Features of `level` → a vector (B, size)."""
         ...
 
-    def prior(self, level: int, size: int) -> nn.Module:
+    def prior(self, level: int, size: int) -> Part:
         """Top-down features of `level` → a vector (B, size)."""
         ...
 
-    def expand_up(self, level: int, size: int) -> nn.Module:
+    def expand_up(self, level: int, size: int) -> Part:
         """A vector (B, size) → features of `level`."""
         ...
 
-    def expand_down(self, level: int, size: int) -> nn.Module:
+    def expand_down(self, level: int, size: int) -> Part:
         """A vector (B, size) → top-down features of `level`."""
         ...
 
-    def logits(self) -> nn.Module:
+    def logits(self) -> Part:
         """Features of level 0 → logits of the pixels, (B, H, W)."""
         ...
 
@@ -168,43 +169,43 @@ class DenseTrunk:
             for _ in range(self.config.depth)
         ]
 
-    def up(self, level: int) -> nn.Module:
+    def up(self, level: int) -> Part:
         """Blocks; at level 1 the image is flattened, and a linear map comes first."""
         entry = [nn.Flatten(), self._linear(self.pixels, self.config.width)] if level == 1 else []
-        return nn.Sequential(*entry, *self._blocks())
+        return Part(*entry, *self._blocks())
 
-    def down(self, level: int) -> nn.Module:
+    def down(self, level: int) -> Part:
         """Blocks."""
         if self.config.decoder == "free":
-            return nn.Sequential(*self._blocks())
+            return Part(*self._blocks())
         w = self.config.width
         blocks = [ContractiveResidual(nn.Linear(w, w), self.config.dropout) for _ in range(self.config.depth)]
-        return nn.Sequential(*blocks)
+        return Part(*blocks)
 
-    def merge(self, level: int) -> nn.Module:
+    def merge(self, level: int) -> Part:
         """ELU and a linear map."""
-        return nn.Sequential(nn.ELU(), self._linear(2 * self.config.width, self.config.width))
+        return Part(nn.ELU(), self._linear(2 * self.config.width, self.config.width))
 
-    def posterior(self, level: int, size: int) -> nn.Module:
+    def posterior(self, level: int, size: int) -> Part:
         """ELU and a linear map."""
-        return nn.Sequential(nn.ELU(), nn.Linear(self.config.width, size))
+        return Part(nn.ELU(), nn.Linear(self.config.width, size))
 
-    def prior(self, level: int, size: int) -> nn.Module:
+    def prior(self, level: int, size: int) -> Part:
         """ELU and a linear map."""
-        return nn.Sequential(nn.ELU(), _generative(self.config, nn.Linear(self.config.width, size)))
+        return Part(nn.ELU(), _generative(self.config, nn.Linear(self.config.width, size)))
 
-    def expand_up(self, level: int, size: int) -> nn.Module:
+    def expand_up(self, level: int, size: int) -> Part:
         """A linear map."""
-        return nn.Linear(size, self.config.width)
+        return Part(nn.Linear(size, self.config.width))
 
-    def expand_down(self, level: int, size: int) -> nn.Module:
+    def expand_down(self, level: int, size: int) -> Part:
         """A linear map."""
-        return _generative(self.config, nn.Linear(size, self.config.width))
+        return Part(_generative(self.config, nn.Linear(size, self.config.width)))
 
-    def logits(self) -> nn.Module:
+    def logits(self) -> Part:
         """ELU and a linear map, as an image."""
         last = _generative(self.config, nn.Linear(self.config.width, self.pixels))
-        return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Unflatten(1, self.image))
+        return Part(nn.ELU(), last, *_scaled(self.config), nn.Unflatten(1, self.image))
 
 
 class ChannelsLast(nn.Module):
@@ -297,24 +298,24 @@ class ConvTrunk:
             for _ in range(self.config.depth)
         ]
 
-    def up(self, level: int) -> nn.Module:
+    def up(self, level: int) -> Part:
         """A convolution if the channels or the resolution change, then blocks."""
         w, kernel, stride = self.config.width, self.kernels[level - 1], self.strides[level - 1]
         if level == 1:
             image = nn.Unflatten(1, (1, self.sizes[0][0]))
             first = _normalised(self.config, ImageConvolution(w, kernel, stride))
-            return nn.Sequential(image, first, *self._blocks(kernel))
+            return Part(image, first, *self._blocks(kernel))
         entry = [self._conv(w, w, kernel, stride)] if stride > 1 else []
-        return nn.Sequential(*entry, *self._blocks(kernel))
+        return Part(*entry, *self._blocks(kernel))
 
-    def down(self, level: int) -> nn.Module:
+    def down(self, level: int) -> Part:
         """A transposed convolution if the resolution changes, then blocks."""
         w, kernel = self.config.width, self.kernels[level]
         entry = [self._enlarge(level)] if self.strides[level] > 1 else []
         if self.config.decoder == "free":
-            return nn.Sequential(*entry, *self._blocks(kernel))
+            return Part(*entry, *self._blocks(kernel))
         inner = [nn.Conv2d(w, w, kernel, padding=kernel // 2) for _ in range(self.config.depth)]
-        return nn.Sequential(*entry, *[ContractiveResidual(map_, self.config.dropout) for map_ in inner])
+        return Part(*entry, *[ContractiveResidual(map_, self.config.dropout) for map_ in inner])
 
     def _enlarge(self, level: int) -> nn.Module:
         w, kernel = self.config.width, self.kernels[level]
@@ -322,34 +323,34 @@ class ConvTrunk:
         free = self.config.decoder == "free"
         return UpSample(_normalised(self.config, map_) if free else contraction(map_), self.sizes[level])
 
-    def merge(self, level: int) -> nn.Module:
+    def merge(self, level: int) -> Part:
         """ELU and a 1 × 1 convolution."""
-        return nn.Sequential(nn.ELU(), self._conv(2 * self.config.width, self.config.width, 1))
+        return Part(nn.ELU(), self._conv(2 * self.config.width, self.config.width, 1))
 
-    def posterior(self, level: int, size: int) -> nn.Module:
+    def posterior(self, level: int, size: int) -> Part:
         """ELU, flattened, and a linear map."""
-        return nn.Sequential(nn.ELU(), Rows(), nn.Linear(math.prod(self.feature_shape(level)), size))
+        return Part(nn.ELU(), Rows(), nn.Linear(math.prod(self.feature_shape(level)), size))
 
-    def prior(self, level: int, size: int) -> nn.Module:
+    def prior(self, level: int, size: int) -> Part:
         """ELU, flattened, and a linear map."""
         map_ = nn.Linear(math.prod(self.feature_shape(level)), size)
-        return nn.Sequential(nn.ELU(), Rows(), _generative(self.config, map_))
+        return Part(nn.ELU(), Rows(), _generative(self.config, map_))
 
-    def expand_up(self, level: int, size: int) -> nn.Module:
+    def expand_up(self, level: int, size: int) -> Part:
         """A linear map to all positions."""
         shape = self.feature_shape(level)
-        return nn.Sequential(nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape), ChannelsLast())
+        return Part(nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape), ChannelsLast())
 
-    def expand_down(self, level: int, size: int) -> nn.Module:
+    def expand_down(self, level: int, size: int) -> Part:
         """A linear map to all positions."""
         shape = self.feature_shape(level)
         map_ = _generative(self.config, nn.Linear(size, math.prod(shape)))
-        return nn.Sequential(map_, nn.Unflatten(1, shape), ChannelsLast())
+        return Part(map_, nn.Unflatten(1, shape), ChannelsLast())
 
-    def logits(self) -> nn.Module:
+    def logits(self) -> Part:
         """ELU and a 1 × 1 convolution to one channel, as an image."""
         last = _generative(self.config, nn.Conv2d(self.config.width, 1, 1))
-        return nn.Sequential(nn.ELU(), last, *_scaled(self.config), nn.Flatten(1, 2))
+        return Part(nn.ELU(), last, *_scaled(self.config), nn.Flatten(1, 2))
 
 
 def trunk(config: ModelConfig, image: tuple[int, int]) -> Trunk:

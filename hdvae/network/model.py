@@ -26,6 +26,7 @@ from hdvae.latents.distributions import Distribution, Draw
 from hdvae.latents.layers import MemoryLayer, NormalLayer, stochastic_layer
 from hdvae.network.blocks import trunk
 from hdvae.network.dropout import Dropout
+from hdvae.network.precision import Part
 from hdvae.network.samplers import Noise, Sampler
 from hdvae.network.terms import LayerTerms, Terms, bernoulli_log_prob
 from hdvae.network.wiring import WIRINGS, Node
@@ -98,6 +99,7 @@ class HDVAE(nn.Module):
         build = trunk(config, image)
         self.top = nn.Parameter(0.1 * torch.randn(build.feature_shape(depth)))
         self.logits = build.logits()
+        self.parts = [module for module in self.modules() if isinstance(module, Part)]
         self.dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def level(self, i: int) -> Level:

@@ -15,6 +15,7 @@ from hdvae.experiment.experiment import TrainingConfig
 from hdvae.experiment.schedules import schedule
 from hdvae.network.dropout import dropping
 from hdvae.network.model import HDVAE
+from hdvae.network.precision import products_in
 from hdvae.network.samplers import Temperature
 from hdvae.network.terms import Terms
 from hdvae.objectives.estimators import ESTIMATORS, StepInputs
@@ -42,10 +43,11 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     tau, freebits = state.tau, schedule(config.freebits)(step)
     inputs = StepInputs(batch, state.seed, step, tau, freebits, workers)
     model.train()
-    with dropping(model.dropouts, inputs.noise):
-        objective = step_objective(model, inputs, config)
     state.optimizer.forget_gradients()
-    _backward(state, objective)
+    with products_in(config.precision, model.parts):
+        with dropping(model.dropouts, inputs.noise):
+            objective = step_objective(model, inputs, config)
+        _backward(state, objective)
     parameters = list(state.parameters().values())
     workers.average_gradients(parameters)  # from here on, what is not finite on one worker is not finite on any
     averaged = _averaged(objective.model, workers)
@@ -92,7 +94,8 @@ def step_objective(model: HDVAE, inputs: StepInputs, config: TrainingConfig) -> 
     objective, terms = ESTIMATORS[config.estimator].objective(model, inputs, config)
     if not config.needs_bound:
         return StepObjective(objective, terms)
-    bound = _lipschitz_bound(model, config, inputs.images, terms)
+    with products_in("float32", model.parts):
+        bound = _lipschitz_bound(model, config, inputs.images, terms)
     relaxed = penalised(objective, bound.read if config.objective == "relaxed_elbo_reads" else bound.soft)
     return StepObjective(objective if config.objective == "surrogate" else relaxed, terms, relaxed.value)
 

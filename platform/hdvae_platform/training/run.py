@@ -12,6 +12,7 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.evaluation.sampling import prior_samples
 from hdvae.experiment.experiment import Experiment
+from hdvae.network.precision import precision_caveat
 from hdvae.training.loop import train
 from hdvae.training.process import prepare_process
 from hdvae.training.state import TrainState
@@ -62,6 +63,9 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
     if dataset.checksum != spec.data_checksum:
         raise InputError(f"data set {dataset.name} is not the one that the run was started with: its checksum differs")
     device = torch.device("cuda" if spec.gpus else "cpu")
+    caveat = precision_caveat(experiment.training.precision, device)
+    if caveat is not None and workers.is_first:
+        notify(Warned(caveat))
     attempt = Attempt(storage, spec.folder, spec.attempt)
     asked = partial(_asked_to_end, spec.request()) if workers.is_first else bool
     with StopWatcher(leaving, asked) as watcher:

@@ -295,16 +295,16 @@ def test_only_the_precision_of_convolutions_is_changed(monkeypatch, benchmark):
     """CuDNN stays on, as quick as it was, and has its precision back afterwards."""
     cudnn, during = torch.backends.cudnn, []
     monkeypatch.setattr(cudnn, "benchmark", benchmark)
-    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    assert cudnn.conv.fp32_precision == "tf32", "this is the default"
 
     def look(*arguments):
-        during.append((cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32))
+        during.append((cudnn.enabled, cudnn.benchmark, cudnn.conv.fp32_precision))
         return measure(*arguments)
 
     monkeypatch.setattr("hdvae.evaluation.evaluation.measure", look)
     evaluate(make(), images(), EvaluationConfig(draws=1, samples=1), seed=0, importance=False)
-    assert during == [(True, benchmark, False)]
-    assert (cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32) == (True, benchmark, True)
+    assert during == [(True, benchmark, "ieee")]
+    assert (cudnn.enabled, cudnn.benchmark, cudnn.conv.fp32_precision) == (True, benchmark, "tf32")
 
 
 def test_the_mode_is_left_as_it_was_after_an_error():

@@ -45,7 +45,9 @@ def uninterrupted(choice):
 
 
 @pytest.mark.parametrize("asked", range(13))
-@pytest.mark.parametrize("choice", [{}, {"patience": 1, "ema": 0.9}, {"temperature": "learned"}])
+@pytest.mark.parametrize(
+    "choice", [{}, {"patience": 1, "ema": 0.9}, {"temperature": "learned"}, {"precision": "bfloat16"}]
+)
 def test_ended_at_any_step_and_resumed_is_uninterrupted_to_the_last_bit(choice, asked):
     """The run asks before each of its ten steps and three reports; means that were not reported go along."""
     experiment = experiment_of(**choice)

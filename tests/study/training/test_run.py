@@ -1,0 +1,32 @@
+"""What a run tells and leaves, in this process."""
+
+import pytest
+
+from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.training.messages import Warned
+from hdvae_platform.training.run import run
+from tests.study.helpers.outcome import spec_of
+
+
+def warnings_of(spec):
+    told = []
+    run(spec, told.append)
+    return [message.text for message in told if isinstance(message, Warned)]
+
+
+@pytest.mark.parametrize(("precision", "warned"), [("float32", False), ("tf32", True)])
+def test_a_precision_that_makes_nothing_faster_is_told(places, edit, precision, warned):
+    spec = spec_of(edit({"experiment/training/precision": precision}), places)
+    assert [("tf32 is for GPUs" in line) for line in warnings_of(spec)] == [True] * warned
+
+
+def test_the_journal_has_what_the_run_cost_apart_from_its_metrics(places, edit):
+    spec = spec_of(edit({}), places)
+    run(spec, lambda message: None)
+    journal = Journal(Storage(places.storage), spec.folder)
+    for step in journal.steps():
+        entry = journal.entry(step)
+        assert entry.costs.keys() == {"train/images_per_second", "system/memory_peak_mb"}
+        assert 10 < entry.costs["system/memory_peak_mb"] < 1e5
+        assert not entry.costs.keys() & entry.metrics.keys()
