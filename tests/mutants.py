@@ -111,7 +111,7 @@ MUTANTS = [
     Mutant(
         "log-mean-exp without the mean",
         "hdvae/evaluation/importance.py",
-        ".logsumexp(0) - math.log(samples)",
+        ".logsumexp(0) - math.log(end)",
         ".logsumexp(0)",
         "tests/hdvae/bounds/test_oracle.py",
     ),

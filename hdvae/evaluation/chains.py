@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from hdvae.bounds.bounds import certified_bound, check, distances, local_bound
 from hdvae.bounds.lipschitz import Certificate, certify
+from hdvae.evaluation.memory import rows_at_once
 from hdvae.evaluation.metrics import at
 from hdvae.evaluation.slot_use import SlotUse
 from hdvae.experiment.experiment import Grade
@@ -30,8 +31,6 @@ from hdvae.network.terms import LayerTerms, Terms
 from hdvae.objectives.objectives import expected_log_weight
 from hdvae.randomness.noise import NoiseSource
 
-ROWS = 1024
-"""Number of images × samples that go through the network at once."""
 SUMMED = 1024
 """Largest number of classes for which q(k|x) itself is kept, and not only the classes of its draws."""
 Columns = dict[str, Tensor]
@@ -81,15 +80,29 @@ class Measured:
         """All values by the names of their metrics."""
         return {**self.hard, **{at(name, label): v for label, cols in self.relaxed.items() for name, v in cols.items()}}
 
-    def cpu(self) -> Measured:
-        """The same on the CPU."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The same as named tensors, in an order that matters."""
+        return {
+            **{f"hard|{name}": column for name, column in self.hard.items()},
+            **{f"relaxed|{at}|{name}": column for at, own in self.relaxed.items() for name, column in own.items()},
+            **{f"use|{name}|{use.slots}|{use.posterior}": use.values for name, use in self.use.items()},
+        }
 
-        def moved(columns: Columns) -> Columns:
-            return {name: column.cpu() for name, column in columns.items()}
-
-        relaxed = {label: moved(columns) for label, columns in self.relaxed.items()}
-        use = {name: replace(one, values=one.values.cpu()) for name, one in self.use.items()}
-        return Measured(moved(self.hard), relaxed, use)
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Measured:
+        """What `tensors` gave; other tensors are ignored."""
+        hard: Columns = {}
+        relaxed: dict[str, Columns] = {}
+        use: dict[str, LayerUse] = {}
+        for full, values in tensors.items():
+            match full.split("|"):
+                case ["hard", name]:
+                    hard[name] = values
+                case ["relaxed", label, name]:
+                    relaxed.setdefault(label, {})[name] = values
+                case ["use", name, slots, posterior]:
+                    use[name] = LayerUse(int(slots), values, posterior == str(True))
+        return Measured(hard, relaxed, use)
 
 
 @torch.no_grad()
@@ -100,7 +113,6 @@ def measure(
     draws: int,
     seed: int,
     grade: Grade = "certified",
-    start: int = 0,
 ) -> Measured:
     """Measure the hard, relaxed and coupled chains of every image on common random numbers.
 
@@ -111,25 +123,41 @@ def measure(
         draws: M, the number of noise draws for each image.
         seed: the seed of the noise.
         grade: the kind of κ in the Lipschitz bounds.
-        start: the index of the first image. The noise of an image is a function of its index.
 
     Raises:
         BoundViolated: a draw is above its certified bound.
     """
-    relaxable = model.config.latent == "categorical"  # normal variables are never relaxed: their chains coincide
-    certificate = certify(model) if relaxable and grade == "certified" else None
-    chunks = []
+    certificate, rows = certificate_of(model, grade), rows_at_once(model)
     with parametrize.cached():
-        for first in range(0, len(images), ROWS):
-            x = images[first : first + ROWS].to(next(model.parameters()).dtype)
-            chunk = _Chunk(model, x, model.encode(x), start + first, seed, certificate)
-            chunks.append(_mean([_one_draw(chunk, draw, temperatures) for draw in range(draws)]))
+        chunks = [
+            measure_chunk(Chunk.of(model, images[first : first + rows], first, seed, certificate), temperatures, draws)
+            for first in range(0, len(images), rows)
+        ]
     return joined(chunks)
 
 
+def certificate_of(model: HDVAE, grade: Grade) -> Certificate | None:
+    """The certified constants of a model, None where they are not used: normal variables are never relaxed."""
+    return certify(model) if model.config.latent == "categorical" and grade == "certified" else None
+
+
+def measure_chunk(chunk: Chunk, temperatures: Mapping[str, Temperature], draws: int) -> Measured:
+    """`measure` for images that go through the network together."""
+    return _mean([_one_draw(chunk, draw, temperatures) for draw in range(draws)])
+
+
 @dataclass(frozen=True)
-class _Chunk:
-    """Images that go through the network together, and what all draws share."""
+class Chunk:
+    """Images that go through the network together, and what all draws share.
+
+    Attributes:
+        model: the model in evaluation mode.
+        x: the images, floating point, (B, H, W).
+        encoded: the result of `HDVAE.encode` for them: the bottom-up pass happens once for each image.
+        first: the index of the first image. The noise of an image is a function of its index.
+        seed: the seed of the noise.
+        certificate: of the model, see `certificate_of`.
+    """
 
     model: HDVAE
     x: Tensor
@@ -138,8 +166,14 @@ class _Chunk:
     seed: int
     certificate: Certificate | None
 
+    @staticmethod
+    def of(model: HDVAE, images: Tensor, first: int, seed: int, certificate: Certificate | None) -> Chunk:
+        """The chunk of images of 0 and 1, (B, H, W)."""
+        x = images.to(next(model.parameters()).dtype)
+        return Chunk(model, x, model.encode(x), first, seed, certificate)
 
-def _one_draw(chunk: _Chunk, draw: int, temperatures: Mapping[str, Temperature]) -> Measured:
+
+def _one_draw(chunk: Chunk, draw: int, temperatures: Mapping[str, Temperature]) -> Measured:
     model, x = chunk.model, chunk.x
     source = NoiseSource.at(
         x.device, x.dtype, len(x), seed=chunk.seed, purpose="evaluation", step=draw, first=chunk.first
@@ -167,7 +201,7 @@ def _use(layer: LayerTerms, *, dense: bool) -> LayerUse:
     return LayerUse(slots, layer.draw.hard.unsqueeze(1), posterior=False)
 
 
-def _relaxed_columns(chunk: _Chunk, terms: Terms) -> Columns:
+def _relaxed_columns(chunk: Chunk, terms: Terms) -> Columns:
     model, x = chunk.model, chunk.x
     coupled = model.coupled(x, terms)
     hard_draws = {layer.node: layer.draw for layer in coupled.layers}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
+from hdvae.bounds.lipschitz import Certificate
 from hdvae.errors import BoundViolated, InputError
-from hdvae.evaluation.chains import Columns, Measured, joined, measure
-from hdvae.evaluation.importance import importance_weighted
-from hdvae.evaluation.metrics import CURRENT, at, at_samples, error_name, tau_label
+from hdvae.evaluation.chains import Chunk, Columns, Measured, certificate_of, joined, measure_chunk
+from hdvae.evaluation.importance import log_mean_weights
+from hdvae.evaluation.memory import rows_at_once
+from hdvae.evaluation.metrics import CURRENT, at, at_samples, error_name, sample_counts, tau_label
 from hdvae.evaluation.slot_use import slot_metrics
 from hdvae.experiment.experiment import EvaluationConfig, Grade
 from hdvae.network.model import HDVAE, evaluating
@@ -131,22 +134,44 @@ def temperatures(config: EvaluationConfig, current: Temperature | None) -> dict[
     return chosen if current is None else {**chosen, CURRENT: current}
 
 
-Part = TypeVar("Part", Measured, Tensor)
+@dataclass(frozen=True)
+class Part:
+    """The results of an evaluation for some of its images.
 
-
-def _shared(workers: Workers, images: Tensor, act: Callable[[Tensor, int], Part]) -> list[Part]:
-    """The results of all workers on their shares of the images, in the order of the images.
-
-    Args:
-        workers: the workers; some may have no images.
-        images: all images, (n, H, W).
-        act: (a share of the images, the index of its first image) → the result.
+    Attributes:
+        measured: the chains of these images.
+        weighted: L_S of these images for some S, (S, n), float64, nats; empty if they were not asked for.
     """
-    mine = workers.share(len(images))
-    if workers.size == 1:
-        return [act(images, 0)]
-    parts = workers.gather(lambda: act(images[mine], mine.start).cpu() if mine.start < mine.stop else None)
-    return [part for part in parts if part is not None]
+
+    measured: Measured
+    weighted: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same as named tensors, in an order that matters."""
+        return {"weighted": self.weighted, **self.measured.tensors()}
+
+    def cpu(self) -> Part:
+        """The same on the CPU."""
+        return Part.of({name: tensor.cpu() for name, tensor in self.tensors().items()})
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Part:
+        """What `tensors` gave."""
+        return Part(Measured.of(tensors), tensors["weighted"])
+
+    @staticmethod
+    def joined(parts: Sequence[Part]) -> Part:
+        """The results for all images of some parts."""
+        return Part(joined([part.measured for part in parts]), torch.cat([part.weighted for part in parts], 1))
+
+
+Keep = Callable[[range, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+"""(a range of the images, a function that computes their results) → the results, computed now or kept from before."""
+
+
+def _computed(images: range, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A `Keep` that keeps nothing."""
+    return compute()
 
 
 def evaluate(
@@ -158,38 +183,72 @@ def evaluate(
     importance: bool,
     current: Temperature | None = None,
     workers: Workers = ALONE,
+    keep: Keep = _computed,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate a model on images.
 
-    Each worker measures its share of the images; all workers return the same numbers.
+    Each worker measures its share of the images, in chunks for which its memory has room; all workers return the same
+    numbers. Neither the number of workers nor the size of the chunks changes more than rounding.
 
     Args:
         model: the model; its mode (training or evaluation) does not matter, and is restored.
         images: the images to evaluate on, 0 and 1, (n, H, W).
         config: the number of draws and samples, and the temperatures.
         seed: the seed of the noise.
-        importance: whether to compute `iw_elbo`, which costs `config.samples` passes through the network.
+        importance: whether to compute `iw_elbo`, which costs `config.samples` passes through the network. L_S at
+            S = 1, 10, 100, … is a by-product.
         current: the current temperature of training, at which to measure as well.
         workers: the workers that share the images.
+        keep: by which the results of a chunk are kept, so that an evaluation that was cut off can go on.
+        progress: is called with the number of images that are done and their total after each chunk.
 
     Raises:
         BoundViolated: a measured quantity is above a certified bound.
     """
-    chosen = temperatures(config, current)
+    chosen, counts = temperatures(config, current), sample_counts(config.samples) if importance else []
 
-    def measured_share(images: Tensor, start: int) -> Measured:
-        return measure(model, images, chosen, config.draws, seed, config.kappa, start)
+    def compute(chunk_of: range, certificate: Certificate | None) -> dict[str, Tensor]:
+        chunk = Chunk.of(model, images[chunk_of.start : chunk_of.stop], chunk_of.start, seed, certificate)
+        measured = measure_chunk(chunk, chosen, config.draws)
+        weighted = torch.empty(0, len(chunk.x), dtype=torch.float64, device=images.device)
+        if counts:
+            weighted = log_mean_weights(model, chunk.x, chunk.encoded, counts, seed, chunk.first, rows)
+        return Part(measured, weighted).tensors()
 
-    def weighted_share(images: Tensor, start: int) -> Tensor:
-        return importance_weighted(model, images, config.samples, seed, start)
+    def share(mine: slice) -> Part:
+        certificate, parts = certificate_of(model, config.kappa), []
+        with parametrize.cached():
+            for first in range(mine.start, mine.stop, rows):
+                some = range(first, min(first + rows, mine.stop))
+                parts.append(Part.of(keep(some, partial(compute, some, certificate))))
+                progress(some.stop - mine.start, mine.stop - mine.start)
+        return Part.joined(parts)
 
-    with evaluating(model), products_in("float32"):  # else the network would not be the one that is certified
-        measured = joined(_shared(workers, images, measured_share))
-        metrics, columns = summarise(measured, config.kappa), measured.columns()
-        if importance:
-            name = at_samples("iw_elbo", config.samples)
-            columns[name] = torch.cat(_shared(workers, images, weighted_share))
-            metrics["iw_elbo"] = metrics[name] = columns[name].mean().item()
-            if len(columns[name]) > 1:
-                metrics["iw_elbo_se"] = metrics[error_name(name)] = standard_error(columns[name])
+    # With reduced precision, the network would not be the one that is certified.
+    with evaluating(model), torch.no_grad(), products_in("float32"):
+        rows = rows_at_once(model)
+        whole = Part.joined(_shared(workers, len(images), share))
+    metrics, columns = summarise(whole.measured, config.kappa), whole.measured.columns()
+    return _with_importance(Evaluation(metrics, columns), dict(zip(counts, whole.weighted, strict=True)))
+
+
+def _shared(workers: Workers, images: int, act: Callable[[slice], Part]) -> list[Part]:
+    """The results of all workers for their shares of the images, in the order of the images; some may have none."""
+    mine = workers.share(images)
+    if workers.size == 1:
+        return [act(mine)]
+    parts = workers.gather(lambda: act(mine).cpu() if mine.start < mine.stop else None)
+    return [part for part in parts if part is not None]
+
+
+def _with_importance(evaluation: Evaluation, weighted: Mapping[int, Tensor]) -> Evaluation:
+    """The evaluation with L_S for each S; the largest S gives `iw_elbo`."""
+    metrics, columns = dict(evaluation.metrics), dict(evaluation.per_image)
+    for samples, values in weighted.items():
+        name = at_samples("iw_elbo", samples)
+        columns[name] = values
+        metrics["iw_elbo"] = metrics[name] = values.mean().item()
+        if len(values) > 1:
+            metrics["iw_elbo_se"] = metrics[error_name(name)] = standard_error(values)
     return Evaluation(metrics, columns)

@@ -103,6 +103,15 @@ def at_samples(metric: str, samples: int) -> str:
     return f"{metric}@S={samples}"
 
 
+def sample_counts(samples: int) -> list[int]:
+    """The numbers of samples at which L_S is known from one pass: 1, 10, 100, … and S itself.
+
+    >>> sample_counts(1000), sample_counts(50)
+    ([1, 10, 100, 1000], [1, 10, 50])
+    """
+    return [*(10**k for k in range(len(str(samples))) if 10**k < samples), samples]
+
+
 def error_name(metric: str) -> str:
     """The name of the standard error of a metric over images.
 
@@ -127,7 +136,11 @@ def metric_names(experiment: Experiment) -> list[str]:
         *(f"{use}/{name}" for use in SLOT_USE for name in names if experiment.model.latent == "categorical"),
         *relaxed,
         *(at(name, label) for label in labels for name in relaxed),
-        *(at_samples(name, experiment.evaluation.samples) for name in ("iw_elbo", "iw_elbo_se")),
+        *(
+            at_samples(f"iw_elbo{se}", count)
+            for count in sample_counts(experiment.evaluation.samples)
+            for se in ("", "_se")
+        ),
     ]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hdvae.evaluation.metrics import tau_label
+from hdvae.evaluation.metrics import at_samples, sample_counts, tau_label
 from hdvae.experiment.experiment import LEAST_TAU
 from hdvae_platform.commands.options import RUN_HELP, home_option, json_option, prepare_folder, run_argument
 from hdvae_platform.display.text import table
+from hdvae_platform.running.live_display import printing
+from hdvae_platform.running.progress import EvaluationProgress
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.trained.assessment import Assessment, assess
 from hdvae_platform.trained.loading import find_run, places_of
@@ -91,7 +94,7 @@ def evaluate(
 
     The results are logged to the run in MLflow, unless RUN is a folder: per-image values as Parquet, the figure of the
     bias against the temperature, and the metrics of test images under `test/`, at the step of the checkpoint. The
-    metrics under `valid/` stay as training logged them.
+    metrics under `valid/` stay as training logged them. After an interruption the same command goes on where it was.
     """
     settings = {"tau": tau, "samples": samples, "draws": draws, "kappa": kappa}
     if out is not None:
@@ -100,9 +103,12 @@ def evaluate(
     found = find_run(run, places)
     if found.note is not None:
         click.echo(found.note, err=True)
-    done = assess(found, split, images, settings, places)
+    with printing(sys.stderr) as echo:
+        done = assess(found, split, images, settings, places, EvaluationProgress(found.handle or "evaluation", echo))
     if out is not None:
         _write(out, done)
+    if done.unkept:
+        click.echo(f"an interruption would have begun anew: {done.unkept}", err=True)
     if done.unlogged is not None:
         click.echo(f"{done.unlogged}; the results are not logged: run the same command again to log them", err=True)
     if as_json:
@@ -132,10 +138,16 @@ def _summary(done: Assessment) -> str:
         [f"{tau:g}", *(_number(metrics.get(f"{name}@tau={tau:g}")) for name, _ in SHOWN)] for tau in done.temperatures
     ]
     bounds += "   (± one standard error over images)" if done.images > 1 else ""
-    parts = [head, "", bounds, "", table(["τ", *(column for _, column in SHOWN)], rows)]
+    parts = [head, "", bounds, _convergence(done), "", table(["τ", *(column for _, column in SHOWN)], rows)]
     if done.kappa:
         parts += ["", f"Lipschitz bounds: {done.grade}.", _kappa(done)]
     return "\n".join(parts)
+
+
+def _convergence(done: Assessment) -> str:
+    """L_S for each number of samples."""
+    known = [(count, done.metrics[at_samples("iw_elbo", count)]) for count in sample_counts(done.samples)]
+    return "iw_elbo for S = " + ", ".join(f"{count}: {value:.2f}" for count, value in known)
 
 
 def _with_error(done: Assessment, name: str) -> str:

@@ -127,3 +127,27 @@ class Progress:
         rest = f" · {left}" if left else ""
         self._echo(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] runs {self._done}/{self._total} · {text}{rest}")
         self._show_study()
+
+
+class EvaluationProgress:
+    """Shows how far an evaluation is, and how long it will take: a bar in a terminal, else lines.
+
+    Args:
+        name: of what is evaluated.
+        echo: prints a line; if it has `Bars`, the evaluation is shown there and not in lines.
+        clock: the time in seconds; replaced in tests.
+    """
+
+    def __init__(self, name: str, echo: Echo, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._echo, self._clock = name, echo, clock
+        self._start = self._last = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        """This many images are done."""
+        now = self._clock()
+        left = f"about {duration((now - self._start) * (total - done) / done)} left"
+        if isinstance(self._echo, Bars):
+            self._echo.show_run(self._name, done, total, left)
+        elif done < total and now - self._last >= LINE_EVERY:
+            self._last = now
+            self._echo(f"{self._name}: {done} of {total} images · {left}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,8 +26,9 @@ from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import EVALUATION, Tag
-from hdvae_platform.trained.bias_figure import bias_curve
+from hdvae_platform.trained.figures import bias_curve, convergence_curve
 from hdvae_platform.trained.loading import FoundRun
+from hdvae_platform.trained.unfinished import Unfinished, digest_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Assessment:
         files: name → content of the files to keep.
         logged: whether MLflow has the results.
         unlogged: why MLflow could not be reached; None if it was.
+        unkept: why an interruption would have lost what was done; empty if it would not.
     """
 
     run: str
@@ -73,6 +75,7 @@ class Assessment:
     files: Mapping[str, bytes] = field(default_factory=dict)
     logged: bool = False
     unlogged: str | None = None
+    unkept: str = ""
 
     def document(self) -> dict[str, Any]:
         """The result as JSON-like values."""
@@ -99,8 +102,17 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str, Any], places: Places) -> Assessment:
+def assess(
+    run: FoundRun,
+    split: str,
+    images: int | None,
+    settings: Mapping[str, Any],
+    places: Places,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Assessment:
     """Evaluate a run, and log the results to the run if MLflow has it.
+
+    What is done is kept in the home folder until the end: after an interruption, the same call goes on from there.
 
     Args:
         run: from `find_run`.
@@ -108,6 +120,7 @@ def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str,
         images: the size of a fixed random subset; None for all images.
         settings: of `EvaluationConfig`.
         places: the addresses of data and MLflow.
+        progress: is called with the number of images that are done, and of all, after each chunk of them.
 
     Raises:
         InputError: the run has no readable checkpoint, or its data are not there.
@@ -120,7 +133,21 @@ def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str,
     chosen = choose_images(images or dataset.size(split), dataset.size(split))
     pixels = torch.from_numpy(dataset.images(split)[chosen]).to(model.top.device)
     config = EvaluationConfig(images=len(chosen), **settings)
-    found = evaluate(model, pixels, config, snapshot.values["seed"], importance=True)
+    seed = snapshot.values["seed"]
+    unfinished = Unfinished(
+        places.home,
+        {
+            "weights": digest_of(model.state_dict()),
+            "experiment": snapshot.values["experiment"],
+            "seed": seed,
+            "images": digest_of({"images": pixels}),
+            "settings": config.model_dump(mode="json"),
+            "code": provenance.code()["sources"],
+            "device": str(pixels.device),
+        },
+    )
+    found = evaluate(model, pixels, config, seed, importance=True, keep=unfinished, progress=progress)
+    unfinished.discard()
     kappa, parts = _constants(model)
     step = snapshot.values["step"]
     done = Assessment(
@@ -139,19 +166,22 @@ def assess(run: FoundRun, split: str, images: int | None, settings: Mapping[str,
         errors=_errors(found, config),
         kappa=kappa,
         parts=parts,
+        unkept=unfinished.fault,
     )
     notes = {"run": run.name, "step": step, "data": dataset.checksum, "split": split, **settings}
     columns = {"image": torch.from_numpy(chosen), **found.per_image}
     files = {f"{split}.parquet": as_parquet(columns, notes)}
-    if model.config.latent == "categorical":
-        files |= _figures(done)
+    files |= _figures(done, relaxed=model.config.latent == "categorical")
     files[f"{split}.json"] = json.dumps(done.document(), indent=1).encode()
     return _logged(done, files, places)
 
 
-def _figures(done: Assessment) -> dict[str, bytes]:
-    """The curve of the bias against the temperature, by file name."""
-    figures = bias_curve(done.metrics, done.temperatures, f"{done.dataset}, {done.split}", done.grade)
+def _figures(done: Assessment, *, relaxed: bool) -> dict[str, bytes]:
+    """The curve of L_S against S, and that of the bias against the temperature, by file name."""
+    title = f"{done.dataset}, {done.split}"
+    figures = convergence_curve(done.metrics, done.samples, title)
+    if relaxed:
+        figures |= bias_curve(done.metrics, done.temperatures, title, done.grade)
     return {f"{done.split}-{name}": figure for name, figure in figures.items()}
 
 

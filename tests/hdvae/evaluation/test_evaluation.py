@@ -1,5 +1,6 @@
 """Evaluation: what is averaged over what, independence of the way it is cut up, and its metrics."""
 
+import io
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from hdvae.errors import InputError
-from hdvae.evaluation import chains, importance
+from hdvae.evaluation import chains, evaluation, importance
 from hdvae.evaluation.chains import Measured, measure
 from hdvae.evaluation.evaluation import choose_images, evaluate, evaluated_images, summarise
 from hdvae.evaluation.importance import importance_weighted
@@ -116,13 +117,71 @@ def test_results_do_not_depend_on_how_many_rows_go_at_once(monkeypatch, wiring, 
     model = make(wiring)
     whole = measure(model, images(), at_each(0.2), 2, seed=5)
     weighted = importance_weighted(model, images(), 9, seed=5)
-    monkeypatch.setattr(chains, "ROWS", rows)
-    monkeypatch.setattr(importance, "ROWS", rows)
+    for module in (chains, importance, evaluation):
+        monkeypatch.setattr(module, "rows_at_once", lambda model: rows)
     cut = measure(model, images(), at_each(0.2), 2, seed=5)
     assert cut.columns().keys() == whole.columns().keys()
     for name, value in cut.columns().items():
         torch.testing.assert_close(value, whole.columns()[name])
     torch.testing.assert_close(importance_weighted(model, images(), 9, seed=5), weighted)
+
+
+@pytest.mark.parametrize("rows", [7, 53, 1024])
+def test_the_bound_for_fewer_samples_is_that_of_the_first_ones(monkeypatch, rows):
+    """S = 1, 10, 100 and 120 from one pass; pieces of 120 samples of 53 images, of 9 and of 1."""
+    model, found = make(), {}
+    monkeypatch.setattr(evaluation, "rows_at_once", lambda model: rows)
+    config = EvaluationConfig(draws=1, samples=120)
+    columns = evaluate(model, images(), config, seed=5, importance=True).per_image
+    for count in (1, 10, 100, 120):
+        found[count] = importance_weighted(model, images(), count, seed=5)
+        torch.testing.assert_close(columns[f"iw_elbo@S={count}"], found[count])
+    assert found[1].mean() < found[10].mean() < found[100].mean()
+
+
+class Kept:
+    """A `Keep` that remembers, and dies before some chunk."""
+
+    def __init__(self):
+        self.results, self.computed, self.dies_at = {}, [], None
+
+    def __call__(self, images, compute):
+        if images not in self.results:
+            if len(self.results) == self.dies_at:
+                raise KeyboardInterrupt
+            self.computed.append(images)
+            file = io.BytesIO()
+            torch.save(compute(), file)
+            self.results[images] = file
+        self.results[images].seek(0)
+        return torch.load(self.results[images], weights_only=True)
+
+
+@pytest.mark.parametrize("latent", ["categorical", "normal"])
+def test_an_evaluation_that_was_cut_off_repeats_no_chunk(monkeypatch, latent):
+    model, config, seen = make(latent=latent), EvaluationConfig(draws=2, samples=3, tau=(0.5, 0.1)), []
+    monkeypatch.setattr(evaluation, "rows_at_once", lambda model: 20)
+    expected = evaluate(model, images(), config, seed=5, importance=True)
+    kept = Kept()
+    kept.dies_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, images(), config, seed=5, importance=True, keep=kept)
+    kept.dies_at = None
+    again = evaluate(model, images(), config, seed=5, importance=True, keep=kept, progress=lambda *n: seen.append(n))
+    assert kept.computed == [range(20), range(20, 40), range(40, 53)]
+    assert again.metrics == expected.metrics
+    assert list(again.metrics) == list(expected.metrics)
+    for name, values in expected.per_image.items():
+        assert torch.equal(again.per_image[name], values)
+    assert seen == [(20, 53), (40, 53), (53, 53)]
+
+
+def test_the_encoder_runs_once_for_each_image(monkeypatch):
+    model, calls = make("skip_lvae"), []
+    monkeypatch.setattr(evaluation, "rows_at_once", lambda model: 20)
+    model.level(1).up.register_forward_hook(lambda module, given, out: calls.append(len(out)))
+    evaluate(model, images(), EvaluationConfig(draws=10, samples=50), seed=0, importance=True)
+    assert calls == [20, 20, 13]
 
 
 def test_an_image_keeps_its_noise_when_others_are_added():
@@ -132,14 +191,6 @@ def test_an_image_keeps_its_noise_when_others_are_added():
     torch.testing.assert_close(
         importance_weighted(model, images()[:5], 4, seed=5), importance_weighted(model, images(), 4, seed=5)[:5]
     )
-
-
-def test_the_encoder_runs_once_for_all_samples_of_an_image():
-    model, calls = make("skip_lvae"), []
-    model.level(1).up.register_forward_hook(lambda *_: calls.append(1))
-    importance_weighted(model, images(), 50, seed=0)
-    measure(model, images(), at_each(0.5, 0.1), 10, seed=0)
-    assert len(calls) == 2
 
 
 # --- Numbers ------------------------------------------------------------------------------------------
@@ -192,7 +243,7 @@ def test_metrics_are_complete_and_consistent(wiring):
     relaxed_names = {name for name in DESCRIPTIONS if name not in AT_ZERO}
     relaxed_names |= {f"distance/{model.name(node)}" for node in model.nodes}
     at_both = {f"{n}@tau={t}" for n in relaxed_names for t in ("0.5", "0.1")}
-    at_samples = {"iw_elbo@S=6", "iw_elbo_se@S=6"}
+    at_samples = {f"{name}@S={count}" for name in ("iw_elbo", "iw_elbo_se") for count in (1, 6)}
     used = {f"{metric}/{model.name(node)}" for metric in SLOT_USE for node in model.nodes}
     assert set(metrics) == {*DESCRIPTIONS, *layers, *used, *relaxed_names} | at_both | at_samples
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
@@ -299,9 +350,9 @@ def test_only_the_precision_of_convolutions_is_changed(monkeypatch, benchmark):
 
     def look(*arguments):
         during.append((cudnn.enabled, cudnn.benchmark, cudnn.conv.fp32_precision))
-        return measure(*arguments)
+        return chains.measure_chunk(*arguments)
 
-    monkeypatch.setattr("hdvae.evaluation.evaluation.measure", look)
+    monkeypatch.setattr("hdvae.evaluation.evaluation.measure_chunk", look)
     evaluate(make(), images(), EvaluationConfig(draws=1, samples=1), seed=0, importance=False)
     assert during == [(True, benchmark, "ieee")]
     assert (cudnn.enabled, cudnn.benchmark, cudnn.conv.fp32_precision) == (True, benchmark, "tf32")

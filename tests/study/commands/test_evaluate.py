@@ -23,7 +23,7 @@ from tests.study.commands.test_cli import fails
 from tests.study.helpers.commands import Command
 
 TAUS = ("0.05", "0.5")
-FILES = ["test-bias.png", "test-bias.svg", "test.json", "test.parquet"]
+FILES = ["test-bias.png", "test-bias.svg", "test-convergence.png", "test-convergence.svg", "test.json", "test.parquet"]
 FLAGS = ["--tau", ",".join(TAUS), "--samples", "7", "--draws", "3"]
 
 
@@ -47,6 +47,16 @@ def test_every_quantity_at_every_temperature(capsys, places, trained):
     kappa, parts = document["kappa"], document["kappa_parts"]
     assert kappa["log p(x|·) in z̃ of layer_1"] > kappa["log p(x|·) in the reads of layer_1"] > 0
     assert {"level 1: expand", "level 1: keys", "values of layer_2"} <= set(parts)
+
+
+def test_the_bound_is_shown_for_fewer_samples(capsys, places, trained, tmp_path):
+    flags = ["--samples", "120", "--draws", "1", "--images", "4", "--home", str(places.home)]
+    assert run(["evaluate", trained["run"], *flags, "--out", str(tmp_path / "found")]) == 0
+    out = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "found" / "test.json").read_text())["metrics"]
+    counts = (1, 10, 100, 120)
+    assert "iw_elbo for S = " + ", ".join(f"{s}: {metrics[f'iw_elbo@S={s}']:.2f}" for s in counts) in out
+    assert not list((places.home / "unfinished").iterdir())
 
 
 def test_it_is_logged_to_the_run_with_its_step_values_and_figure(capsys, places, trained):
@@ -120,7 +130,7 @@ def test_normal_variables_have_neither_kappa_nor_figure(capsys, places, edit, tm
     out = tmp_path / "found"
     assert run(["evaluate", trained, *FLAGS, "--out", str(out), "--home", str(places.home)]) == 0
     assert "κ" not in capsys.readouterr().out
-    assert sorted(file.name for file in out.iterdir()) == ["test.json", "test.parquet"]
+    assert sorted(file.name for file in out.iterdir()) == [file for file in FILES if "bias" not in file]
 
 
 @pytest.mark.parametrize(

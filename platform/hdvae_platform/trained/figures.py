@@ -1,4 +1,4 @@
-"""The figure of a run's relaxation bias against the temperature, with its bounds."""
+"""The figures of an evaluation: the relaxation bias against the temperature, and L_S against the samples S."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from hdvae.evaluation.metrics import at, tau_label
+from hdvae.evaluation.metrics import at, at_samples, error_name, sample_counts, tau_label
 from hdvae_platform.display.plotting import BLUE, GREEN, GREY, ORANGE, rendered
 
 
@@ -56,3 +56,33 @@ def bias_curve(metrics: Mapping[str, float], taus: Sequence[float], title: str, 
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
     return {f"bias.{kind}": rendered(figure, kind) for kind in ("png", "svg")}
+
+
+def convergence_curve(metrics: Mapping[str, float], samples: int, title: str) -> dict[str, bytes]:
+    """The importance-weighted bound L_S against the number of samples.
+
+    Args:
+        metrics: name → value of an evaluation, in nats per image.
+        samples: the largest S.
+        title: the data set and split, for the title.
+
+    Returns:
+        Files by name: `convergence.png` and `convergence.svg`.
+    """
+    counts = sample_counts(samples)
+    names = [at_samples("iw_elbo", count) for count in counts]
+    errors = [metrics.get(error_name(name), 0.0) for name in names]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    label = "L_S ± one standard error over images"
+    axes.errorbar(counts, [metrics[name] for name in names], errors, color=BLUE, marker="o", capsize=3, label=label)
+    axes.set_title(f"Importance-weighted bound of log p(x) ({title})", loc="left")
+    axes.set_ylabel("nats per image")
+    axes.set_xlabel("samples S" + (", log scale" if len(counts) > 1 else ""))
+    if len(counts) > 1:
+        axes.set_xscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xticks([], minor=True)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return {f"convergence.{kind}": rendered(figure, kind) for kind in ("png", "svg")}
