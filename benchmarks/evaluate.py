@@ -37,7 +37,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """The network of the first study, and a small one of the kind of table 2 with two layers."""
 PROCESSES = 5
-"""Processes whose peaks of the memory are measured, of which the least counts: a peak depends on luck with addresses."""
+"""Processes whose peaks of the memory are measured, of which the least counts: it depends on luck with addresses."""
 IMAGES = 64
 SEED = 0
 
