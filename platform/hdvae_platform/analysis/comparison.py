@@ -14,7 +14,7 @@ from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import Difference
 from hdvae_platform.analysis.inference import interval
-from hdvae_platform.analysis.metric_names import BIAS, ELBO, USUAL, parts_of
+from hdvae_platform.analysis.metric_names import BIAS, ELBO, USUAL, limits_of, parts_of
 from hdvae_platform.analysis.rank_tests import Direction
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.study.space import set_key
@@ -59,6 +59,7 @@ class Question:
         shown = {*self.shown, *USUAL_DIFFERENCES}
         parts = {part for metric in shown for part in parts_of(metric) or ()}
         errors = {error_name(metric) for metric in shown}
+        errors |= {limit for metric in shown for limit in limits_of(metric) or ()}
         return set() if self.all_metrics and not self.metrics else shown | parts | errors
 
 

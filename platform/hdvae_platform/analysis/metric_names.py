@@ -16,7 +16,7 @@ def full_name(metric: str) -> str:
     >>> full_name("elbo"), full_name("kl/layer_1"), full_name("test/elbo")
     ('valid/elbo', 'valid/kl/layer_1', 'test/elbo')
     """
-    return metric if metric.startswith(("valid/", "test/", "train/")) else f"valid/{metric}"
+    return metric if metric.startswith(("valid/", "test/", "train/", "system/")) else f"valid/{metric}"
 
 
 def is_test(metric: str) -> bool:
@@ -44,3 +44,14 @@ def signed_name(metric: str) -> str:
     ('valid/relaxation_bias_signed@tau=0.1', 'valid/elbo')
     """
     return metric if parts_of(metric) is None else re.sub(r"_bias(?=@|$)", "_bias_signed", metric)
+
+
+def limits_of(metric: str) -> tuple[str, str] | None:
+    """The names of the limits of the 95% interval over images of a memory's use; None for other metrics.
+
+    >>> limits_of("valid/coverage/layer_2"), limits_of("valid/kl/layer_2")
+    (('valid/coverage_low/layer_2', 'valid/coverage_high/layer_2'), None)
+    """
+    path, _, layer = metric.rpartition("/")
+    known = path.rpartition("/")[2] in ("perplexity", "coverage")
+    return (f"{path}_low/{layer}", f"{path}_high/{layer}") if known else None

@@ -7,12 +7,15 @@ nothing about other trainings; a star marks it, and `plus_minus_note` explains i
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 
 from hdvae.evaluation.metrics import error_name
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.analysis.metric_names import limits_of
+from hdvae_platform.analysis.run_settings import setting
 from hdvae_platform.display.text import number
 
 OVER_IMAGES = "*"
@@ -35,11 +38,31 @@ def error_over_images(arm: Arm, metric: str) -> float | None:
     return math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else None
 
 
+def lower_limit_only(arm: Arm, metric: str) -> float | None:
+    """The lower limit of a perplexity or coverage, mean over runs, where its images show no more than that.
+
+    They do not where the upper limit is all slots in every run (`hdvae.evaluation.slot_use`). None where they show
+    more, and for other metrics.
+    """
+    limits, layer = limits_of(metric), re.search(r"/layer_(\d+)", metric)
+    if limits is None or layer is None:
+        return None
+    lows, highs = map(arm.values, limits)
+    classes = f"model.layers.{int(layer[1]) - 1}.classes"
+    most = [1 if "/coverage/" in metric else setting(run, classes) for run in arm.runs]
+    if not lows or len(highs) < len(most) or None in most:
+        return None
+    shows_more = any(high < all_slots for high, all_slots in zip(highs, most, strict=True))
+    return None if shows_more else statistics.fmean(lows)
+
+
 def plus_minus(arm: Arm, metric: str) -> str:
     """A metric of an arm: `-114.28 ± 0.18` over seeds, `-114.28 ± 1.30*` over images; `—` without a value."""
-    value = mean_over_seeds(arm, metric)
+    value, least = mean_over_seeds(arm, metric), lower_limit_only(arm, metric)
     if value is None:
         return "—"
+    if least is not None:
+        return f"at least {number(least)}"
     if value.high is not None:
         return f"{number(value.mean)} ± {number(value.high - value.mean)}"
     error = error_over_images(arm, metric) if len(arm.by_seed(metric)) == 1 else None

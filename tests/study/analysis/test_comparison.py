@@ -229,6 +229,23 @@ def test_bias_is_shown_with_its_error_over_images():
     assert "one seed" not in text
 
 
+def test_use_of_slots_that_the_images_do_not_show_is_at_least_something():
+    """Where the upper limit is all slots, in every run: K = 256 for the perplexity, 1 for the coverage."""
+
+    def shown(metric, *highs):
+        name = f"valid/{metric}"
+        values = [
+            {f"{name}/layer_2": 40.0, f"{name}_low/layer_2": 31.0, f"{name}_high/layer_2": high} for high in highs
+        ]
+        runs = [run('{"model.layers.1.classes": 256}', seed, **own) for seed, own in enumerate(values)]
+        return arm_table(compare(*runs, metrics=[f"{name}/layer_2"]).arms, [f"{name}/layer_2"])
+
+    assert "at least 31" in shown("perplexity", 256.0, 256.0)
+    assert "40.00 ± 0.00" in shown("perplexity", 256.0, 255.0)
+    assert "at least 31" in shown("coverage", 1.0, 1.0)
+    assert "at least" not in shown("coverage", 0.9, 1.0)
+
+
 @pytest.mark.parametrize("show", [arm_table, lambda found: as_text(Comparison(["s"], found))], ids=["run", "compare"])
 def test_one_seed_has_its_standard_error_over_images_and_says_so(show):
     found = arms(
