@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study objectives test check mutants setup lock clean
+.PHONY: study objectives test check bench mutants setup lock clean
 
 study: setup
 	@$(BIN)/hdvae data fetch mnist5k
@@ -28,6 +28,15 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Measure the speed of steps, evaluations, trials and workers, on a machine that does nothing else (docs/performance.md).
+bench: setup
+	@$(BIN)/hdvae data fetch mnist5k
+	$(BIN)/python -m benchmarks.step --threads 2 --rounds 4 --networks "conv L3" "conv L6"
+	$(BIN)/python -m benchmarks.step --threads 1 --rounds 5 --networks dense
+	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.scaling
 
 # Break lines of the library one at a time and check that the tests fail.
 mutants: setup
