@@ -24,6 +24,7 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import samples_file, slots_file, study_of
 from hdvae_platform.store.storage import Storage
+from hdvae_platform.training.computing import computing
 from hdvae_platform.training.messages import Notify, Started, Warned
 from hdvae_platform.training.session import RunSession
 from hdvae_platform.training.spec import RunSpec
@@ -69,7 +70,8 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
     attempt = Attempt(storage, spec.folder, spec.attempt)
     asked = partial(_asked_to_end, spec.request()) if workers.is_first else bool
     with StopWatcher(leaving, asked) as watcher:
-        session = RunSession(attempt, notify, workers, watcher.stop_requested, Goal(**spec.goal))
+        on = computing(spec.threads, workers.size, device)
+        session = RunSession(attempt, notify, workers, watcher.stop_requested, Goal(**spec.goal), on)
         state = train(experiment, dataset, spec.seed, session, device)
     if workers.is_first:
         _draw_pictures(attempt, state, spec.seed)
