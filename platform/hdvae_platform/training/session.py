@@ -52,7 +52,7 @@ class RunSession:
         self._checkpoints = Checkpoints(attempt.storage, attempt.run)
 
     def latest(self) -> Snapshot | None:
-        """The newest readable checkpoint; the user is warned of damaged newer ones, and if it was computed otherwise."""
+        """The newest readable checkpoint; the user is told of damaged newer ones, and if it was computed otherwise."""
         self._attempt.begin()  # does nothing where the driver has begun it
         snapshot, faults = self._checkpoints.latest()
         for fault in faults:
