@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +15,8 @@ class Config(BaseModel):
     """A strict, immutable group of settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    list_means: ClassVar[str | None] = None
+    """The field that someone means who gives a list in place of the group, for the error message."""
 
 
 C = TypeVar("C", bound=Config)
@@ -53,20 +55,33 @@ def one_line(kind: type[BaseModel], fault: ValidationError) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{path} is missing"
+    shown = json.dumps(error["input"])[:80]
+    if error["type"] in ("tuple_type", "list_type"):
+        return f"{path}: must be a list, got {shown}: write [{shown}]"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        field = getattr(_config_at(kind, error["loc"]), "list_means", None)
+        hint = f": write {{{field}: {shown}}}" if field is not None and isinstance(error["input"], list) else ""
+        return f"{path}: must be a mapping of fields, got {shown}{hint}"
     if error["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {json.dumps(error['input'])[:80]}"
+        message = f"{message[0].lower()}{message[1:]}, got {shown}"
     return f"{path}: {message}" if path else message
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The fields of the configuration class at `path` below `kind`."""
+    found = _config_at(kind, path)
+    return [] if found is None else list(found.model_fields)
+
+
+def _config_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The configuration class at `path` below `kind`; None if there is none."""
     for part in path:
         if isinstance(part, str) and part in kind.model_fields:
             inner = _inner_config(kind.model_fields[part].annotation)
             if inner is None:
-                return []
+                return None
             kind = inner
-    return list(kind.model_fields)
+    return kind
 
 
 def _inner_config(annotation: Any) -> type[BaseModel] | None:

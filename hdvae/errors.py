@@ -68,15 +68,16 @@ class PeerLost(RuntimeError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message that names the most similar known word.
+    """The end of an error message that names the most similar known word, first of all the same in other case.
 
-    >>> nearest("freebit", ["freebits", "steps"])
-    "; did you mean 'freebits'?"
+    >>> nearest("freebit", ["freebits", "steps"]), nearest("valid/ELBO", ["valid/kl", "valid/elbo"])
+    ("; did you mean 'freebits'?", "; did you mean 'valid/elbo'?")
     >>> nearest("zzz", ["b", "a"])
     '; known: a, b'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    same = [name for name in names if name.casefold() == word.casefold()]
+    close = same or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae.training.loop import check_batch
 from hdvae.training.state import TrainState
@@ -18,6 +19,7 @@ from hdvae_platform.analysis.labels import label
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.study.checks import check_images
+from hdvae_platform.study.resources import this_machine
 from hdvae_platform.study.study import Study
 
 TIMED_STEPS = 3
@@ -70,8 +72,16 @@ def estimate(study: Study, places: Places) -> Estimate:
     trials = study.parameter_sets() or 0
     runs = trials * len(study.seeds) + study.confirmations(trials)
     per_step = float(np.mean([seconds for _, _, seconds in arms]))
-    rounds = -(-runs // study.resources.concurrent)
+    rounds = -(-runs // _at_a_time(study))
     return Estimate(trials, runs, arms, rounds * study.experiment.training.steps * per_step)
+
+
+def _at_a_time(study: Study) -> int:
+    """How many runs this machine has room for at a time; as many as were asked for if it has none for a single one."""
+    try:
+        return study.resources.concurrent_runs([this_machine()])
+    except InputError:
+        return study.resources.concurrent
 
 
 def _time_steps(experiment: Experiment, image: tuple[int, int], workers: int) -> tuple[int, float]:

@@ -30,8 +30,10 @@ from hdvae_platform.store.layout import study_marker
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.storage import Storage, StorageAway
+from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.checks import check_images
+from hdvae_platform.study.resources import this_machine
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
@@ -103,6 +105,9 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
     check_images(study, dataset.size("valid"))
+    machine = this_machine() if launch.address == LOCAL else None
+    for caveat in caveats_of_study(study, dataset.size("valid"), machine):
+        echo(f"! {caveat}")
     records = Records(places.database)
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()

@@ -18,11 +18,10 @@ from hdvae.randomness.seeds import derive
 from hdvae_platform.search.optuna_internals import find_trial, queued_params, running_trial
 from hdvae_platform.search.trials import Attribute, Trial, decoded, encoded, encoded_value, optuna_storage, own_trials
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.caveats import MEDIAN_NEEDS
 from hdvae_platform.study.space import Dimension, Params, set_key
-from hdvae_platform.study.study import Study
+from hdvae_platform.study.study import RANDOM_START, Study
 
-POPULATION = 20
-"""Trials in a generation of NSGA-II. Optuna's default of 50 is as many as a whole study often has."""
 DRAWS = 10
 """Suggestions of sets already tried after which the sampler is not asked again; the first untried set is taken then."""
 
@@ -187,18 +186,23 @@ def _pruner(study: Study) -> optuna.pruners.BasePruner:
     """Optuna's pruner. The rungs of successive halving are at the first evaluation step and at 4, 16, … times that."""
     if study.search.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=study.experiment.evaluation.every)
-    return optuna.pruners.MedianPruner() if study.search.pruner == "median" else optuna.pruners.NopPruner()
+    if study.search.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_NEEDS)
+    return optuna.pruners.NopPruner()
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
     """The sampler. Its seed depends on the number of trials, so that a later launch does not repeat its suggestions."""
     seed = derive(study.seeds[0], "search", trials) % 2**32
+    start = RANDOM_START.get(study.search.method, 0)
     if study.search.method == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=start, multivariate=True, group=True, constant_liar=True
+        )
     if study.search.method == "gp":
-        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-    if study.search.method == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=start, warn_independent_sampling=False)
+    if study.search.method == "nsga2":  # Optuna's default of 50 is as many as a whole study often has
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=start)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

@@ -2,23 +2,106 @@
 
 from __future__ import annotations
 
-from hdvae.experiment.experiment import Experiment
-from hdvae_platform.study.study import Study
+from collections.abc import Mapping
 
+from hdvae.errors import InputError
+from hdvae.experiment.experiment import Experiment
+from hdvae_platform.study.study import RANDOM_START, Study
+
+MEDIAN_NEEDS = 5
+"""Complete trials before which `pruner: median` prunes none."""
 TIME_CONSTANTS = 3
 """An average of weights over fewer than this many times 1/(1 − decay) steps has a caveat."""
 
 
-def caveats_of_study(study: Study) -> list[str]:
-    """The caveats of all experiments of a grid, or of the base experiment of another search, each once."""
+def caveats_of_study(study: Study, images: int, machine: Mapping[str, float] | None = None) -> list[str]:
+    """The caveats of a study before anything of it runs.
+
+    They are those of the search, and of all experiments of a grid, or of the base experiment of another search.
+
+    Args:
+        study: the study.
+        images: the number of validation images.
+        machine: the resources of the only machine it will run on, by Ray's names for them; None if that is not known.
+    """
     grid = study.search.method == "grid"
     experiments = [study.experiment_at(params) for params in study.grid()] if grid else [study.experiment]
-    return list(dict.fromkeys(caveat for experiment in experiments for caveat in caveats_of_experiment(experiment)))
+    found = caveats_of_search(study) + ([] if machine is None else missing_resources(study, machine))
+    for experiment in experiments:
+        found += caveats_of_experiment(experiment, images)
+    return list(dict.fromkeys(found))
 
 
-def caveats_of_experiment(experiment: Experiment) -> list[str]:
-    """The caveats of one experiment."""
-    return short_average(experiment.training.ema, experiment.training.steps) + idle_revival(experiment)
+def caveats_of_experiment(experiment: Experiment, images: int | None = None) -> list[str]:
+    """The caveats of one experiment.
+
+    Args:
+        experiment: the experiment.
+        images: the number of validation images; None if that is not known.
+    """
+    training = experiment.training
+    return [
+        *short_average(training.ema, training.steps),
+        *idle_revival(experiment),
+        *late_evaluation(experiment),
+        *too_few_images(experiment, images),
+    ]
+
+
+def caveats_of_search(study: Study) -> list[str]:
+    """The caveats of how the space is searched."""
+    search, trials, found = study.search, study.parameter_sets(), []
+    start = RANDOM_START.get(search.method, 0)
+    if trials is not None and trials <= start:
+        found.append(
+            f"search: {search.method} draws its first {start} trials at random, and this study has {trials}: it does "
+            f"not search; ask for more trials, or for method: random"
+        )
+    if study.confirm is not None and trials is not None and study.confirm.top > trials:
+        found.append(f"confirm: top is {study.confirm.top}, but the study has {trials} trials: all are confirmed")
+    every, steps = study.experiment.evaluation.every, study.experiment.training.steps
+    if search.pruner is not None and every >= steps:
+        found.append(
+            f"pruner: {search.pruner} prunes after an evaluation, and the first is at step {every:,} of {steps:,}: it "
+            "never acts; lower evaluation.every"
+        )
+    elif search.pruner == "median" and trials is not None and trials <= MEDIAN_NEEDS:
+        found.append(
+            f"pruner: median prunes no trial before {MEDIAN_NEEDS} are complete, and this study has {trials}: it never "
+            "acts"
+        )
+    return found
+
+
+def missing_resources(study: Study, machine: Mapping[str, float]) -> list[str]:
+    """The caveat about runs that the machine has no room for."""
+    resources = study.resources
+    try:
+        runs = resources.concurrent_runs([machine])
+    except InputError as fault:
+        return [f"{fault}"]
+    if runs < resources.concurrent:
+        return [f"resources: {resources.concurrent} runs at a time were asked for; there is room for {runs}"]
+    return []
+
+
+def late_evaluation(experiment: Experiment) -> list[str]:
+    """The caveat that a run is evaluated at its end only."""
+    every, steps = experiment.evaluation.every, experiment.training.steps
+    if every <= steps:
+        return []
+    return [
+        f"evaluation: evaluation.every is {every:,}, but training has {steps:,} steps: a run is evaluated, and saved, "
+        "at its end only"
+    ]
+
+
+def too_few_images(experiment: Experiment, images: int | None) -> list[str]:
+    """The caveat that fewer images are there than were asked for."""
+    asked = experiment.evaluation.images
+    if images is None or asked <= images:
+        return []
+    return [f"images: evaluation.images is {asked:,}, but there are {images:,} validation images: all are used"]
 
 
 def idle_revival(experiment: Experiment) -> list[str]:

@@ -73,7 +73,10 @@ def _check_space(study: Study, where: str) -> list[Experiment]:
 def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
     """Each metric of the search is measured on `valid`, named once, and in every report where a pruner needs it."""
     for metric in search.objectives:
-        check_tunable(metric)
+        try:
+            check_tunable(metric)
+        except InputError as fault:
+            raise InputError(f"{where}: search.{'metric' if metric == search.metric else 'also'}: {fault}") from None
         if metric.startswith("valid/") and metric not in measured:
             raise InputError(f"{where}: {metric} is not measured{nearest(metric, measured)}")
     if search.metric in search.also:

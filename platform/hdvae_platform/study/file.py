@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from hdvae.config import parse
-from hdvae.errors import InputError, nearest
+from hdvae.errors import InputError, nearest, reason_of
 from hdvae.experiment import presets
 from hdvae_platform.study.checks import check
 from hdvae_platform.study.space import set_at
@@ -47,10 +48,21 @@ def read_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise InputError(f"{where}: nested too deeply") from None
     except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        at = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
-        raise InputError(f"{where}{at}: not valid YAML: {problem}") from None
+        raise InputError(f"{where}{_what_is_wrong(fault, text)}") from None
+
+
+def _what_is_wrong(fault: yaml.YAMLError, text: str) -> str:
+    """The place of a fault in YAML, what it is, and the line."""
+    problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
+    mark = getattr(fault, "problem_mark", None)
+    if mark is None:
+        return f": not valid YAML: {problem}"
+    line = (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1)]
+    if line.lstrip(" ").startswith("\t"):
+        problem = "a line begins with a tab; indent it with spaces"
+    elif problem == "mapping values are not allowed here":
+        problem += "; is the line indented as its neighbours are, and a text with a colon in quotes?"
+    return f" line {mark.line + 1}: not valid YAML: {problem}: {json.dumps(line.strip()[:60], ensure_ascii=False)}"
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -67,8 +79,13 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{_nearest_file(path)}") from None
+    except IsADirectoryError:
+        files = sorted(file.name for file in path.glob("*.yaml"))
+        raise InputError(f"{path}: is a folder, not a study file{nearest('', files)}") from None
     except (OSError, UnicodeDecodeError) as fault:
-        raise InputError(f"{path}: cannot be read: {fault}") from None
+        raise InputError(f"{path}: cannot be read: {reason_of(fault)}") from None
+    if not text.strip():
+        raise InputError(f"{path}: is empty; a study has at least name, claim and experiment")
     study = parse(Study, _with_preset(read_yaml(text, str(path))), str(path))
     if overrides:
         study = _overridden(study, overrides)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -14,6 +16,15 @@ from hdvae.randomness.shares import can_share
 
 Machines = Sequence[Mapping[str, float]]
 """The resources of each machine, by Ray's names for them (`CPU`, `GPU`)."""
+
+
+def this_machine() -> dict[str, float]:
+    """The resources of this machine as Ray counts them: cores, and GPUs by their device files."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = (
+        [one for one in visible.split(",") if one] if visible is not None else list(Path("/dev").glob("nvidia[0-9]*"))
+    )
+    return {"CPU": os.cpu_count() or 1, "GPU": len(gpus)}
 
 
 class ElasticConfig(Config):

@@ -14,9 +14,11 @@ from pydantic import Field, JsonValue
 
 from hdvae.config import Config
 from hdvae.errors import InputError, nearest
+from hdvae.experiment.schedules import Ramp
 
 Params = Mapping[str, Any]
 """One parameter set: dotted paths into the experiment → values."""
+RAMP_FIELDS = tuple(Ramp.model_fields)
 PRESET = "preset"
 """A path of the space that is no field of the experiment: its values are presets, merged in before all other values."""
 
@@ -24,6 +26,7 @@ PRESET = "preset"
 class Dimension(Config):
     """The values of one path of the experiment: listed choices, or a range."""
 
+    list_means = "choices"
     choices: tuple[JsonValue, ...] | None = None
     low: int | float | None = None
     high: int | float | None = None
@@ -140,14 +143,29 @@ def set_at(plain: dict[str, Any], path: str, value: Any, where: str) -> None:
         InputError: there is no such field; names the nearest.
     """
     at: Any = plain
+    done: list[str] = []
     parts = path.split(".")
-    for depth, part in enumerate(parts):
-        known = list(at) if isinstance(at, dict) else [str(i) for i in range(len(at))] if isinstance(at, list) else []
-        if part not in known:
-            inside = ".".join(parts[:depth]) or "the experiment"
-            raise InputError(f"{where}: {inside} has no field {part}{nearest(part, known)}")
-        key: Any = int(part) if isinstance(at, list) else part
-        if depth == len(parts) - 1:
+    while parts:
+        key, rest = _first_key(at, parts, f"{where}: {'.'.join(done) or 'the experiment'}")
+        if not rest:
             at[key] = copy.deepcopy(value)
-        else:
-            at = at[key]
+            return
+        at, done, parts = at[key], done + parts[: len(parts) - len(rest)], rest
+
+
+def _first_key(at: Any, parts: Sequence[str], inside: str) -> tuple[Any, list[str]]:
+    """The key of JSON-like values with which a path begins, and what is left of the path.
+
+    A key may have dots itself, as those of `space` do.
+
+    Raises:
+        InputError: there is no such key.
+    """
+    known = list(at) if isinstance(at, dict) else [str(i) for i in range(len(at))] if isinstance(at, list) else []
+    for count in range(len(parts), 0, -1):
+        if (key := ".".join(parts[:count])) in known:
+            return int(key) if isinstance(at, list) else key, list(parts[count:])
+    if parts[0] in RAMP_FIELDS and not isinstance(at, dict):
+        given = json.dumps(at)[:60]
+        raise InputError(f"{inside} is {given}: to vary its {parts[0]}, set it to {{start, end, steps, shape}}")
+    raise InputError(f"{inside} has no field {parts[0]}{nearest(parts[0], known)}")

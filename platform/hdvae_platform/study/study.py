@@ -9,11 +9,12 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hdvae.config import Config, parse
 from hdvae.experiment import presets
@@ -25,6 +26,8 @@ from hdvae_platform.study.resources import ResourcesConfig
 from hdvae_platform.study.space import PRESET, Dimension, Params, set_at
 
 Direction = Literal["maximize", "minimize"]
+RANDOM_START = {"tpe": 10, "gp": 10, "nsga2": 20}
+"""Trials that a method draws at random before it searches; for `nsga2` also the trials of each generation."""
 
 
 class SearchConfig(Config):
@@ -57,10 +60,20 @@ class ConfirmConfig(Config):
     """The validation images: those of the search, or the half of the split that the search is then not evaluated on."""
 
 
+def _checked_name(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+        return name
+    fitting = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-")[:80] or "study"
+    raise ValueError(
+        f"{json.dumps(name)} is no name: it has at most 80 letters, digits, '.', '_' and '-', and begins with a letter "
+        f"or digit, e.g. {fitting}"
+    )
+
+
 class Study(Config):
     """One study file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+    name: Annotated[str, AfterValidator(_checked_name)]
     claim: Annotated[str, Field(min_length=1)]
     expect: tuple[Expectation, ...] = ()
     """What the claim says of the arms; the report says whether the data support it."""

@@ -107,6 +107,15 @@ BAD = [
         {"expect": [{"metric": "valid/elbo", "grows_with": "model.layers.*.variable"}]},
         ["expect.0: there is no setting model.layers.*.variable", "did you mean 'model.layers.1.variables'"],
     ),
+    ({"name": "my study"}, ['name: "my study" is no name', "e.g. my-study"]),
+    ({"seeds": 3}, ["seeds: must be a list, got 3: write [3]"]),
+    ({"space/training.freebits": [0, 1]}, ["space.training.freebits: must be a mapping", "write {choices: [0, 1]}"]),
+    ({"experiment/model": [8]}, ["experiment.model: must be a mapping of fields, got [8]"]),
+    ({"search/metric": "valid/ELBO"}, ["small.yaml: search.metric", "did you mean 'valid/elbo'"]),
+    (
+        {"experiment/training/temperature": [[0, 0.8]], "space/training.temperature.end": {"choices": [0.1]}},
+        ["training.temperature is [[0, 0.8]]: to vary its end, set it to {start, end, steps, shape}"],
+    ),
     ({"confirm": {"top": 0}}, ["confirm.top", "greater than or equal to 1"]),
     ({"confirm": {"sed": 1}}, ["confirm.sed", "did you mean 'seeds'"]),
     ({"search/method": "gird"}, ["search.method", "'grid'"]),
@@ -145,7 +154,7 @@ BAD = [
     ({"resources": {"workers": 2, "elastic": {"most": 4}}}, ["resources", "either workers or elastic"]),
     ({"resources": {"elastic": {"least": 4, "most": 2}}}, ["resources.elastic", "most is 2, but least is 4"]),
     ({"resources": {"elastic": {"least": 3, "most": 4}}}, ["batch_size is 16", "multiple of 3: take 15 or 18"]),
-    ({"name": "../up"}, ["name", "pattern"]),
+    ({"name": "../up"}, ["name", '"../up" is no name', "e.g. up"]),
     ({"claim": None}, ["claim is missing"]),
 ]
 
@@ -177,6 +186,31 @@ def test_not_yaml(study_file):
     assert "mapping" in refused(study_file)
     study_file.write_text("when: 2026-01-01")
     assert "unknown" in refused(study_file) or "date" in refused(study_file)
+
+
+def test_a_fault_of_yaml_is_shown_with_its_line(study_file):
+    study_file.write_text("name: a\n\tclaim: b\n")
+    line = refused(study_file)
+    assert 'line 2: not valid YAML: a line begins with a tab; indent it with spaces: "claim: b"' in line
+    study_file.write_text("name: a\n  claim: b\n")
+    line = refused(study_file)
+    assert "line 2: not valid YAML: mapping values are not allowed here; is the line indented as" in line
+    assert line.rstrip().endswith('"claim: b"')
+
+
+def test_a_file_that_says_nothing_and_a_folder(study_file):
+    study_file.write_text("  \n")
+    assert "is empty; a study has at least name, claim and experiment" in refused(study_file)
+    assert "is a folder, not a study file; known: small.yaml" in refused(study_file.parent)
+
+
+def test_overrides_reach_into_the_space(study_file):
+    """The names of its fields have dots themselves."""
+    study = load_study(study_file, ["space.training.temperature.choices=[0.2, 0.3]", "training.steps=7"])
+    assert study.space["training.temperature"].choices == (0.2, 0.3)
+    assert study.experiment.training.steps == 7
+    with pytest.raises(InputError, match=r"space.training.temperature has no field choises; did you mean 'choices'"):
+        load_study(study_file, ["space.training.temperature.choises=[0.2]"])
 
 
 def test_yaml_that_contains_itself(study_file):

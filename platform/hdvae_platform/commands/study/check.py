@@ -18,6 +18,7 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.file import load_study
+from hdvae_platform.study.resources import this_machine
 from hdvae_platform.study.study import Study
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     dataset = load_data(study.experiment, places.home)  # before the import of torch: a faulty file is reported at once
     from hdvae_platform.running.estimate import estimate
 
-    cost, caveats, shared = estimate(study, places), caveats_of_study(study), overlaps(dataset)
+    cost, shared = estimate(study, places), overlaps(dataset)
+    caveats = caveats_of_study(study, dataset.size("valid"), this_machine())
     if as_json:
         click.echo(
             json.dumps({**cost.plain(), "caveats": caveats, "overlaps": [asdict(one) for one in shared]}, indent=1)
