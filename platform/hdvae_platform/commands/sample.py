@@ -42,6 +42,8 @@ BASES = 4
 @home_option
 def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) -> None:
     """Draw samples, reconstructions or resampled layers of a trained RUN, at τ = 0."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: the picture is a PNG file: write --out {out.with_suffix('.png')}")
     places = places_of(run, home)
     found = find_run(run, places)
     if found.note is not None:

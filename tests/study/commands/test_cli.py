@@ -277,5 +277,6 @@ def test_samples_of_nothing(capsys, places, trained, tmp_path):
     out = ["--out", tmp_path / "x.png", "--home", places.home]
     assert "no such MLflow run" in fails(capsys, "sample", "deadbeef", *out)
     assert "no checkpoint there" in fails(capsys, "sample", tmp_path / "nowhere/run", *out)
+    assert "write --out s.png" in fails(capsys, "sample", trained["run"], "--out", "s.txt", "--home", places.home)
     assert "cannot be written" in fails(capsys, "sample", trained["run"], "--out", "/no/x.png", "--home", places.home)
     assert not (tmp_path / "x.png").exists()
