@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm
-from hdvae_platform.analysis.run_settings import setting, varied_in
+from hdvae_platform.analysis.run_settings import Condition, setting, varied_in
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.space import set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
@@ -30,7 +30,7 @@ def read_arms(
     client: Client,
     studies: Sequence[str],
     by: Sequence[str] = (),
-    where: Mapping[str, Any] | None = None,
+    where: Sequence[Condition] = (),
     required: Collection[str] = (),
     kept: Collection[str] = (),
 ) -> list[Arm]:
@@ -40,27 +40,27 @@ def read_arms(
         client: connection to MLflow.
         studies: names.
         by: dotted paths to group runs by; by default everything that the study varied.
-        where: settings that a run must have to be included.
+        where: conditions on the settings of a run to be included.
         required: full names of metrics that at least one run must have.
         kept: further metrics to keep of each run. If `required` and `kept` are empty, all metrics are kept.
 
     Raises:
         InputError: MLflow does not know a study, no run of it is complete, or no run has a given path or metric.
     """
-    wanted, metrics, studies = where or {}, {*required, *kept}, list(dict.fromkeys(studies))
+    metrics, studies = {*required, *kept}, list(dict.fromkeys(studies))
     arms: dict[str, Arm] = {}
     seen, order = _Seen(), dict[str, tuple[int, int]]()
     for place, study in enumerate(studies):
         for run in _search_runs(client, study):
-            seen.add(run, wanted)
-            if all(setting(run, path) == value for path, value in wanted.items()):
+            seen.add(run, [*by, *(one.path for one in where)])
+            if all(one.holds(run) for one in where):
                 settings = _arm_settings(run, by) | ({"study": study} if len(studies) > 1 else {})
                 key, at = set_key(settings), (place, run.trial)
                 order[key] = min(order.get(key, at), at)
                 _add_run(arms.setdefault(key, Arm(settings)), _trimmed(run, metrics))
-    seen.check(by, wanted, required)
+    seen.check(by, where, required)
     if not arms:
-        raise InputError(f"no run has {seen.values_instead_of(wanted)}")
+        raise InputError(f"no run has {seen.values_instead_of(where)}")
     return _with_complete_runs([arms[key] for key in sorted(arms, key=order.__getitem__)], studies)
 
 
@@ -82,15 +82,18 @@ class _Seen:
         self._metrics: set[str] = set()
         self._values: dict[str, Counter[str]] = {}
 
-    def add(self, run: TrackedRun, wanted: Mapping[str, Any]) -> None:
+    def add(self, run: TrackedRun, asked: Sequence[str]) -> None:
         self._paths.update(run.params, varied_in(run))
         self._metrics.update(run.metrics)
-        for path in wanted:
+        for path in asked:
             self._values.setdefault(path, Counter())[json.dumps(setting(run, path))] += 1
 
-    def check(self, by: Sequence[str], wanted: Mapping[str, Any], metrics: Collection[str]) -> None:
-        for option, path in [*(("--by", path) for path in by), *(("--where", path) for path in wanted)]:
-            if path not in self._paths:
+    def check(self, by: Sequence[str], where: Sequence[Condition], metrics: Collection[str]) -> None:
+        for option, path in [*(("--by", path) for path in by), *(("--where", one.path) for one in where)]:
+            if path not in self._paths and set(self._values[path]) == {"null"}:
+                ending = sorted(known for known in self._paths if known.endswith(f".{path}"))
+                if ending:
+                    raise InputError(f"{option} {path}: which of {', '.join(ending)}?")
                 raise InputError(f"{option} {path}: no such setting{nearest(path, self._paths)}")
         for metric in metrics:
             if metric not in self._metrics:
@@ -101,13 +104,10 @@ class _Seen:
             return ": no run was evaluated on test images yet; `hdvae evaluate RUN` does that"
         return nearest(metric, self._metrics)
 
-    def values_instead_of(self, wanted: Mapping[str, Any]) -> str:
-        """The wanted settings, each with the values that runs have instead."""
-        known = {path: self._values[path].most_common(MAX_VALUES_NAMED) for path in wanted}
-        return "; ".join(
-            f"{path}={json.dumps(value)} (runs have {', '.join(one for one, _ in known[path])})"
-            for path, value in wanted.items()
-        )
+    def values_instead_of(self, where: Sequence[Condition]) -> str:
+        """The conditions, each with the values that runs have instead."""
+        known = {one.path: self._values[one.path].most_common(MAX_VALUES_NAMED) for one in where}
+        return "; ".join(f"{one} (runs have {', '.join(value for value, _ in known[one.path])})" for one in where)
 
 
 def _arm_settings(run: TrackedRun, by: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hdvae_platform.analysis.differences import Difference
 from hdvae_platform.analysis.inference import interval
 from hdvae_platform.analysis.metric_names import BIAS, ELBO, USUAL, limits_of, parts_of
 from hdvae_platform.analysis.rank_tests import Direction
+from hdvae_platform.analysis.run_settings import Condition
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.study.space import set_key
 
@@ -31,7 +32,7 @@ class Question:
         studies: names.
         by: dotted paths to group runs by; without any, everything that was varied. Not with a trend.
         metrics: full names; without any, the usual ones.
-        where: settings that a run must have.
+        where: conditions on the settings of a run.
         against: settings of the arm to compare every other arm with; without any, every pair is compared. Not with a
             trend.
         trend: path of a setting in which to test for a trend; a bias |δ| is tested as signed δ.
@@ -42,7 +43,7 @@ class Question:
     studies: Sequence[str]
     by: Sequence[str] = ()
     metrics: Sequence[str] = ()
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Sequence[Condition] = ()
     against: Mapping[str, Any] = field(default_factory=dict)
     trend: str | None = None
     direction: Direction = "two-sided"

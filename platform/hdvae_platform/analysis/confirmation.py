@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hdvae_platform.analysis.inference import Interval, interval
-from hdvae_platform.analysis.run_settings import PART, setting, varied_in
+from hdvae_platform.analysis.run_settings import PART, Condition, varied_in
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, study_run
@@ -96,17 +96,13 @@ def images_of(confirmed: Sequence[Confirmation]) -> str:
     )
 
 
-def confirmations(client: Client, studies: Sequence[str], where: Mapping[str, Any] | None = None) -> list[Confirmation]:
-    """The confirmed trials with the settings `where`, study by study; in each the best by the search first."""
-    return [one for study in dict.fromkeys(studies) for one in _confirmations_of(client, study, where or {})]
+def confirmations(client: Client, studies: Sequence[str], where: Sequence[Condition] = ()) -> list[Confirmation]:
+    """The confirmed trials that fulfil the conditions `where`, study by study; in each the best by the search first."""
+    return [one for study in dict.fromkeys(studies) for one in _confirmations_of(client, study, where)]
 
 
-def _confirmations_of(client: Client, study: str, where: Mapping[str, Any]) -> list[Confirmation]:
-    fresh = [
-        run
-        for run in confirmation_runs(client, study)
-        if all(setting(run, path) == value for path, value in where.items())
-    ]
+def _confirmations_of(client: Client, study: str, where: Sequence[Condition]) -> list[Confirmation]:
+    fresh = [run for run in confirmation_runs(client, study) if all(one.holds(run) for one in where)]
     parent = study_run(client, study) if fresh else None
     if parent is None:
         return []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError
@@ -14,6 +17,8 @@ from hdvae_platform.tracking.names import Tag
 
 PART = "evaluation.part"
 """The setting that says on which part of the validation images a run is evaluated."""
+SIGNS = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+"""What the signs of a `Condition` mean."""
 
 
 def parse_settings(texts: Sequence[str], option: str) -> dict[str, Any]:
@@ -34,10 +39,59 @@ def parse_settings(texts: Sequence[str], option: str) -> dict[str, Any]:
     return parsed
 
 
+@dataclass(frozen=True)
+class Condition:
+    """A condition on a setting of a run, as in `training.freebits<2`.
+
+    Attributes:
+        path: the dotted path of the setting, see `setting`.
+        sign: `=`, `<`, `<=`, `>` or `>=`.
+        value: what the setting is compared with.
+    """
+
+    path: str
+    sign: str
+    value: Any
+
+    @staticmethod
+    def parsed(text: str, option: str) -> Condition:
+        """The condition that an option of a command was given; its value is YAML.
+
+        Raises:
+            InputError: it does not have this form, or compares the size of what is no number.
+        """
+        parts = re.fullmatch(r"([^<>=]+)(<=|>=|=|<|>)(.*)", text, re.DOTALL)
+        if parts is None:
+            raise InputError(f"{option} {text}: write {option} path=value, e.g. {option} model.latent=categorical")
+        path, sign, value = parts[1].strip(), parts[2], read_yaml(parts[3], f"{option} {text}")
+        if sign != "=" and not is_number(value):
+            raise InputError(f"{option} {text}: {json.dumps(value)} is no number: compare it by =")
+        return Condition(path, sign, value)
+
+    def holds(self, run: TrackedRun) -> bool:
+        """Whether a run fulfils it."""
+        own = setting(run, self.path)
+        return bool((self.sign == "=" or is_number(own)) and SIGNS[self.sign](own, self.value))
+
+    def __str__(self) -> str:
+        return f"{self.path}{self.sign}{json.dumps(self.value)}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of YAML is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def setting(run: TrackedRun, path: str) -> Any:
-    """A setting of a run as a value; None if the run has no such setting."""
+    """A setting of a run as a value; None if the run has no such setting.
+
+    The end of a path is enough where only one setting that the study varied ends so, as in the labels of arms.
+    """
     varied = varied_in(run)
-    return varied[path] if path in varied else value_of(run.params[path]) if path in run.params else None
+    if path in varied or path in run.params:
+        return varied[path] if path in varied else value_of(run.params[path])
+    ending = [known for known in varied if known.endswith(f".{path}")]
+    return varied[ending[0]] if len(ending) == 1 else None
 
 
 def varied_in(run: TrackedRun) -> dict[str, Any]:

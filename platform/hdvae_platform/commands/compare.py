@@ -18,7 +18,7 @@ from hdvae_platform.analysis.comparison import Comparison, Question
 from hdvae_platform.analysis.comparison_table import as_csv, as_parquet
 from hdvae_platform.analysis.comparison_text import as_markdown, as_text
 from hdvae_platform.analysis.metric_names import full_name
-from hdvae_platform.analysis.run_settings import parse_settings
+from hdvae_platform.analysis.run_settings import Condition, parse_settings
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.storage import write_atomically
@@ -45,7 +45,12 @@ ENDINGS = {".txt": "terminal", ".md": "md", ".csv": "csv", ".json": "json", ".pa
     metavar="NAME",
     help="Show this metric, e.g. elbo or test/elbo; may be repeated.",
 )
-@click.option("--where", multiple=True, metavar="PATH=VALUE", help="Only runs with this setting; may be repeated.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Only runs with this setting; also <, <=, >, >= (in quotes); may be repeated.",
+)
 @click.option("--against", multiple=True, metavar="PATH=VALUE", help="Compare every arm with the one that has this.")
 @click.option("--trend", metavar="PATH", help="Test whether the metric (the bias) grows or falls with this.")
 @click.option(
@@ -123,7 +128,7 @@ def _question(asked: Mapping[str, Any], *, all_metrics: bool) -> Question:
         studies=asked["names"],
         by=asked["by"],
         metrics=[full_name(metric) for metric in asked["metrics"]],
-        where=parse_settings(asked["where"], "--where"),
+        where=[Condition.parsed(text, "--where") for text in asked["where"]],
         against=parse_settings(asked["against"], "--against"),
         trend=asked["trend"],
         direction=asked["direction"] or "two-sided",

@@ -16,6 +16,7 @@ from hdvae_platform.analysis.comparison_text import arm_table, as_markdown, as_t
 from hdvae_platform.analysis.confirmation import confirmations
 from hdvae_platform.analysis.inference import Interval, difference, interval
 from hdvae_platform.analysis.labels import arm_names, arm_names_note, label
+from hdvae_platform.analysis.run_settings import Condition
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Tag, flattened
 
@@ -174,6 +175,25 @@ def test_grouping_by_a_setting():
     assert arms(*runs, by=["model.width"])[0].by_seed("valid/elbo") == {0: -1.5}
     with pytest.raises(InputError, match=r"did you mean 'model\.width'"):
         arms(*runs, by=["model.widht"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("a=1", [0]), ("a<2", [0]), ("a<=2", [0, 1]), ("a>1", [1, 2]), ("a>=3", [2]), ("model.a>2", [2]), ("b>1", [])],
+)
+def test_conditions_on_settings(text, seeds):
+    """The end of a path is enough; a setting that is no number is neither above nor below one."""
+    runs = [run(json.dumps({"model.a": seed + 1, "training.b": "x"}), seed) for seed in range(3)]
+    condition = Condition.parsed(text, "--where")
+    assert [one.seed for one in runs if condition.holds(one)] == seeds
+
+
+def test_the_end_of_a_path_must_name_one_setting_that_varies():
+    runs = [run('{"model.layers.0.classes": 4, "model.layers.1.classes": 9, "model.width": 2}', 0)]
+    assert arms(*runs, by=["width"])[0].settings == {"width": 2}
+    assert arms(*runs, by=["0.classes"])[0].settings == {"0.classes": 4}
+    with pytest.raises(InputError, match=r"--by classes: which of model.layers.0.classes, model.layers.1.classes\?"):
+        arms(*runs, by=["classes"])
 
 
 def test_nothing_to_compare():

@@ -272,6 +272,9 @@ def test_settings_in_which_studies_differ_are_named(home, capsys):
         (["--by", "model.latnt"], "--by model.latnt: no such setting; did you mean 'model.latent'?"),
         (["--where", "model.latent=conv"], 'no run has model.latent="conv" (runs have "normal", "categorical")'),
         (["--where", "model.latent"], "write --where path=value"),
+        (["--where", "model.width<two"], '"two" is no number: compare it by ='),
+        (["--where", "model.width>9"], "no run has model.width>9 (runs have "),
+        (["--where", "model.wdth<9"], "no such setting; did you mean 'model.width'?"),
         (
             ["--against", "model.latent=normal"],
             "--against latent normal: 3 arms have this, and one is needed: latent normal, width 2",
