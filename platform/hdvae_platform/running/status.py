@@ -20,26 +20,26 @@ from hdvae_platform.study.study import Study
 
 
 @dataclass(frozen=True)
-class StudyStatus:
-    """A study as a whole, and a row for each run.
+class StudyState:
+    """A study as a whole, as far as the study database alone knows it.
 
     Attributes:
         study: its name.
         claim: what it claims.
         state: running: a driver is at work; interrupted: `hdvae study run` would resume it; finished: nothing to do.
         total: the number of all runs, as far as it is known.
-        trials: a row for each run, of JSON-like values.
+        runs: every run that is known, and the parameters of its trial, in the order of trials and seeds.
     """
 
     study: str
     claim: str
     state: Literal["running", "interrupted", "finished"]
     total: int
-    trials: list[dict[str, Any]]
+    runs: Sequence[tuple[Run, dict[str, Any]]]
 
-    def count(self, state: str) -> int:
+    def count(self, state: RunState) -> int:
         """How many runs are in a state."""
-        return sum(row["state"] == state for row in self.trials)
+        return sum(run.state == state for run, _ in self.runs)
 
     @property
     def complete(self) -> int:
@@ -56,37 +56,53 @@ class StudyStatus:
         """How many runs were pruned."""
         return self.count(RunState.PRUNED)
 
-    def plain(self) -> dict[str, Any]:
-        """The status as JSON-like values."""
-        return {"study": self.study, "state": self.state, "trials": self.trials}
-
     def summary(self) -> dict[str, Any]:
         """Counts only."""
         counts = {"complete": self.complete, "pruned": self.pruned, "failed": self.failed, "runs": self.total}
         return {"study": self.study, "claim": self.claim, "state": self.state, **counts}
 
 
-def study_status(places: Places, record: StudyRecord) -> StudyStatus:
-    """The status of a recorded study."""
+@dataclass(frozen=True)
+class StudyStatus(StudyState):
+    """The same with what the storage knows of the runs.
+
+    Attributes:
+        trials: a row for each run, of JSON-like values.
+    """
+
+    trials: list[dict[str, Any]]
+
+    def plain(self) -> dict[str, Any]:
+        """The status as JSON-like values."""
+        return {"study": self.study, "state": self.state, "trials": self.trials}
+
+
+def study_state(places: Places, record: StudyRecord) -> StudyState:
+    """The state of a recorded study. The storage is not asked: it may be away, and a study may have many runs."""
     study = record.as_study()
-    runs = {(run.trial, run.seed): run for run in Records(places.database).runs(record.name)}
-    storage = Storage(places.storage)
+    known = {(run.trial, run.seed): run for run in Records(places.database).runs(record.name)}
     spent = study.hours_are_over(record.created, time.time())
     trials = [trial for trial in known_trials(study, places.database) if trial.state != RunState.WAITING or not spent]
-    rows = []
+    runs = []
     for trial in trials:
-        seeds = {seed for number, seed in runs if number == trial.number}
+        seeds = {seed for number, seed in known if number == trial.number}
         if trial.state not in (RunState.FAIL, RunState.PRUNED):  # such a trial gets no further seeds
             seeds |= set(study.seeds)
         for seed in sorted(seeds):
-            run = runs.get((trial.number, seed)) or Run.fresh(trial.number, seed)
-            rows.append(_row(study, storage, run, trial.params, record.driven))
-    total = len(rows) + _to_come(study, trials, runs, spent)
-    ended = sum(RunState(row["state"]).is_terminal for row in rows)
+            runs.append((known.get((trial.number, seed)) or Run.fresh(trial.number, seed), trial.params))
+    total = len(runs) + _to_come(study, trials, known, spent)
+    ended = sum(run.state.is_terminal for run, _ in runs)
     state: Literal["running", "interrupted", "finished"] = (
         "running" if record.driven else "finished" if ended >= total else "interrupted"
     )
-    return StudyStatus(record.name, study.claim, state, total, rows)
+    return StudyState(record.name, study.claim, state, total, runs)
+
+
+def study_status(places: Places, record: StudyRecord) -> StudyStatus:
+    """The status of a recorded study."""
+    study, storage, found = record.as_study(), Storage(places.storage), study_state(places, record)
+    rows = [_row(study, storage, run, params, record.driven) for run, params in found.runs]
+    return StudyStatus(**vars(found), trials=rows)
 
 
 def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int], Run], spent: bool) -> int:

@@ -9,7 +9,8 @@ import torch
 
 from hdvae.training.loop import Report
 from hdvae.training.snapshot import Snapshot
-from hdvae_platform.running.status import study_status
+from hdvae_platform.cli import run as hdvae
+from hdvae_platform.running.status import StudyState, study_state, study_status
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.layout import run_folder
@@ -33,7 +34,8 @@ def begin(tmp_path, edit, monkeypatch):
         records.define(study.name, study.definition(), study.plan(), {})
 
         def status():
-            found = study_status(places, records.study(study.name))
+            found, state = (look(places, records.study(study.name)) for look in (study_status, study_state))
+            assert state == StudyState(**{name: getattr(found, name) for name in vars(state)})
             return found.state, found.complete, found.pruned, found.total
 
         return Search(study, places.database, records), status
@@ -161,3 +163,22 @@ def test_nothing_runs_without_a_driver(tmp_path, edit):
     Search(study, places.database, records).next()
     row = study_status(places, records.study(study.name)).trials[0]
     assert (row["state"], row["attempts"], row["seconds_left"]) == ("WAITING", 1, None)
+
+
+def test_a_study_is_listed_and_stopped_while_the_storage_is_away(tmp_path, edit, monkeypatch, capsys):
+    """Of all times then: these commands ask the study database alone."""
+    places = Places.under(tmp_path / "home")
+    study = load_study(edit(ARMS))
+    records = Records(places.database)
+    records.define(study.name, study.definition(), study.plan(), {})
+    Search(study, places.database, records).next()
+    records.take(study.name, "this test")
+
+    def away(*arguments, **options):
+        raise AssertionError("the storage was asked")
+
+    monkeypatch.setattr("hdvae_platform.running.status.Storage", away)
+    assert hdvae(["study", "list", "--home", str(places.home)]) == 0
+    assert "running" in capsys.readouterr().out
+    assert hdvae(["study", "stop", study.name, "--home", str(places.home)]) == 0
+    assert "was asked to stop" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import click
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
 from hdvae_platform.running.deletion import delete_study
-from hdvae_platform.running.status import study_status
+from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 
@@ -23,7 +23,7 @@ def delete(name: str, yes: bool, home: Path) -> None:
     """Delete a study that is not running: its MLflow runs, its folder on the storage, and its records."""
     places = Places.known(home, "database")
     record = Records(places.database).known_study(name)
-    study = study_status(places, record)
+    study = study_state(places, record)
     if not yes:
         _confirm(f"delete {name} ({study.state}, {study.complete} of {study.total} runs done)?")
     done = delete_study(places, record)

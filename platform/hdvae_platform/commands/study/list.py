@@ -9,7 +9,7 @@ import click
 
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.display.text import table
-from hdvae_platform.running.status import study_status
+from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 
@@ -20,7 +20,7 @@ from hdvae_platform.store.records import Records
 def list_(home: Path, as_json: bool) -> None:
     """List the studies of the study database."""
     places = Places.known(home, "database")
-    studies = [study_status(places, record) for record in Records(places.database).studies()]
+    studies = [study_state(places, record) for record in Records(places.database).studies()]
     if as_json:
         click.echo(json.dumps([one.summary() for one in studies], indent=1))
     elif not studies:

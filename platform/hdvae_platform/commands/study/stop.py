@@ -9,7 +9,7 @@ import click
 from hdvae_platform.commands.options import home_option
 from hdvae_platform.commands.study.options import insecure_option, remote_option
 from hdvae_platform.commands.study.remote import run_remotely
-from hdvae_platform.running.status import study_status
+from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 
@@ -25,7 +25,7 @@ def stop(name: str, address: str | None, insecure: bool, home: Path) -> int:
         return run_remotely(address, insecure, "study", "stop", name)
     places = Places.known(home, "database")
     records = Records(places.database)
-    state = study_status(places, records.known_study(name)).state
+    state = study_state(places, records.known_study(name)).state
     if state != "running":
         click.echo(f"{name} is not running ({state})")
         return 0
