@@ -36,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "conv": {"preset": "table2-L2", "model": {"width": 8, "depth": 1}},
 }
 """The network of the first study, and a small one of the kind of table 2 with two layers."""
-PROCESSES = 5
+PROCESSES = 3
 """Processes whose peaks of the memory are measured, of which the least counts: it depends on luck with addresses."""
 IMAGES = 64
 SEED = 0
