@@ -82,12 +82,13 @@ def _draw_pictures(attempt: Attempt, state: TrainState, seed: int) -> None:
     picture = grid_png(prior_samples(state.result(), PICTURED_SAMPLES, seed), columns=16)
     attempt.check()
     attempt.storage.write(samples_file(attempt.run), picture)
-    if state.experiment.model.latent == "categorical":
+    journal = Journal(attempt.storage, attempt.run)
+    reports = journal.steps()
+    if state.experiment.model.latent == "categorical" and len(reports) > 1:  # one report makes no curve
         # Takes half a second to import, which each process of a run would wait for.
         from hdvae_platform.training.slots_figure import slot_use
 
-        journal = Journal(attempt.storage, attempt.run)
-        history = {step: journal.entry(step).metrics for step in journal.steps()}
+        history = {step: journal.entry(step).metrics for step in reports}
         attempt.storage.write(slots_file(attempt.run), slot_use(history))
 
 

@@ -52,3 +52,11 @@ def test_the_journal_has_what_the_run_cost_apart_from_its_metrics(places, edit):
         assert entry.costs.keys() == {"train/images_per_second", "system/memory_peak_mb"}
         assert 10 < entry.costs["system/memory_peak_mb"] < 1e5
         assert not entry.costs.keys() & entry.metrics.keys()
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(10, True), (20, False)])
+def test_the_use_of_slots_is_drawn_if_there_is_a_curve(places, edit, every, drawn):
+    spec = spec_of(edit({"experiment/evaluation/every": every}), places)
+    run(spec, lambda message: None)
+    files = Storage(places.storage).list(spec.folder)
+    assert ("slots.png" in files, "samples.png" in files) == (drawn, True)
