@@ -59,7 +59,7 @@ def memory_step(classes: int, reads: str, race: RaceConfig, tau: float) -> Step:
         raw = queries.detach().requires_grad_()
         draw = layer.relax(layer.distribution(raw), layer.noise(source), tau)
         (draw.read - wanted).square().mean().backward()  # type: ignore[no-untyped-call]
-        ALONE.average_gradients(layer.parameters())
+        ALONE.average_rows(layer.parameters())
         optimizer.step()
 
     return step

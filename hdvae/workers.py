@@ -25,8 +25,8 @@ T = TypeVar("T")
 class Workers:
     """This process among the workers of a run. Several workers need the process group of `torch.distributed`.
 
-    `mean`, `largest`, `average_gradients`, `any`, `gather` and `from_first` must be called by all workers in the same
-    order. They raise `PeerLost` if one of the workers does not answer.
+    `mean`, `largest`, `average`, `average_rows`, `any`, `gather` and `from_first` must be called by all workers in the
+    same order. They raise `PeerLost` if one of the workers does not answer.
 
     Attributes:
         rank: the rank of this worker, 0 … size − 1. The first worker reads and reports for all of them.
@@ -69,20 +69,22 @@ class Workers:
                 for tensor in tensors:
                     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the workers. Sparse gradients are coalesced afterwards.
+    def average_rows(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each sparse gradient by its mean over the workers, coalesced.
 
-        For a sparse gradient, only the rows that some worker has are exchanged.
+        Only the rows that some worker has are exchanged.
         """
-        dense: list[Tensor] = []
         for parameter in parameters:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = self._mean_rows(rows_once(parameter.grad))
-            elif parameter.grad is not None:
-                dense.append(parameter.grad)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each dense tensor by its mean over the workers, in place."""
         if self.size > 1:
-            for gradient, mean in zip(dense, self.mean(dense), strict=True):
-                gradient.copy_(mean)
+            with _answering():
+                for tensor in tensors:
+                    dist.all_reduce(tensor)
+                    tensor.div_(self.size)
 
     def _mean_rows(self, gradient: Tensor) -> Tensor:
         """The mean of a coalesced sparse gradient over the workers, coalesced."""

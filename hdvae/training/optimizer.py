@@ -79,12 +79,11 @@ class Adamax:
                 parameter.grad = None
 
     @torch.no_grad()
-    def collect(self) -> list[Tensor]:
+    def collect(self) -> tuple[list[Tensor], list[Tensor]]:
         """Move the dense gradients of each group into one buffer; they become views of it.
 
         Returns:
-            All gradients: the buffers, and the entries of sparse gradients. What is done to them is done to the
-            gradients.
+            The buffers, and the entries of sparse gradients. What is done to these is done to the gradients.
 
         Raises:
             RuntimeError: a parameter that had a dense gradient in the first step has none.
@@ -96,7 +95,7 @@ class Adamax:
                 self._dense[i] = _Dense(own) if own else None
             if dense := self._dense[i]:
                 buffers.append(dense.collect())
-        return buffers + [gradient.values() for group in self.groups for _, gradient in _sparse(group)]
+        return buffers, [gradient.values() for group in self.groups for _, gradient in _sparse(group)]
 
     @torch.no_grad()
     def step(self) -> None:

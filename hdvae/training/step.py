@@ -48,10 +48,10 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
         with dropping(model.dropouts, inputs.noise):
             objective = step_objective(model, inputs, config)
         _backward(state, objective)
-    parameters = list(state.parameters().values())
-    workers.average_gradients(parameters)  # from here on, what is not finite on one worker is not finite on any
-    averaged = _averaged(objective.model, workers)
-    gradients = state.optimizer.collect()
+    workers.average_rows(parameter for group in state.optimizer.groups for parameter in group.parameters)
+    dense, rows = state.optimizer.collect()
+    workers.average(dense)  # from here on, what is not finite on one worker is not finite on any
+    averaged, gradients = _averaged(objective.model, workers), [*dense, *rows]
     norm = total_norm(gradients)
     _check_finite(state, averaged, norm)  # before clipping, which would spread a NaN over all gradients
     clipped: dict[str, Tensor] = {}

@@ -116,7 +116,7 @@ def test_dead_slots_and_the_keys_of_none_but_them_are_drawn_anew(keys, shared, r
         optimizer = Adamax([Group(list(model.parameters()), 2e-3)])
         terms = terms_of(model, sampler=independent)
         (-terms.log_px.sum() - sum(layer.q.kl(layer.p).sum() for layer in terms.layers)).backward()
-        ALONE.average_gradients(model.parameters())
+        ALONE.average_rows(model.parameters())
         optimizer.step()
         node = next(node for node in model.nodes if model.layer(node).variables == 2)
         layer, name = model.layer(node), model.name(node)
