@@ -244,8 +244,8 @@ MUTANTS = [
     Mutant(
         "each worker follows its own gradient",
         "hdvae/workers.py",
-        "gradient.copy_(mean)",
-        "gradient.copy_(gradient)",
+        "dist.all_reduce(tensor)",
+        "tensor.mul_(self.size)",
         "tests/hdvae/test_workers.py",
     ),
     Mutant(
@@ -272,8 +272,8 @@ MUTANTS = [
     Mutant(
         "all workers evaluate on the noise of the first images",
         "hdvae/evaluation/evaluation.py",
-        "act(images[mine], mine.start).cpu()",
-        "act(images[mine], 0).cpu()",
+        "chunk_of.start, seed, certificate)",
+        "0, seed, certificate)",
         "tests/hdvae/test_workers.py",
     ),
     Mutant(

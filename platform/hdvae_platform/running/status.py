@@ -72,6 +72,10 @@ class StudyStatus(StudyState):
 
     trials: list[dict[str, Any]]
 
+    def count(self, state: RunState) -> int:
+        """How many runs are in a state; without a driver none is running."""
+        return sum(row["state"] == state for row in self.trials)
+
     def plain(self) -> dict[str, Any]:
         """The status as JSON-like values."""
         return {"study": self.study, "state": self.state, "trials": self.trials}

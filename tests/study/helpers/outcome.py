@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 
+from hdvae.evaluation.metrics import COSTS
 from hdvae_platform.store.attempts import Attempt, Fenced
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.images import load_data
@@ -38,10 +39,10 @@ def tracked(places):
 
 
 def series(places, run_id):
-    """Every stored point of a run: (metric, step) → (value, time)."""
+    """Every stored point of a run but its costs, which are never the same twice: (metric, step) → (value, time)."""
     client = mlflow.MlflowClient(places.tracking)
     points = {}
-    for metric in client.get_run(run_id).data.metrics:
+    for metric in client.get_run(run_id).data.metrics.keys() - COSTS:
         for point in client.get_metric_history(run_id, metric):
             assert (metric, point.step) not in points, "a point is there twice"
             points[metric, point.step] = (point.value, point.timestamp)
