@@ -226,7 +226,7 @@ def evaluate(
         return Part.joined(parts)
 
     # With reduced precision, the network would not be the one that is certified.
-    with evaluating(model), torch.no_grad(), products_in("float32"):
+    with evaluating(model), products_in("float32"):
         rows = rows_at_once(model)
         whole = Part.joined(_shared(workers, len(images), share))
     metrics, columns = summarise(whole.measured, config.kappa), whole.measured.columns()
