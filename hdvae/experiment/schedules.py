@@ -166,3 +166,15 @@ def values(spec: float | Points | Ramp) -> list[float]:
     if isinstance(spec, tuple):
         return [value for _, value in spec]
     return [spec]
+
+
+def end_of(spec: float | Points | Ramp) -> float:
+    """The step from which on a schedule is constant; 0 if it always is.
+
+    >>> end_of(0.5), end_of(((0, 0.8), (300, 0.1), (500, 0.1))), end_of(Ramp(start=0.8, end=0.1, steps=400))
+    (0, 300, 400)
+    """
+    if isinstance(spec, Ramp):
+        return spec.steps if spec.start != spec.end else 0
+    points = spec if isinstance(spec, tuple) else ()
+    return max((step for (_, before), (step, value) in itertools.pairwise(points) if value != before), default=0)

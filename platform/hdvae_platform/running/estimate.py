@@ -63,7 +63,7 @@ def estimate(study: Study, places: Places) -> Estimate:
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
     check_images(study, dataset.size("valid"))
-    sets = study.grid()[:TIMED_TRIALS] if study.search.method == "grid" else [{}]
+    sets = study.grid()[:TIMED_TRIALS] if study.search.method.name == "grid" else [{}]
     threads = torch.get_num_threads()
     torch.set_num_threads(study.resources.cpus_per_worker)
     shape = (dataset.height, dataset.width)

@@ -21,6 +21,7 @@ from hdvae_platform.store.layout import REPORT_PAGE, RESULT, report_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.storage import write_atomically
+from hdvae_platform.study.settled import settled
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 
@@ -90,6 +91,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _fingerprint(study: Study, places: Places, record: StudyRecord, runs: Sequence[Run]) -> str:
     """A checksum of what a result depends on: the study file, its data, the code, what is recorded, and the stores."""
+    study = settled(study, record.as_study())
     parts = {
         "definition": study.definition(),
         "plan": study.plan(),

@@ -34,6 +34,7 @@ from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.resources import this_machine
+from hdvae_platform.study.settled import settled
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
@@ -105,10 +106,12 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     dataset = load_data(study.experiment, places.home)
     check_batch(study.experiment, dataset, Workers(0, study.resources.min_workers))
     check_images(study, dataset.size("valid"))
+    records = Records(places.database)
+    known = records.study(study.name)
+    study = settled(study, None if known is None else known.as_study())
     machine = this_machine() if launch.address == LOCAL else None
     for caveat in caveats_of_study(study, dataset.size("valid"), machine):
         echo(f"! {caveat}")
-    records = Records(places.database)
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()
     records.take(study.name, driver, lease.dead(records.study(study.name)))
@@ -128,7 +131,7 @@ def _define(study: Study, records: Records, checksum: str, accept_code_change: b
     """
     definition = {**study.definition(), "data_checksum": checksum}
     known = records.define(study.name, definition, study.plan(), provenance.code())
-    before = Study.rebuilt(study.name, known.definition, known.plan)
+    before = settled(known.as_study())
     then = {**before.definition(), "data_checksum": known.definition["data_checksum"]}
     difference = first_difference(then, definition)
     if difference is not None:
@@ -191,6 +194,8 @@ def _drive(
     search.check()  # a driver that slept may have lost the study, and only its heartbeat knows
     if driver.interrupted and not search.is_done():
         raise KeyboardInterrupt
+    if search.is_done() and (saved := search.savings()) is not None:
+        echo(saved)
     return Ended(search.runs(), search.is_done(), tracker.is_complete)
 
 

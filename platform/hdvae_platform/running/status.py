@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hdvae.training.run_files import addresses
-from hdvae_platform.search.policy import confirmations
+from hdvae_platform.search.policy import confirmations, trainings_saved
 from hdvae_platform.search.trials import Trial, known_trials
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import handle, run_folder
@@ -29,6 +29,7 @@ class StudyState:
         state: running: a driver is at work; interrupted: `hdvae study run` would resume it; finished: nothing to do.
         total: the number of all runs, as far as it is known.
         runs: every run that is known, and the parameters of its trial, in the order of trials and seeds.
+        trainings_saved: how many full trainings pruning has saved; None without a pruner.
     """
 
     study: str
@@ -36,6 +37,7 @@ class StudyState:
     state: Literal["running", "interrupted", "finished"]
     total: int
     runs: Sequence[tuple[Run, dict[str, Any]]]
+    trainings_saved: float | None
 
     def count(self, state: RunState) -> int:
         """How many runs are in a state."""
@@ -78,7 +80,8 @@ class StudyStatus(StudyState):
 
     def plain(self) -> dict[str, Any]:
         """The status as JSON-like values."""
-        return {"study": self.study, "state": self.state, "trials": self.trials}
+        saved = {"trainings_saved": self.trainings_saved}
+        return {"study": self.study, "state": self.state, **saved, "trials": self.trials}
 
 
 def study_state(places: Places, record: StudyRecord) -> StudyState:
@@ -99,7 +102,8 @@ def study_state(places: Places, record: StudyRecord) -> StudyState:
     state: Literal["running", "interrupted", "finished"] = (
         "running" if record.driven else "finished" if ended >= total else "interrupted"
     )
-    return StudyState(record.name, study.claim, state, total, runs)
+    saved = None if study.search.pruner is None else trainings_saved(study, trials)
+    return StudyState(record.name, study.claim, state, total, runs, saved)
 
 
 def study_status(places: Places, record: StudyRecord) -> StudyStatus:

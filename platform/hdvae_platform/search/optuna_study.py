@@ -19,8 +19,9 @@ from hdvae_platform.search.optuna_internals import find_trial, queued_params, ru
 from hdvae_platform.search.trials import Attribute, Trial, decoded, encoded, encoded_value, optuna_storage, own_trials
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.caveats import MEDIAN_NEEDS
+from hdvae_platform.study.settled import settled
 from hdvae_platform.study.space import Dimension, Params, set_key
-from hdvae_platform.study.study import RANDOM_START, Study
+from hdvae_platform.study.study import Study
 
 DRAWS = 10
 """Suggestions of sets already tried after which the sampler is not asked again; the first untried set is taken then."""
@@ -43,7 +44,7 @@ class OptunaStudy:
     """The trials of a study in Optuna.
 
     Args:
-        study: a checked study.
+        study: a checked study; defaults that it leaves open are filled in (`hdvae_platform.study.settled`).
         url: SQLAlchemy URL of the study database.
         begun: numbers of the trials of which runs are recorded.
     """
@@ -51,6 +52,7 @@ class OptunaStudy:
     def __init__(self, study: Study, url: str, begun: Collection[int]) -> None:
         configure()
         self._study, self._storage = study, optuna_storage(url)
+        study = settled(study)
         with experimental_parts():
             self._optuna = optuna.create_study(
                 study_name=study.name,
@@ -65,7 +67,7 @@ class OptunaStudy:
             trials = self._optuna.get_trials(deepcopy=False)
             self._optuna.sampler = _sampler(study, len(trials))
         self._id = self._storage.get_study_id_from_name(study.name)
-        if study.search.method == "grid":
+        if study.search.method.name == "grid":
             self._enqueue_grid(trials)
         found = self.trials()
         self._params = {trial.number: trial.params for trial in found}
@@ -183,26 +185,29 @@ def _stand_in(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
-    """Optuna's pruner. The rungs of successive halving are at the first evaluation step and at 4, 16, … times that."""
-    if study.search.pruner == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=study.experiment.evaluation.every)
-    if study.search.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_NEEDS)
-    return optuna.pruners.NopPruner()
+    """Optuna's pruner of a settled study."""
+    pruner = study.search.pruner
+    if pruner is None or pruner.grace is None:
+        return optuna.pruners.NopPruner()
+    if pruner.asha is not None:
+        return optuna.pruners.SuccessiveHalvingPruner(pruner.grace, pruner.asha.reduction)
+    return optuna.pruners.MedianPruner(MEDIAN_NEEDS, n_warmup_steps=pruner.grace, n_min_trials=MEDIAN_NEEDS)
 
 
 def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler. Its seed depends on the number of trials, so that a later launch does not repeat its suggestions."""
-    seed = derive(study.seeds[0], "search", trials) % 2**32
-    start = RANDOM_START.get(study.search.method, 0)
-    if study.search.method == "tpe":
+    """The sampler of a settled study.
+
+    Its seed depends on the number of trials, so that a later launch does not repeat its suggestions.
+    """
+    seed, method = derive(study.seeds[0], "search", trials) % 2**32, study.search.method
+    if method.tpe is not None:
         return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=start, multivariate=True, group=True, constant_liar=True
+            seed=seed, n_startup_trials=method.start, multivariate=True, group=True, constant_liar=True
         )
-    if study.search.method == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=start, warn_independent_sampling=False)
-    if study.search.method == "nsga2":  # Optuna's default of 50 is as many as a whole study often has
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=start)
+    if method.gp is not None:
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=method.start, warn_independent_sampling=False)
+    if method.nsga2 is not None:
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=method.start)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

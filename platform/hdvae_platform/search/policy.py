@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hdvae_platform.search.trials import Trial
 from hdvae_platform.store.records import Run
@@ -35,6 +35,15 @@ def is_prunable(study: Study, run: Run, value: float | None) -> bool:
         and run.state == RunState.RUNNING
         and value is not None
         and math.isfinite(value)
+    )
+
+
+def trainings_saved(study: Study, trials: Iterable[Trial]) -> float:
+    """How many full trainings pruning has saved: the rest of the pruned runs, and the other seeds of their trials."""
+    return sum(
+        len(study.seeds) - (trial.last_step or 0) / study.experiment_at(trial.params).training.steps
+        for trial in trials
+        if trial.state == RunState.PRUNED
     )
 
 

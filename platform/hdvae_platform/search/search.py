@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae_platform.search.optuna_study import OptunaStudy
-from hdvae_platform.search.policy import confirmations, is_prunable, not_finite, seeds_to_run, trial_outcome
+from hdvae_platform.search.policy import (
+    confirmations,
+    is_prunable,
+    not_finite,
+    seeds_to_run,
+    trainings_saved,
+    trial_outcome,
+)
 from hdvae_platform.search.run_queue import RunQueue
 from hdvae_platform.search.trials import Trial
 from hdvae_platform.store.records import Kind, Records, Run
@@ -95,6 +102,15 @@ class Search(RunQueue):
         trials = max(target, self._optuna.started)
         searching = max(trials * len(self._study.seeds) - self._runs.spared, self._runs.count("search"))
         return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
+
+    def savings(self) -> str | None:
+        """What pruning has saved, in a sentence; None without a pruner."""
+        trials, pruner = self._optuna.trials(), self._study.search.pruner
+        pruned = sum(trial.state == RunState.PRUNED for trial in trials)
+        if pruner is None:
+            return None
+        saved = trainings_saved(self._study, trials)
+        return f"{pruner.name} pruned {pruned} of {len(trials)} trials, which saved {saved:.1f} full trainings"
 
     def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
         """Give the pruner the metric that a run reported at a step; returns whether run and trial are pruned."""

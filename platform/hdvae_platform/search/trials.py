@@ -50,6 +50,7 @@ class Trial:
         params: dotted paths into the experiment → values.
         values: once complete, for each metric of the search the mean over its seeds.
         optuna_state: its state in Optuna, where a trial that failed stays so.
+        last_step: the last step whose value the pruner was given; None without a pruner.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Trial:
     params: dict[str, Any]
     values: Sequence[float] | None
     optuna_state: RunState
+    last_step: int | None = None
 
     @property
     def value(self) -> float | None:
@@ -98,6 +100,7 @@ def own_trials(study: Study, trials: Iterable[FrozenTrial]) -> list[Trial]:
             decoded(study, written_params(trial)),
             valid.values if valid.state == TrialState.COMPLETE else None,
             RunState(trial.state.name),
+            trial.last_step,
         )
         for trial in trials
         if trial.user_attrs.keys().isdisjoint((Attribute.CUT_OFF, Attribute.REPEATS, Attribute.INSTEAD_OF))

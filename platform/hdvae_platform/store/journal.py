@@ -19,7 +19,7 @@ from hdvae.training.run_files import standing, step_of, written_by
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.layout import JOURNAL
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.study.study import Direction
+from hdvae_platform.study.search_config import Direction
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
-from hdvae_platform.study.study import RANDOM_START, Study
+from hdvae_platform.study.annealing import annealing, longest
+from hdvae_platform.study.settled import settled
+from hdvae_platform.study.study import Study
 
 MEDIAN_NEEDS = 5
-"""Complete trials before which `pruner: median` prunes none."""
+"""Complete trials with a value at a step, before which `pruner: median` prunes none there."""
 TIME_CONSTANTS = 3
 """An average of weights over fewer than this many times 1/(1 − decay) steps has a caveat."""
 
@@ -24,7 +27,7 @@ def caveats_of_study(study: Study, images: int, machine: Mapping[str, float] | N
         images: the number of validation images.
         machine: the resources of the only machine it will run on, by Ray's names for them; None if that is not known.
     """
-    grid = study.search.method == "grid"
+    grid = study.search.method.name == "grid"
     experiments = [study.experiment_at(params) for params in study.grid()] if grid else [study.experiment]
     found = caveats_of_search(study) + ([] if machine is None else missing_resources(study, machine))
     for experiment in experiments:
@@ -50,22 +53,40 @@ def caveats_of_experiment(experiment: Experiment, images: int | None = None) -> 
 
 def caveats_of_search(study: Study) -> list[str]:
     """The caveats of how the space is searched."""
+    study = settled(study)
     search, trials, found = study.search, study.parameter_sets(), []
-    start = RANDOM_START.get(search.method, 0)
+    start = search.method.start
     if trials is not None and trials <= start:
         found.append(
-            f"search: {search.method} draws its first {start} trials at random, and this study has {trials}: it does "
-            f"not search; ask for more trials, or for method: random"
+            f"search: {search.method.name} draws its first {start} trials at random, and this study has {trials}: it "
+            "does not search; ask for more trials, or for method: random"
         )
     if study.confirm is not None and trials is not None and study.confirm.top > trials:
         found.append(f"confirm: top is {study.confirm.top}, but the study has {trials} trials: all are confirmed")
-    every, steps = study.experiment.evaluation.every, study.experiment.training.steps
-    if search.pruner is not None and every >= steps:
+    return [*found, *_caveats_of_pruner(study)]
+
+
+def _caveats_of_pruner(study: Study) -> list[str]:
+    """That the pruner of a settled study never acts, or acts too early."""
+    pruner, trials = study.search.pruner, study.parameter_sets()
+    if pruner is None or pruner.grace is None:
+        return []
+    every, steps, last = study.experiment.evaluation.every, longest(study), annealing(study)
+    first = math.ceil(pruner.grace / every) * every
+    waits = last is not None and pruner.grace >= last.end
+    if first >= steps:
+        why = f", where {last.setting} ends" if last is not None and pruner.grace == last.end else ""
+        return [
+            f"pruner: {pruner.name} judges runs from step {pruner.grace:,} on{why}, and the next evaluation is at step "
+            f"{first:,} of {steps:,}: it never acts; lower search.pruner.{pruner.name}.grace or evaluation.every"
+        ]
+    found = []
+    if last is not None and not waits:
         found.append(
-            f"pruner: {search.pruner} prunes after an evaluation, and the first is at step {every:,} of {steps:,}: it "
-            "never acts; lower evaluation.every"
+            f"pruner: {pruner.name} judges runs from step {pruner.grace:,} on, but {last.setting} ends at step "
+            f"{last.end:,}: what is best before may not be best after; leave out grace, and it waits"
         )
-    elif search.pruner == "median" and trials is not None and trials <= MEDIAN_NEEDS:
+    if pruner.name == "median" and trials is not None and trials <= MEDIAN_NEEDS:
         found.append(
             f"pruner: median prunes no trial before {MEDIAN_NEEDS} are complete, and this study has {trials}: it never "
             "acts"

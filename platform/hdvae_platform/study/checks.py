@@ -27,10 +27,9 @@ def check(study: Study, where: str) -> None:
         InputError: one line with the field, what is wrong and the nearest right thing.
     """
     _check_batch_size(study, study.experiment, where)
-    if study.search.method != "grid" and study.search.trials is None and study.search.hours is None:
-        raise InputError(
-            f"{where}: search.trials is missing: {study.search.method} search needs a number of trials, or of hours"
-        )
+    method = study.search.method.name
+    if method != "grid" and study.search.trials is None and study.search.hours is None:
+        raise InputError(f"{where}: search.trials is missing: {method} search needs a number of trials, or of hours")
     if len(set(study.seeds)) != len(study.seeds):
         raise InputError(f"{where}: seeds: {list(study.seeds)} has a seed twice")
     if study.holds_out and (study.experiment.evaluation.part != "all" or "evaluation.part" in study.space):
@@ -39,8 +38,9 @@ def check(study: Study, where: str) -> None:
             "leave out evaluation.part"
         )
     _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)])
+    _check_pruner(study, where)
     experiments = [study.experiment, *_check_space(study, where)]
-    if study.search.method == "grid":
+    if method == "grid":
         experiments = [study.experiment_at(params) for params in study.grid()]
     for place, expectation in enumerate(study.expect):
         _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)
@@ -61,7 +61,7 @@ def _check_space(study: Study, where: str) -> list[Experiment]:
     experiments = []
     for path, dimension in study.space.items():
         at = f"{where}: space.{path}"
-        _check_dimension(dimension, at, study.search.method)
+        _check_dimension(dimension, at, study.search.method.name)
         _check_conditions(study, path, at)
         for value in dimension.examples():
             for context in _contexts(study, path):
@@ -71,7 +71,7 @@ def _check_space(study: Study, where: str) -> list[Experiment]:
 
 
 def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
-    """Each metric of the search is measured on `valid`, named once, and in every report where a pruner needs it."""
+    """Each metric of the search is measured on `valid`, and named once."""
     for metric in search.objectives:
         try:
             check_tunable(metric)
@@ -81,15 +81,30 @@ def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str])
             raise InputError(f"{where}: {metric} is not measured{nearest(metric, measured)}")
     if search.metric in search.also:
         raise InputError(f"{where}: search.also: {search.metric} is search.metric already: name each metric once")
-    if search.pruner is not None and search.also:
+
+
+def _check_pruner(study: Study, where: str) -> None:
+    """A pruner compares values of one metric, measured in every report, at steps that all runs share."""
+    search, at = study.search, f"{where}: search.pruner"
+    if search.pruner is None:
+        return
+    name = search.pruner.name
+    if search.also:
+        raise InputError(f"{at}: {name} prunes by one metric, but search.also names more: leave out one of the two")
+    if search.metric.startswith("valid/iw_elbo"):
         raise InputError(
-            f"{where}: search.pruner: {search.pruner} prunes by one metric, but search.also names more: "
-            "leave out one of the two"
+            f"{at}: {search.metric} is measured at the end only; a pruner needs a metric of every report, such as "
+            "valid/elbo"
         )
-    if search.pruner is not None and search.metric.startswith("valid/iw_elbo"):
+    if "evaluation.every" in study.space:
         raise InputError(
-            f"{where}: search.pruner: {search.metric} is measured at the end only; "
-            "a pruner needs a metric of every report, such as valid/elbo"
+            f"{at}: {name} compares runs at the same steps, but evaluation.every is varied: leave it out of space, or "
+            "the pruner"
+        )
+    if "training.patience" in study.space or study.experiment.training.patience is not None:
+        raise InputError(
+            f"{at}: {name} compares runs with those that reached a later step, which training.patience stops early: "
+            "leave out one of the two"
         )
 
 
@@ -116,7 +131,7 @@ def _check_sides(study: Study, pair: tuple[Settings, Settings], at: str) -> None
         choices = study.space[path].choices
         if choices is not None and value not in choices:
             raise InputError(f"{at}: {path} is never {json.dumps(value)}{nearest(str(value), map(str, choices))}")
-    if study.search.method != "grid":
+    if study.search.method.name != "grid":
         return
     sets = study.grid()
     first, second = (fitting(sets, group) for group in pair)

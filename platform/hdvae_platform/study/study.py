@@ -23,17 +23,14 @@ from hdvae.randomness.seeds import derive
 from hdvae_platform.study import space as spaces
 from hdvae_platform.study.expectation import Expectation
 from hdvae_platform.study.resources import ResourcesConfig
+from hdvae_platform.study.search_config import Direction, MethodConfig, NoSettings, PrunerConfig
 from hdvae_platform.study.space import PRESET, Dimension, Params, set_at
-
-Direction = Literal["maximize", "minimize"]
-RANDOM_START = {"tpe": 10, "gp": 10, "nsga2": 20}
-"""Trials that a method draws at random before it searches; for `nsga2` also the trials of each generation."""
 
 
 class SearchConfig(Config):
     """How the space is searched."""
 
-    method: Literal["grid", "random", "tpe", "gp", "nsga2"] = "grid"
+    method: MethodConfig = MethodConfig(grid=NoSettings())
     trials: Annotated[int, Field(ge=1)] | None = None
     """The number of trials (parameter sets); a grid without it tries all."""
     hours: Annotated[float, Field(gt=0)] | None = None
@@ -42,8 +39,7 @@ class SearchConfig(Config):
     direction: Direction = "maximize"
     also: dict[str, Direction] = Field(default_factory=dict)
     """Further metrics to optimise: instead of one best trial there is then a Pareto front."""
-    pruner: Literal["asha", "median"] | None = None
-    """Optuna's rule by which a trial is stopped early, from the reports of its first seed's run."""
+    pruner: PrunerConfig | None = None
 
     @property
     def objectives(self) -> dict[str, Direction]:
@@ -116,11 +112,11 @@ class Study(Config):
             "experiment": self.experiment.plain(),
             "confirm.images": "held_out" if self.holds_out else "same",
             "space": {path: dimension.model_dump(mode="json") for path, dimension in self.space.items()},
-            "method": self.search.method,
+            "method": self.search.method.model_dump(mode="json"),
             "metric": self.search.metric,
             "direction": self.search.direction,
             "also": [list(pair) for pair in self.search.also.items()],
-            "pruner": self.search.pruner,
+            "pruner": self.search.pruner.model_dump(mode="json") if self.search.pruner else None,
         }
 
     @property
@@ -144,7 +140,9 @@ class Study(Config):
     @staticmethod
     def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
         """The study with a recorded definition and plan; a setting that did not exist then has its default."""
-        search = {key: definition[key] for key in ("method", "metric", "direction", "pruner") if key in definition}
+        search: dict[str, Any] = {
+            key: definition[key] for key in ("method", "metric", "direction", "pruner") if key in definition
+        }
         search |= {"also": dict(definition.get("also", ()))}
         search |= {key: plan[key] for key in ("trials", "hours") if key in plan}
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}

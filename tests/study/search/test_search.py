@@ -16,6 +16,8 @@ from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.records import Records
 from hdvae_platform.study.file import load_study
+from hdvae_platform.study.search_config import PrunerConfig
+from hdvae_platform.study.space import set_key
 
 SPACE = {
     "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
@@ -84,7 +86,7 @@ def test_samplers_stay_in_the_space_and_do_not_repeat_themselves_after_a_restart
             search.finish(assignment.trial, assignment.seed, assignment.params["training.freebits"])
             sets.append(assignment.params)
     assert begin(study).next() is None
-    assert len({params["training.freebits"] for params in sets}) == 8
+    assert len(set(map(set_key, sets))) == 8
     for params in sets:
         assert 0.1 <= params["training.freebits"] <= 4
         assert params["model.width"] in range(2, 17)
@@ -277,6 +279,53 @@ def test_asha_prunes_a_trial_by_its_first_seed(pruned_study, begin, url):
     assert search.total_runs() == 13
 
 
+def poor_ones(begin, study, steps):
+    """The steps at which seven runs are pruned, each worse than the one before; what was saved."""
+    search = begin(study)
+    pruned = []
+    while (run := search.next()) is not None:
+        pruned.append(reports(search, run, [-float(run.trial)] * (steps // 10)))
+        if pruned[-1] is None:
+            search.finish(run.trial, run.seed, -float(run.trial))
+    return pruned, search.savings()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("pruner", "at"),
+    [
+        ("asha", 60),  # where the temperature ends
+        ({"asha": {"grace": 20}}, 20),
+        ({"asha": {"grace": 15, "reduction": 2}}, 20),  # the first evaluation from there on
+    ],
+)
+def test_nobody_is_pruned_before_the_grace(edit, begin, pruner, at):
+    changes = {
+        "experiment/training/steps": 100,
+        "experiment/training/temperature": {"start": 0.8, "end": 0.1, "steps": 60, "shape": "cosine"},
+        "space": {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}},
+        "search": {"pruner": pruner},
+        "seeds": [0],
+    }
+    pruned, saved = poor_ones(begin, load_study(edit(changes)), 100)
+    assert pruned == [None, *[at] * 6]
+    assert saved == f"asha pruned 6 of 7 trials, which saved {6 * (1 - at / 100):.1f} full trainings"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_rungs_are_where_grace_and_reduction_say(edit, begin):
+    """Of four runs, each better than the one before, half are to pass a rung: seen where the last one is judged."""
+    space = {"training.freebits": {"choices": [1.0, 2.0]}}
+    search = {"pruner": {"asha": {"grace": 20, "reduction": 2}}}
+    study = load_study(edit({"experiment/training/steps": 100, "space": space, "search": search, "seeds": [0]}))
+    search = begin(study)
+    first, second = search.next(), search.next()
+    assert reports(search, first, [-1.0] * 9) is None
+    judged = [search.report(second.trial, 0, 10 * i, value) for i, value in enumerate([-9, 0, -9, 0, -9, -9, -9], 1)]
+    assert judged == [False] * 7, "between the rungs at 20, 40 and 80 nobody is judged"
+    assert search.report(second.trial, 0, 80, -9.0)
+
+
 def test_a_pruned_trial_stays_pruned(pruned_study, begin, url):
     search = begin(pruned_study)
     first = search.next()
@@ -317,7 +366,7 @@ def test_a_first_seed_that_fails_ends_its_trial_under_a_pruner(pruned_study, beg
 
 def test_the_median_prunes_what_is_below_it(pruned_study, begin, url):
     median = pruned_study.model_copy(
-        update={"search": pruned_study.search.model_copy(update={"pruner": "median"}), "seeds": (0,)}
+        update={"search": pruned_study.search.model_copy(update={"pruner": PrunerConfig(median={})}), "seeds": (0,)}
     )
     search = begin(median)
     for value in (-1.0, -2.0, -3.0, -4.0, -5.0):

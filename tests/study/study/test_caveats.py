@@ -7,7 +7,7 @@ import pytest
 from hdvae.config import parse
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.study.caveats import MEDIAN_NEEDS, caveats_of_experiment, caveats_of_study
-from hdvae_platform.study.study import RANDOM_START, Study
+from hdvae_platform.study.study import Study
 
 
 def experiment(latent="categorical", **training):
@@ -50,7 +50,7 @@ def study(space=RANGE, steps=1000, images=100, every=100, **changes):
         "experiment": {
             "data": {"name": "mnist5k"},
             "model": {"layers": [{"variables": 2, "classes": 16}]},
-            "training": {"steps": steps},
+            "training": {"steps": steps, "temperature": 0.5},
             "evaluation": {"every": every, "images": images},
         },
         "space": space,
@@ -63,10 +63,14 @@ def found(study, machine=None):
     return caveats_of_study(study, 500, machine)
 
 
-@pytest.mark.parametrize(("method", "start"), RANDOM_START.items())
+@pytest.mark.parametrize(
+    ("method", "start"),
+    [("tpe", 3), ("gp", 3), ("nsga2", 4), ({"tpe": {"startup_trials": 20}}, 20), ({"nsga2": {"population": 6}}, 6)],
+)
 def test_a_search_that_ends_within_its_random_start(method, start):
     (caveat,) = found(study(search={"method": method, "trials": start}))
-    assert f"{method} draws its first {start} trials at random, and this study has {start}" in caveat
+    name = method if isinstance(method, str) else next(iter(method))
+    assert f"{name} draws its first {start} trials at random, and this study has {start}" in caveat
     assert found(study(search={"method": method, "trials": start + 1})) == []
     assert found(study(search={"method": "random", "trials": 3})) == []
 
@@ -105,3 +109,33 @@ def test_runs_for_which_the_machine_has_no_room():
     (caveat,) = of(gpus_per_worker=2)
     assert "a run needs 1 CPU and 2 GPU" in caveat
     assert found(study(TWO, resources={"concurrent": 5})) == [], "on a cluster this is not known"
+
+
+RAMP = {"start": 0.8, "end": 0.1, "steps": 600}
+
+
+@pytest.mark.parametrize(
+    ("pruner", "words"),
+    [
+        (
+            {"asha": {"grace": 1000}},
+            "from step 1,000 on, and the next evaluation is at step 1,000 of 1,000",
+        ),
+        ({"asha": {"grace": 901}}, "the next evaluation is at step 1,000 of 1,000: it never acts"),
+        ({"asha": {"grace": 100}}, "from step 100 on, but training.freebits ends at step 600"),
+    ],
+)
+def test_a_pruner_that_never_acts_or_does_not_wait_for_the_schedules(pruner, words):
+    search = {"method": "random", "trials": 9, "pruner": pruner}
+    schedules = {"training.temperature": {"choices": [0.5]}, "training.freebits": {"choices": [RAMP]}}
+    (caveat,) = found(study(schedules, search=search, every=100))
+    assert words in caveat
+    search = {"method": "random", "trials": 9, "pruner": "asha"}
+    assert found(study(schedules, search=search, every=100)) == []
+
+
+def test_a_pruner_that_waits_for_a_schedule_as_long_as_the_training_never_acts():
+    space = {"training.temperature": {"choices": [[[0, 0.8], [1000, 0.1]]]}}
+    (caveat,) = found(study(space, search={"method": "random", "trials": 9, "pruner": "asha"}, every=100))
+    assert "from step 1,000 on, where training.temperature ends" in caveat
+    assert "it never acts; lower search.pruner.asha.grace" in caveat

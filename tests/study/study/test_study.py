@@ -9,6 +9,7 @@ from hdvae.errors import InputError
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.file import load_study, preset_study, read_yaml
+from hdvae_platform.study.settled import settled
 from hdvae_platform.study.space import count_sets, set_at
 from hdvae_platform.study.study import Study
 
@@ -59,6 +60,19 @@ BAD = [
     ({"search": {"also": {"valid/kl": "minimize"}, "pruner": "asha"}}, ["search.pruner", "search.also"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo"}}, ["measured at the end only", "valid/elbo"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo@S=5"}}, ["measured at the end only", "valid/elbo"]),
+    ({"search/pruner": {"asha": {"garce": 5}}}, ["search.pruner.asha.garce", "'grace'"]),
+    ({"search/pruner": {"asha": {"grace": 0}}}, ["search.pruner.asha.grace", "greater than or equal to 1"]),
+    ({"search/pruner": {"asha": {"reduction": 1}}}, ["search.pruner.asha.reduction", "greater than or equal to 2"]),
+    ({"search/pruner": {"median": {"reduction": 4}}}, ["unknown field search.pruner.median.reduction"]),
+    ({"search/pruner": {"asha": {}, "median": {}}}, ["search.pruner", "give one of asha, median"]),
+    ({"search/pruner": {"hyperband": {}}}, ["unknown field search.pruner.hyperband"]),
+    ({"search/pruner": 3}, ["search.pruner", "a mapping"]),
+    ({"search": {"pruner": "asha"}, "space/evaluation.every": {"choices": [5, 10]}}, ["evaluation.every is varied"]),
+    ({"search": {"pruner": "asha"}, "experiment/training/patience": 2}, ["training.patience", "one of the two"]),
+    ({"search": {"pruner": "median"}, "space/training.patience": {"choices": [2, 3]}}, ["training.patience"]),
+    ({"search": {"method": {"tpe": {"population": 4}}, "trials": 9}}, ["unknown field search.method.tpe.population"]),
+    ({"search": {"method": {"nsga2": {"population": 1}}, "trials": 9}}, ["population", "greater than or equal to 2"]),
+    ({"search": {"method": {"grid": {"startup_trials": 4}}}}, ["search.method.grid.startup_trials"]),
     ({"search/hours": 0}, ["search.hours", "greater than 0"]),
     ({"expect": [{"metric": "valid/elbo"}]}, ["expect.0", "give the metric and one of: higher, than; "]),
     ({"expect": [{"metric": "valid/elbo", "grow_with": "a"}]}, ["expect.0.grow_with", "did you mean 'grows_with'"]),
@@ -350,6 +364,59 @@ def test_a_study_of_several_metrics_is_rebuilt_from_its_record(edit):
     assert Study.rebuilt(study.name, recorded, study.plan()) == study
     other = load_study(edit({"search": {"also": {"valid/kl": "maximize"}}}))
     assert other.definition() != study.definition()
+
+
+@pytest.mark.parametrize(
+    ("method", "trials", "start"),
+    [("tpe", 4, 3), ("tpe", 20, 5), ("gp", 400, 10), ("nsga2", 10, 4), ("nsga2", 40, 8), ("nsga2", 999, 20)],
+)
+def test_a_search_has_the_random_start_of_the_trials_with_which_it_was_begun(edit, method, trials, start):
+    study = load_study(edit({"search": {"method": method, "trials": trials}}))
+    begun = settled(study)
+    assert begun.search.method.start == start
+    recorded = Study.rebuilt(study.name, json.loads(json.dumps(begun.definition())), begun.plan())
+    assert recorded == begun
+    more = load_study(edit({"search/trials": trials + 500}))
+    assert settled(more, recorded).definition() == recorded.definition()
+    other = load_study(edit({"search/method": "nsga2" if method == "tpe" else "tpe"}))
+    assert settled(other, recorded).search.method == settled(other).search.method
+    asked = {"population": start + 1} if method == "nsga2" else {"startup_trials": start + 1}
+    changed = settled(load_study(edit({"search/method": {method: asked}})), recorded)
+    assert first_difference(recorded.definition(), changed.definition()).startswith("method.")
+
+
+TO_300 = [[0, 0.8], [300, 0.1]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "grace"),
+    [
+        ({}, 10),
+        ({"experiment/training/freebits": {"start": 0.0, "end": 2.0, "steps": 70}}, 70),
+        ({"experiment/training/learning_rate": [[0, 1e-3], [55.5, 1e-3], [70.5, 1e-4], [90, 1e-4]]}, 71),
+        ({"experiment/training/freebits": {"start": 2.0, "end": 2.0, "steps": 70}}, 10),
+        ({"space/training.temperature": {"choices": [0.1, TO_300]}}, 300),
+        ({"space/training.temperature": {"choices": [0.1, TO_300], "when": {"model.latent": "normal"}}}, 10),
+        ({"experiment/training/temperature": TO_300, "experiment/model/latent": "normal"}, 10),
+        (
+            {
+                "experiment/training/temperature": {"start": 0.8, "end": 0.1, "steps": 40},
+                "space/training.temperature.steps": {"low": 40, "high": 200},
+            },
+            200,
+        ),
+        ({"search/pruner": {"asha": {"grace": 30}}, "experiment/training/temperature": TO_300}, 30),
+        ({"search/pruner": {"median": {"grace": 30}}}, 30),
+    ],
+)
+def test_a_pruner_waits_for_the_end_of_the_schedules_that_the_trials_use(edit, changes, grace):
+    space = {"model.latent": {"choices": ["categorical", "normal"]}}
+    if "experiment/model/latent" in changes:
+        space = {"training.freebits": {"choices": [1.0, 2.0]}}
+    plain = {"search": {"method": "random", "trials": 9, "pruner": "asha"}, "space": space}
+    study = settled(load_study(edit({**plain, "experiment/training/temperature": 0.5, **changes})))
+    assert study.search.pruner.grace == grace
+    assert settled(study) == study
 
 
 def test_fresh_seeds_are_fixed_and_not_those_of_the_search(edit):

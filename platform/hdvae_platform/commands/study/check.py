@@ -53,7 +53,7 @@ def _lines(study: Study, cost: Estimate) -> list[str]:
     lines = [f"{study.name}: {study.claim}", *(f"expected: {expectation_in_words(one)}" for one in study.expect)]
     if cost.arms:
         lines.append(table(["settings", "parameters", "s / step"], cost.rows()))
-    if study.search.method == "grid" and len(cost.arms) < cost.trials:
+    if study.search.method.name == "grid" and len(cost.arms) < cost.trials:
         lines.append(f"only the first {len(cost.arms)} of {cost.trials} trials are timed")
     lines.append(
         f"{_runs(study, cost)} of {study.experiment.training.steps} steps, {study.resources.concurrent} at a time, "

@@ -44,6 +44,8 @@ def status(name: str, address: str | None, insecure: bool, home: Path, as_json: 
 def _lines(study: StudyStatus) -> list[str]:
     """The status as lines of text."""
     counts = f"{study.complete} of {study.total} runs done, {study.pruned} pruned, {study.failed} failed"
+    if study.trainings_saved is not None:
+        counts += f"; pruning saved {study.trainings_saved:.1f} full trainings"
     header = ["run", "kind", "state", "step", "attempts", "images/s", "MB", "left", "settings"]
     errors = [f"{row['handle']}: {row['error']}" for row in study.trials if row["error"]]
     rows = [_row(row) for row in study.trials]
