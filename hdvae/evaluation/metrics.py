@@ -66,6 +66,7 @@ COSTS = {
     "train/images_per_second": "images that all workers together train on in a second, without evaluations",
     "system/memory_peak_mb": "peak of the resident memory of the first worker's process since training began, MB",
     "system/gpu_memory_peak_mb": "peak of the memory that tensors of the first worker needed on its GPU, MB",
+    "system/gpu_utilization_percent": "share of the time in which the first worker's GPU computes, %, as NVML tells",
 }
 """What a run costs, by full names. These depend on the machine and its load: unlike metrics, they are never the same
 twice, and a study cannot be tuned on them."""

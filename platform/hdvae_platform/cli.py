@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import shell_complete
 
-from hdvae.errors import BoundViolated, InputError, NonFinite
+from hdvae.errors import BoundViolated, InputError, NonFinite, PeerLost
 from hdvae.version import __version__
 from hdvae_platform.cluster import environment as ray_environment
 from hdvae_platform.commands.groups import LazyGroup
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except (NonFinite, BoundViolated) as error:
         return _fail(str(error), 1)
-    except StorageAway as error:
+    except (StorageAway, PeerLost) as error:
         return _fail(f"{error}; run the same command again to continue once this is fixed", 1)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

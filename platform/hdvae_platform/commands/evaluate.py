@@ -75,6 +75,13 @@ class Temperatures(click.ParamType[tuple[float, ...]]):
     type=click.Choice(["certified", "local"]),
     help="Certified Lipschitz constants, or the largest gradients observed.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Processes that share the images, each with its part of the cores, or a GPU.",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Also write all results to this folder.")
 @home_option
 @json_option
@@ -86,6 +93,7 @@ def evaluate(
     draws: int,
     images: int | None,
     kappa: str,
+    workers: int,
     out: Path | None,
     home: Path,
     as_json: bool,
@@ -104,7 +112,8 @@ def evaluate(
     if found.note is not None:
         click.echo(found.note, err=True)
     with printing(sys.stderr) as echo:
-        done = assess(found, split, images, settings, places, EvaluationProgress(found.handle or "evaluation", echo))
+        progress = EvaluationProgress(found.handle or "evaluation", echo)
+        done = assess(found, split, images, settings, places, progress, workers)
     if out is not None:
         _write(out, done)
     if done.unkept:

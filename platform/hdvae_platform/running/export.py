@@ -36,6 +36,7 @@ RUNS = pa.schema(
         ("images_per_second", pa.float64()),
         ("memory_peak_mb", pa.float64()),
         ("gpu_memory_peak_mb", pa.float64()),
+        ("gpu_utilization_percent", pa.float64()),
         ("error", pa.string()),
         ("checkpoint", pa.string()),
         ("best_checkpoint", pa.string()),

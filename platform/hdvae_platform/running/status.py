@@ -146,6 +146,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "images_per_second": costs.get("train/images_per_second"),
         "memory_peak_mb": costs.get("system/memory_peak_mb"),
         "gpu_memory_peak_mb": costs.get("system/gpu_memory_peak_mb"),
+        "gpu_utilization_percent": costs.get("system/gpu_utilization_percent"),
         "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
         "run_id": run.run_id,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from hdvae.bounds.lipschitz import certify
 from hdvae.config import parse
-from hdvae.evaluation.evaluation import Evaluation, choose_images, evaluate, standard_error
+from hdvae.evaluation.evaluation import Evaluation, choose_images, standard_error
 from hdvae.evaluation.metrics import at, at_samples, nested, tau_label
 from hdvae.experiment.experiment import EvaluationConfig, Experiment
 from hdvae.network.model import HDVAE, evaluating
@@ -28,6 +28,7 @@ from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import EVALUATION, Tag
 from hdvae_platform.trained.figures import bias_curve, convergence_curve
 from hdvae_platform.trained.loading import FoundRun
+from hdvae_platform.trained.sharing import Job, Progress, device_of, evaluate_with
 from hdvae_platform.trained.unfinished import Unfinished, digest_of
 
 
@@ -108,7 +109,8 @@ def assess(
     images: int | None,
     settings: Mapping[str, Any],
     places: Places,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
+    workers: int = 1,
 ) -> Assessment:
     """Evaluate a run, and log the results to the run if MLflow has it.
 
@@ -121,6 +123,7 @@ def assess(
         settings: of `EvaluationConfig`.
         places: the addresses of data and MLflow.
         progress: is called with the number of images that are done, and of all, after each chunk of them.
+        workers: the number of processes that share the images.
 
     Raises:
         InputError: the run has no readable checkpoint, or its data are not there.
@@ -129,9 +132,9 @@ def assess(
     snapshot = run.load()
     experiment = parse(Experiment, snapshot.values["experiment"], "checkpoint")
     dataset = load_data(experiment, places.home)
-    model = trained_model(snapshot).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = trained_model(snapshot).to(device_of(0))
     chosen = choose_images(images or dataset.size(split), dataset.size(split))
-    pixels = torch.from_numpy(dataset.images(split)[chosen]).to(model.top.device)
+    pixels = torch.from_numpy(dataset.images(split)[chosen])
     config = EvaluationConfig(images=len(chosen), **settings)
     seed = snapshot.values["seed"]
     unfinished = Unfinished(
@@ -143,10 +146,10 @@ def assess(
             "images": digest_of({"images": pixels}),
             "settings": config.model_dump(mode="json"),
             "code": provenance.code()["sources"],
-            "device": str(pixels.device),
+            "device": model.top.device.type,
         },
     )
-    found = evaluate(model, pixels, config, seed, importance=True, keep=unfinished, progress=progress)
+    found = evaluate_with(workers, Job(snapshot, pixels, config, seed, unfinished), progress)
     unfinished.discard()
     kappa, parts = _constants(model)
     step = snapshot.values["step"]
