@@ -1,4 +1,4 @@
-"""Strict configuration: from JSON-like values to immutable, typed settings, or to an error of one line."""
+"""Strict configuration: from JSON-like values to immutable, typed settings, or to one line for each error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from hdvae.errors import InputError, nearest
 
@@ -31,7 +32,8 @@ def parse(kind: type[C], plain: Any, where: str) -> C:
         where: the name of the source in error messages, e.g. the file.
 
     Raises:
-        InputError: a field is unknown or missing, or has a wrong value. The message names it and suggests a correction.
+        InputError: fields are unknown or missing, or have wrong values. The message has a line for each of them, which
+            names it and suggests a correction.
     """
     if not isinstance(plain, Mapping):
         raise InputError(f"{where}: expected a mapping of fields, got {type(plain).__name__}")
@@ -42,13 +44,24 @@ def parse(kind: type[C], plain: Any, where: str) -> C:
     try:
         return kind.model_validate_json(text)
     except ValidationError as fault:
-        raise InputError(f"{where}: {one_line(kind, fault)}") from None
+        raise InputError("\n".join(f"{where}: {line}" for line in faults(kind, fault))) from None
 
 
-def one_line(kind: type[BaseModel], fault: ValidationError) -> str:
-    """The first error of a validation in one line. Unknown fields come before all other errors."""
+def faults(kind: type[BaseModel], fault: ValidationError) -> list[str]:
+    """The errors of a validation, one line for each field that is wrong. Lines begin with the path of the field."""
+    lines: dict[tuple[int | str, ...], str] = {}
     errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")
-    error = errors[0]
+    mistyped = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
+    for error in errors:
+        if error["type"] == "missing" and error["loc"][:-1] in mistyped:
+            continue  # most likely it is there under the wrong name
+        lines.setdefault(_field_at(kind, error["loc"]), _line(kind, error))
+    inner = {path[:end] for path in lines for end in range(len(path))}  # a list is too short where its items are wrong
+    return [line for path, line in lines.items() if path not in inner]
+
+
+def _line(kind: type[BaseModel], error: ErrorDetails) -> str:
+    """An error in one line."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown field {path}{nearest(str(error['loc'][-1]), _fields_at(kind, error['loc'][:-1]))}"
@@ -65,6 +78,17 @@ def one_line(kind: type[BaseModel], fault: ValidationError) -> str:
     if error["type"] != "value_error":
         message = f"{message[0].lower()}{message[1:]}, got {shown}"
     return f"{path}: {message}" if path else message
+
+
+def _field_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The part of an error's path that names a field; what follows tells which of several types was tried."""
+    for place, part in enumerate(path):
+        if isinstance(part, str) and part in kind.model_fields:
+            inner = _inner_config(kind.model_fields[part].annotation)
+            if inner is None:
+                return path[: place + 1]
+            kind = inner
+    return path
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator, ValidationError
 
-from hdvae.config import Config, one_line
+from hdvae.config import Config, faults
 
 Schedule = Callable[[int], float]
 Points = tuple[tuple[float, float], ...]
@@ -63,7 +63,7 @@ def _ramp(spec: dict[str, Any]) -> Ramp:
     try:
         return Ramp.model_validate(spec)
     except ValidationError as fault:
-        raise ValueError(one_line(Ramp, fault)) from None
+        raise ValueError(faults(Ramp, fault)[0]) from None
 
 
 def _points(spec: Sequence[Any]) -> Points:

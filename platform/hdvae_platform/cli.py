@@ -81,8 +81,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(line: str, code: int) -> int:
-    click.echo(f"hdvae: {line}", err=True)
+def _fail(message: str, code: int) -> int:
+    for line in message.splitlines():
+        click.echo(f"hdvae: {line}", err=True)
     return code
 
 

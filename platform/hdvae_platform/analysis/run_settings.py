@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.errors import InputError
-from hdvae_platform.study.file import read_yaml
+from hdvae_platform.study.yaml_document import read_yaml
 from hdvae_platform.tracking.client import TrackedRun
 from hdvae_platform.tracking.names import Tag
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from hdvae.config import parse
 from hdvae.errors import InputError, nearest, reason_of
@@ -16,53 +12,10 @@ from hdvae.experiment import presets
 from hdvae_platform.study.checks import check
 from hdvae_platform.study.space import set_at
 from hdvae_platform.study.study import Study
+from hdvae_platform.study.yaml_document import Document, read_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, with `2e-3` a number as in JSON and YAML 1.2, and repeated fields refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise InputError(f"field {key} is given twice in the mapping that starts at line {line}")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """Parse YAML safely.
-
-    Raises:
-        InputError: the text is not valid YAML; one line with the place.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except InputError as fault:
-        raise InputError(f"{where}: {fault}") from None
-    except RecursionError:
-        raise InputError(f"{where}: nested too deeply") from None
-    except yaml.YAMLError as fault:
-        raise InputError(f"{where}{_what_is_wrong(fault, text)}") from None
-
-
-def _what_is_wrong(fault: yaml.YAMLError, text: str) -> str:
-    """The place of a fault in YAML, what it is, and the line."""
-    problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
-    mark = getattr(fault, "problem_mark", None)
-    if mark is None:
-        return f": not valid YAML: {problem}"
-    line = (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1)]
-    if line.lstrip(" ").startswith("\t"):
-        problem = "a line begins with a tab; indent it with spaces"
-    elif problem == "mapping values are not allowed here":
-        problem += "; is the line indented as its neighbours are, and a text with a colon in quotes?"
-    return f" line {mark.line + 1}: not valid YAML: {problem}: {json.dumps(line.strip()[:60], ensure_ascii=False)}"
+MOST_BYTES = 1_000_000
+"""Largest size of a study file."""
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -75,22 +28,35 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         InputError: the file is missing or wrong; one line with the place and the nearest right thing.
     """
+    document = Document.read(_text(path), str(path))
     try:
+        study = parse(Study, _with_preset(document.plain), str(path))
+        if overrides:
+            study = _overridden(study, overrides)
+        check(study, str(path))
+    except InputError as fault:
+        raise InputError(document.located(str(fault))) from None
+    return study
+
+
+def _text(path: Path) -> str:
+    """The content of a study file."""
+    if path.is_dir():
+        files = sorted(file.name for file in path.glob("*.yaml"))
+        raise InputError(f"{path}: is a folder, not a study file{nearest('', files)}")
+    try:
+        if not path.is_file() and path.exists():  # opening a pipe would wait for a writer
+            raise InputError(f"{path}: is no regular file")
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path}: is larger than {MOST_BYTES // 1_000_000} MB, which no study file is")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{_nearest_file(path)}") from None
-    except IsADirectoryError:
-        files = sorted(file.name for file in path.glob("*.yaml"))
-        raise InputError(f"{path}: is a folder, not a study file{nearest('', files)}") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise InputError(f"{path}: cannot be read: {reason_of(fault)}") from None
     if not text.strip():
         raise InputError(f"{path}: is empty; a study has at least name, claim and experiment")
-    study = parse(Study, _with_preset(read_yaml(text, str(path))), str(path))
-    if overrides:
-        study = _overridden(study, overrides)
-    check(study, str(path))
-    return study
+    return text
 
 
 def preset_study(name: str, overrides: Sequence[str] = (), base: Study | None = None) -> Study:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from hdvae.errors import InputError
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.checks import check_images
-from hdvae_platform.study.file import load_study, preset_study, read_yaml
+from hdvae_platform.study.file import load_study, preset_study
 from hdvae_platform.study.settled import settled
 from hdvae_platform.study.space import count_sets, set_at
 from hdvae_platform.study.study import Study
@@ -84,7 +86,10 @@ BAD = [
     ({"expect": [expected(higher={"model.latent": "norml"})]}, ['model.latent is never "norml"', "'normal'"]),
     ({"expect": [expected(than={"model.latent": "normal"})]}, ["expect.0", "both sides are"]),
     ({"expect": [expected(higher={})]}, ["expect.0.higher", "at least 1"]),
-    ({"expect": [{"metric": "valid/elbo", "equal": {}, "to": {}, "within": 1.0}]}, ["expect.0.equal", "at least 1"]),
+    (
+        {"expect": [{"metric": "valid/elbo", "equal": {}, "to": {"model.latent": "normal"}, "within": 1.0}]},
+        ["expect.0.equal", "at least 1"],
+    ),
     ({"expect": [{"metric": "valid/elbo", "grows_with": ""}]}, ["expect.0.grows_with", "at least 1"]),
     (
         {"expect": [expected(higher={"model.latent": "normal", "training.temperature": 0.1})]},
@@ -125,7 +130,7 @@ BAD = [
     ({"seeds": 3}, ["seeds: must be a list, got 3: write [3]"]),
     ({"space/training.freebits": [0, 1]}, ["space.training.freebits: must be a mapping", "write {choices: [0, 1]}"]),
     ({"experiment/model": [8]}, ["experiment.model: must be a mapping of fields, got [8]"]),
-    ({"search/metric": "valid/ELBO"}, ["small.yaml: search.metric", "did you mean 'valid/elbo'"]),
+    ({"search/metric": "valid/ELBO"}, ["search.metric", "did you mean 'valid/elbo'"]),
     (
         {"experiment/training/temperature": [[0, 0.8]], "space/training.temperature.end": {"choices": [0.1]}},
         ["training.temperature is [[0, 0.8]]: to vary its end, set it to {start, end, steps, shape}"],
@@ -195,7 +200,7 @@ def test_missing_file_names_the_nearest(study_file):
 
 def test_not_yaml(study_file):
     study_file.write_text("a: [1,\nb: }")
-    assert "line 2" in refused(study_file)
+    assert "small.yaml:2: not valid YAML" in refused(study_file)
     study_file.write_text("just text")
     assert "mapping" in refused(study_file)
     study_file.write_text("when: 2026-01-01")
@@ -205,10 +210,10 @@ def test_not_yaml(study_file):
 def test_a_fault_of_yaml_is_shown_with_its_line(study_file):
     study_file.write_text("name: a\n\tclaim: b\n")
     line = refused(study_file)
-    assert 'line 2: not valid YAML: a line begins with a tab; indent it with spaces: "claim: b"' in line
+    assert 'small.yaml:2: not valid YAML: a line begins with a tab; indent it with spaces: "claim: b"' in line
     study_file.write_text("name: a\n  claim: b\n")
     line = refused(study_file)
-    assert "line 2: not valid YAML: mapping values are not allowed here; is the line indented as" in line
+    assert "small.yaml:2: not valid YAML: mapping values are not allowed here; is the line indented as" in line
     assert line.rstrip().endswith('"claim: b"')
 
 
@@ -227,23 +232,41 @@ def test_overrides_reach_into_the_space(study_file):
         load_study(study_file, ["space.training.temperature.choises=[0.2]"])
 
 
-def test_yaml_that_contains_itself(study_file):
-    study_file.write_text("name: &a [*a]")
-    assert "Circular" in refused(study_file)
+def test_every_fault_is_told_with_its_line(edit):
+    file = edit(
+        {
+            "experiment/training/stepz": 5,
+            "experiment/training/batch_size": "big",
+            "experiment/model/layers/1/classes": 250,
+            "seeds": 3,
+            "search/metod": "grid",
+        }
+    )
+    with pytest.raises(InputError) as fault:
+        load_study(file)
+    text = file.read_text().splitlines()
+    told = str(fault.value).splitlines()
+    assert len(told) == 5
+    for line in told:
+        where, number, message = re.fullmatch(r"(.*):(\d+): (?:unknown field )?(.*)", line).groups()
+        assert where == str(file)
+        field = re.match(r"[\w.]+", message)[0].rpartition(".")[2]
+        assert text[int(number) - 1].strip(" -").startswith(field), line
 
 
-def test_repeated_fields_are_refused(study_file):
-    study_file.write_text(study_file.read_text() + "\nseeds: [3]\n")
-    assert "seeds is given twice" in refused(study_file)
+def test_faults_of_the_study_as_a_whole_have_their_line_too(edit):
+    file = edit({"space/training.freebits": {"low": 2.0, "high": 1.0}})
+    (number,) = (n for n, line in enumerate(file.read_text().splitlines(), 1) if "training.freebits" in line)
+    assert refused(file).startswith(f"{file}:{number}: space.training.freebits: low 2 is above high 1")
 
 
-def test_yaml_reads_scientific_numbers_as_numbers():
-    assert read_yaml("{a: 2e-3, b: 1E5, c: 2.0e-3, d: e5}", "x") == {"a": 2e-3, "b": 1e5, "c": 2e-3, "d": "e5"}
-
-
-def test_yaml_does_not_execute(study_file):
-    study_file.write_text("!!python/object/apply:os.system ['true']")
-    assert "not valid YAML" in refused(study_file)
+def test_what_is_no_file_of_text_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert refused(tmp_path / "pipe.yaml").endswith("is no regular file")
+    (tmp_path / "large.yaml").write_bytes(b"# " + bytes(2_000_000))
+    assert "larger than 1 MB" in refused(tmp_path / "large.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    assert "cannot be read" in refused(tmp_path / "latin.yaml")
 
 
 def test_grid_is_the_product_with_conditions_and_no_duplicates(study_file):
