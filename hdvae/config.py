@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from hdvae.errors import InputError, nearest
 
@@ -60,8 +59,8 @@ def faults(kind: type[BaseModel], fault: ValidationError) -> list[str]:
     return [line for path, line in lines.items() if path not in inner]
 
 
-def _line(kind: type[BaseModel], error: ErrorDetails) -> str:
-    """An error in one line."""
+def _line(kind: type[BaseModel], error: Any) -> str:
+    """An error of pydantic (`ErrorDetails`) in one line."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown field {path}{nearest(str(error['loc'][-1]), _fields_at(kind, error['loc'][:-1]))}"

@@ -65,8 +65,8 @@ class Temperatures(click.ParamType[tuple[float, ...]]):
     metavar="τ,τ,…",
     help="Temperatures of the relaxed chain.",
 )
-@click.option("--samples", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples S of iw_elbo.")
-@click.option("--draws", default=10, show_default=True, type=click.IntRange(min=1), help="Noise draws per image.")
+@click.option("--samples", default=1000, show_default=True, type=click.IntRange(1, 10**9), help="Samples S of iw_elbo.")
+@click.option("--draws", default=10, show_default=True, type=click.IntRange(1, 10**9), help="Noise draws per image.")
 @click.option("--images", type=click.IntRange(min=1), help="Size of a fixed random subset.  [default: all images]")
 @click.option(
     "--kappa",
@@ -79,7 +79,7 @@ class Temperatures(click.ParamType[tuple[float, ...]]):
     "--workers",
     default=1,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     help="Processes that share the images, each with its part of the cores, or a GPU.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Also write all results to this folder.")

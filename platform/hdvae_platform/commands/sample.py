@@ -38,7 +38,7 @@ BASES = 4
     help="Prior samples; validation images above reconstructions; or samples with lower layers resampled.",
 )
 @click.option("--count", default=64, show_default=True, type=click.IntRange(1, 4096), help="Number of images.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the noise.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of the noise.")
 @home_option
 def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) -> None:
     """Draw samples, reconstructions or resampled layers of a trained RUN, at τ = 0."""

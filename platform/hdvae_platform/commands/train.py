@@ -27,7 +27,9 @@ from hdvae_platform.study.study import Study
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml", required=False)
 @click.option("--preset", help="A network of the paper, e.g. table2-L3; replaces the network of FILE, if one is given.")
 @set_option
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random numbers.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of all random numbers."
+)
 @click.option("--dry-run", is_flag=True, help="Print layers, shapes, parameters and bytes; do not train.")
 @home_option
 @json_option

@@ -12,8 +12,11 @@ from hdvae.evaluation.metrics import check_tunable, metric_names
 from hdvae.experiment.experiment import Experiment
 from hdvae.randomness.shares import check_shares
 from hdvae_platform.study.expectation import Expectation, Settings, fitting, sides
-from hdvae_platform.study.space import Dimension, fits
+from hdvae_platform.study.space import Dimension, count_sets, fits
 from hdvae_platform.study.study import SearchConfig, Study
+
+MOST_SETS = 10_000
+"""Largest number of parameter sets of a grid."""
 
 
 def check(study: Study, where: str) -> None:
@@ -41,6 +44,8 @@ def check(study: Study, where: str) -> None:
     _check_pruner(study, where)
     experiments = [study.experiment, *_check_space(study, where)]
     if method == "grid":
+        if (sets := count_sets(study.space)) > MOST_SETS:
+            raise InputError(f"{where}: space: a grid of {sets} parameter sets; at most {MOST_SETS} are allowed")
         experiments = [study.experiment_at(params) for params in study.grid()]
     for place, expectation in enumerate(study.expect):
         _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)

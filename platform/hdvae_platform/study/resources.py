@@ -30,8 +30,8 @@ def this_machine() -> dict[str, float]:
 class ElasticConfig(Config):
     """As many workers for a run as there is room for when it starts or continues."""
 
-    least: Annotated[int, Field(ge=1)] = 1
-    most: Annotated[int, Field(ge=1)]
+    least: Annotated[int, Field(ge=1, le=10_000)] = 1
+    most: Annotated[int, Field(ge=1, le=10_000)]
 
     @model_validator(mode="after")
     def _in_order(self) -> ElasticConfig:
@@ -43,10 +43,10 @@ class ElasticConfig(Config):
 class ResourcesConfig(Config):
     """What one run uses, and how many runs train at a time."""
 
-    workers: Annotated[int, Field(ge=1)] = 1
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    concurrent: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Field(ge=1, le=10_000)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1, le=10_000)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1000)] = 0
+    concurrent: Annotated[int, Field(ge=1, le=10_000)] = 2
     elastic: ElasticConfig | None = None
     """Instead of `workers`: the number of workers then depends on the room, and with it the rounding of sums."""
 

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, JsonValue
@@ -27,7 +27,7 @@ class Dimension(Config):
     """The values of one path of the experiment: listed choices, or a range."""
 
     list_means = "choices"
-    choices: tuple[JsonValue, ...] | None = None
+    choices: Annotated[tuple[JsonValue, ...], Field(max_length=1000)] | None = None
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False

@@ -31,7 +31,7 @@ class SearchConfig(Config):
     """How the space is searched."""
 
     method: MethodConfig = MethodConfig(grid=NoSettings())
-    trials: Annotated[int, Field(ge=1)] | None = None
+    trials: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """The number of trials (parameter sets); a grid without it tries all."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall time since the first launch of the study after which no further trial is begun."""
@@ -50,8 +50,8 @@ class SearchConfig(Config):
 class ConfirmConfig(Config):
     """Run the best trials again on fresh seeds: their values in the search are biased by the selection."""
 
-    top: Annotated[int, Field(ge=1)] = 3
-    seeds: Annotated[int, Field(ge=1)] = 5
+    top: Annotated[int, Field(ge=1, le=1000)] = 3
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
     images: Literal["same", "held_out"] = "same"
     """The validation images: those of the search, or the half of the split that the search is then not evaluated on."""
 
@@ -76,7 +76,7 @@ class Study(Config):
     experiment: Experiment
     space: dict[str, Dimension] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, max_length=1000)] = (0,)
     confirm: ConfirmConfig | None = None
     resources: ResourcesConfig = ResourcesConfig()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from ctypes import c_int64
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException
 from hdvae.errors import BoundViolated, PeerLost
 from hdvae.evaluation.evaluation import Evaluation, evaluate
 from hdvae.experiment.experiment import EvaluationConfig
+from hdvae.training.checkpoints import encode, read_checkpoint
+from hdvae.training.run_files import Folder
 from hdvae.training.snapshot import Snapshot, trained_model
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.trained.unfinished import Unfinished
@@ -26,7 +27,7 @@ from hdvae_platform.trained.unfinished import Unfinished
 LOOK_EVERY = 0.5
 """Seconds between two looks at how far the processes are."""
 RESULT = "result"
-"""The file in which the first process leaves its result."""
+"""The name of the files in which the first process leaves its result."""
 
 Progress = Callable[[int, int], None]
 
@@ -96,19 +97,12 @@ def evaluate_with(workers: int, job: Job, progress: Progress) -> Evaluation:
             if isinstance(fault, ProcessRaisedException) and PeerLost.__name__ not in str(fault):
                 raise
             raise PeerLost("a process of this evaluation was killed; is the memory too small for as many?") from fault
-        result: Result = pickle.loads((Path(folder) / RESULT).read_bytes())  # noqa: S301, the file is our own
-    job.keep.fault = result.fault
-    if isinstance(result.found, BoundViolated):
-        raise result.found
-    return result.found
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the first process found, or raised; and why it could not keep its chunks, empty if it could."""
-
-    found: Evaluation | BoundViolated
-    fault: str
+        result = read_checkpoint(Folder(folder), RESULT)
+    job.keep.fault = result.values["fault"]
+    if result.values["violated"]:
+        raise BoundViolated(*result.values["violated"])
+    metrics = zip(result.values["metrics"], result.tensors["metrics"].tolist(), strict=True)
+    return Evaluation(dict(metrics), {name: result.tensors[f"image/{name}"] for name in result.values["images"]})
 
 
 def _work(rank: int, workers: int, folder: Path, job: Job, done: SynchronizedArray[int]) -> None:
@@ -119,11 +113,16 @@ def _work(rank: int, workers: int, folder: Path, job: Job, done: SynchronizedArr
     def progress(images: int, total: int) -> None:
         done[rank] = images
 
-    found: Evaluation | BoundViolated
+    found, violated = Evaluation({}, {}), ()
     try:
         found = job.evaluate(Workers(rank, workers), progress)
     except BoundViolated as fault:  # by means over all images, so in every process
-        found = fault
+        violated = fault.args
     if rank == 0:
-        (folder / RESULT).write_bytes(pickle.dumps(Result(found, job.keep.fault)))
+        tensors = {f"image/{name}": values for name, values in found.per_image.items()}
+        tensors["metrics"] = torch.tensor(list(found.metrics.values()), dtype=torch.float64)
+        names = {"metrics": list(found.metrics), "images": list(found.per_image)}
+        data, manifest = encode(Snapshot(tensors, {**names, "violated": violated, "fault": job.keep.fault}), 0)
+        (folder / f"{RESULT}.safetensors").write_bytes(data)
+        (folder / f"{RESULT}.json").write_bytes(manifest)
     dist.destroy_process_group()
