@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -75,8 +76,32 @@ def _line(kind: type[BaseModel], error: Any) -> str:
         hint = f": write {{{field}: {shown}}}" if field is not None and isinstance(error["input"], list) else ""
         return f"{path}: must be a mapping of fields, got {shown}{hint}"
     if error["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {shown}"
+        message = f"{_plain(message)}, got {shown}"
     return f"{path}: {message}" if path else message
+
+
+def _plain(message: str) -> str:
+    """What pydantic says, as a user would.
+
+    >>> _plain("Input should be a valid integer"), _plain("Tuple should have at least 1 item after validation, not 0")
+    ('must be an integer', 'must have at least 1 item')
+    """
+    message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should ", "must ", message)
+    message = re.sub("|".join(_WORDS), lambda found: _WORDS[found[0]], message)
+    return re.sub(r" after validation, not \d+$", "", message)
+
+
+_WORDS = {
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
+"""What pydantic says → the same in the words of the other messages."""
 
 
 def _field_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[int | str, ...]:
