@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from hdvae.experiment.presets import STATED
 from hdvae_platform.analysis.arms import Arm, names_of
-from hdvae_platform.analysis.confirmation import Confirmation
+from hdvae_platform.analysis.confirmation import Confirmation, fresh_runs
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import is_test
@@ -56,7 +56,7 @@ def caveats_of_runs(
 ) -> list[str]:
     """The caveats that follow from the complete runs: what makes arms less comparable than they look."""
     runs = [run for arm in compared for run in arm.runs]
-    all_runs = [*runs, *(run for one in confirmed for run in one.runs)]
+    all_runs = [*runs, *fresh_runs(confirmed)]
     caveats = [*_missing_values(compared, metrics), *_different_seeds(compared), *_pooled(compared)]
     caveats += [*mixed_code(all_runs), *_mixed(all_runs, "data", checksum), *_overlaps(all_runs)]
     caveats += [*_different_evaluations(all_runs, metrics), *_different_studies(compared), *_short_averages(all_runs)]
@@ -293,7 +293,11 @@ def _with_values(path: str, studies: Sequence[Mapping[str, set[str]]]) -> str:
 
 
 def _incomplete_confirmations(confirmed: Sequence[Confirmation]) -> Iterable[str]:
-    lost, unfinished = sum(one.lost for one in confirmed), sum(one.unfinished for one in confirmed)
+    by_trial: dict[tuple[str, int], list[Confirmation]] = {}
+    for one in confirmed:  # a trial stands there once for each metric
+        by_trial.setdefault((one.study, one.trial), []).append(one)
+    lost = sum(max(one.lost for one in same) for same in by_trial.values())
+    unfinished = sum(same[0].unfinished for same in by_trial.values())
     if lost:
         yield f"confirmations: {_runs(lost)} with fresh seeds ended without a finite value and {_are(lost)} left out"
     if unfinished:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hdvae.evaluation.metrics import error_name
+from hdvae_platform.analysis.answers import Answer
 from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import Difference
@@ -55,6 +56,11 @@ class Question:
         return list(self.metrics) or ([BIAS] if self.trend else [f"valid/{name}" for name in USUAL])
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the answer is about whole studies, with the arms that they have: only then are they summed up."""
+        return not (self.by or self.where or self.against or self.trend)
+
+    @property
     def kept(self) -> set[str]:
         """The metrics to keep of each run; an empty set means all."""
         shown = {*self.shown, *USUAL_DIFFERENCES}
@@ -76,6 +82,7 @@ class Comparison:
         confirmations: the best trials of the searches, trained again with fresh seeds.
         trends: one for each metric, if a trend was asked for.
         caveats: what a reader must know before believing the numbers, one line each.
+        answers: the best trials and the verdicts of each study that the study database knows.
     """
 
     studies: Sequence[str]
@@ -85,6 +92,7 @@ class Comparison:
     confirmations: Sequence[Confirmation] = ()
     trends: Sequence[Trend] = ()
     caveats: Sequence[str] = ()
+    answers: Sequence[Answer] = ()
 
     @property
     def names(self) -> dict[str, str]:
@@ -92,7 +100,7 @@ class Comparison:
         return dict(zip((set_key(arm.settings) for arm in self.arms), names_of(self.arms), strict=True))
 
     def plain(self) -> dict[str, Any]:
-        """JSON-like values: all arms, differences, confirmed trials, trends and caveats."""
+        """JSON-like values: all arms, differences, confirmed trials, trends, caveats and answers."""
         names = self.names
         return {
             "studies": list(self.studies),
@@ -101,6 +109,7 @@ class Comparison:
             "confirmations": [confirmation.plain() for confirmation in self.confirmations],
             "trends": [trend.plain() for trend in self.trends],
             "caveats": list(self.caveats),
+            "answers": [answer.plain() for answer in self.answers],
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from hdvae_platform.analysis.answers import answer_in_words
 from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.caveats import as_lines
 from hdvae_platform.analysis.comparison import USUAL_DIFFERENCES, Comparison
@@ -37,23 +38,31 @@ BIAS_LEGEND = (
     "δ; p tests the same."
 )
 
+MAX_INCONCLUSIVE = 10
+"""The most differences of a metric of which those that are not significant are shown without being asked for."""
 TableFormat = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 """Makes a text of a header and rows: `table` or `markdown`."""
 
 
-def as_text(comparison: Comparison) -> str:
-    """A comparison for a terminal."""
+def as_text(comparison: Comparison, everything: bool = False) -> str:
+    """A comparison for a terminal.
+
+    Args:
+        comparison: the comparison.
+        everything: whether to show differences that are not significant where there are many.
+    """
     caveats = as_lines(comparison.caveats)
     if comparison.trends:
         parts = [_trend(trend, table) for trend in comparison.trends]
     else:
-        parts = [_arms(comparison, table), *_differences(comparison, table)]
-        parts += ["\n".join(_legend(comparison))]
+        parts = [_arms(comparison, table), *_differences(comparison, table, everything)]
+        parts += ["\n".join(_legend(comparison, everything))]
         parts.append(confirmation_table(comparison.confirmations))
+        parts += [answer_in_words(answer) for answer in comparison.answers]
     return "\n\n".join(filter(None, [caveats, *parts]))
 
 
-def as_markdown(comparison: Comparison, command: str) -> str:
+def as_markdown(comparison: Comparison, command: str, everything: bool = False) -> str:
     """A comparison as a page of Markdown, which names the command that made it."""
     parts = [f"# {', '.join(comparison.studies)}", f"Made by `{command}`."]
     caveats = [caveat.partition(":") for caveat in comparison.caveats]
@@ -61,9 +70,14 @@ def as_markdown(comparison: Comparison, command: str) -> str:
     if comparison.trends:
         parts += [_trend(trend, markdown) for trend in comparison.trends]
     else:
-        parts += [_arms(comparison, markdown), *_differences(comparison, markdown), *_legend(comparison)]
+        parts += [
+            _arms(comparison, markdown),
+            *_differences(comparison, markdown, everything),
+            *_legend(comparison, everything),
+        ]
         rows = confirmation_rows(comparison.confirmations)
         parts += [markdown(CONFIRMATION_HEADER, rows), images_of(comparison.confirmations)] if rows else []
+        parts += [f"```text\n{text}\n```" for answer in comparison.answers if (text := answer_in_words(answer))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -127,19 +141,45 @@ def _arms(comparison: Comparison, form: TableFormat) -> str:
     return f"{shown}\n\nNats per image; {note}. {names_note(comparison.arms)}".rstrip()
 
 
-def _differences(comparison: Comparison, form: TableFormat) -> list[str]:
-    """A table for each metric with differences; arms stand there by their names."""
+def _differences(comparison: Comparison, form: TableFormat, everything: bool) -> list[str]:
+    """A table for each metric with differences; arms stand there by their names.
+
+    Of many differences only the significant ones are shown, unless `everything` is.
+    """
     names, tables = comparison.names, []
-    for metric in comparison.metrics or USUAL_DIFFERENCES:
-        rows = [_difference_row(one, names) for one in comparison.differences if one.metric == metric]
+    for metric, found in _by_metric(comparison).items():
+        shown = found if everything else worth_showing(found)
+        rows = [_difference_row(one, names) for one in shown]
         tables += [form([f"difference in {metric}", *DIFFERENCE_HEADER], rows)] if rows else []
+        if len(shown) < len(found):
+            tables.append(f"{_folded(found, len(found) - len(shown), metric)} (show them with --all)")
     return tables
 
 
-def _legend(comparison: Comparison) -> list[str]:
+def _folded(found: Sequence[Difference], folded: int, metric: str) -> str:
+    """How many differences are not shown, and why."""
+    if all(one.over_seeds.p is None for one in found):
+        return f"{folded} differences in {metric} are not tested: a test needs two seeds in each arm"
+    return f"{folded} of {len(found)} differences in {metric} are inconclusive"
+
+
+def worth_showing(found: Sequence[Difference]) -> Sequence[Difference]:
+    """The differences of one metric; of more than `MAX_INCONCLUSIVE` only the significant ones."""
+    return found if len(found) <= MAX_INCONCLUSIVE else [one for one in found if one.is_significant]
+
+
+def _legend(comparison: Comparison, everything: bool) -> list[str]:
     """What the columns of the tables of differences mean."""
-    has_bias = any(parts_of(one.metric) for one in comparison.differences)
-    return [*(DIFFERENCE_LEGEND if comparison.differences else ()), *([BIAS_LEGEND] if has_bias else ())]
+    shown = [one for same in _by_metric(comparison).values() for one in (same if everything else worth_showing(same))]
+    has_bias = any(parts_of(one.metric) for one in shown)
+    return [*(DIFFERENCE_LEGEND if shown else ()), *([BIAS_LEGEND] if has_bias else ())]
+
+
+def _by_metric(comparison: Comparison) -> dict[str, list[Difference]]:
+    """The differences in each metric that has some."""
+    metrics = comparison.metrics or USUAL_DIFFERENCES
+    found = {metric: [one for one in comparison.differences if one.metric == metric] for metric in metrics}
+    return {metric: same for metric, same in found.items() if same}
 
 
 def _difference_row(one: Difference, names: Mapping[str, str]) -> list[str]:

@@ -22,13 +22,13 @@ from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, st
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One of the best trials of a search, and its runs with fresh seeds.
+    """One of the best trials of a search in one metric, and its runs with fresh seeds.
 
     Attributes:
         study: its name.
         trial: number of the trial.
         settings: the varied settings: dotted path → value.
-        metric: full name of the metric that the search optimised.
+        metric: full name of a metric that the search optimised.
         search: the mean of the metric over the seeds of the search.
         runs: the complete runs with fresh seeds that have a finite value.
         lost: how many further runs ended without a finite value.
@@ -96,8 +96,16 @@ def images_of(confirmed: Sequence[Confirmation]) -> str:
     )
 
 
+def fresh_runs(confirmed: Sequence[Confirmation]) -> list[TrackedRun]:
+    """The runs with fresh seeds, each once."""
+    return list({run.run_id: run for one in confirmed for run in one.runs}.values())
+
+
 def confirmations(client: Client, studies: Sequence[str], where: Sequence[Condition] = ()) -> list[Confirmation]:
-    """The confirmed trials that fulfil the conditions `where`, study by study; in each the best by the search first."""
+    """The confirmed trials that fulfil the conditions `where`, study by study; in each the best by the search first.
+
+    Of a search for several metrics, each trial stands in all of them, one after the other.
+    """
     return [one for study in dict.fromkeys(studies) for one in _confirmations_of(client, study, where)]
 
 
@@ -106,20 +114,17 @@ def _confirmations_of(client: Client, study: str, where: Sequence[Condition]) ->
     parent = study_run(client, study) if fresh else None
     if parent is None:
         return []
-    metric, sign = parent.metric, 1 if parent.maximises else -1
     by_trial: dict[int, list[TrackedRun]] = {}
     for run in fresh:
         by_trial.setdefault(run.trial, []).append(run)
-    searched: dict[int, list[float]] = {}
-    for run in search_runs(client, study):
-        if _has_value(run, metric):
-            searched.setdefault(run.trial, []).append(run.metrics[metric])
-    confirmed = [
-        _confirmation(study, trial, metric, sign, statistics.fmean(searched[trial]), runs)
+    searched = [run for run in search_runs(client, study) if run.trial in by_trial]
+    signs = {metric: 1 if maximises else -1 for metric, maximises in parent.objectives.items()}
+    confirmed = {
+        trial: [_confirmation(study, trial, metric, sign, searched, runs) for metric, sign in signs.items()]
         for trial, runs in by_trial.items()
-        if trial in searched
-    ]
-    return sorted(confirmed, key=lambda one: (-one.sign * one.search, one.trial))
+    }
+    ranked = sorted(confirmed.items(), key=lambda item: (-item[1][0].sign * item[1][0].search, item[0]))
+    return [one for _, each in ranked for one in each if math.isfinite(one.search)]
 
 
 def _has_value(run: TrackedRun, metric: str) -> bool:
@@ -128,8 +133,19 @@ def _has_value(run: TrackedRun, metric: str) -> bool:
 
 
 def _confirmation(
-    study: str, trial: int, metric: str, sign: int, search: float, runs: Sequence[TrackedRun]
+    study: str, trial: int, metric: str, sign: int, searched: Sequence[TrackedRun], runs: Sequence[TrackedRun]
 ) -> Confirmation:
+    """A confirmed trial in one metric; its value of the search is NaN without one.
+
+    Args:
+        study: its name.
+        trial: its number.
+        metric: full name.
+        sign: 1 if the metric was maximised, −1 if it was minimised.
+        searched: the runs of the search.
+        runs: the trial's runs with fresh seeds.
+    """
+    before = [run.metrics[metric] for run in searched if run.trial == trial and _has_value(run, metric)]
     ended = sum(run.state is not None and run.state.is_terminal for run in runs)
     counted = sorted((run for run in runs if _has_value(run, metric)), key=lambda run: run.seed)
     return Confirmation(
@@ -137,7 +153,7 @@ def _confirmation(
         trial=trial,
         settings=varied_in(runs[0]),
         metric=metric,
-        search=search,
+        search=statistics.fmean(before) if before else math.nan,
         runs=counted,
         lost=ended - len(counted),
         unfinished=len(runs) - ended,

@@ -10,7 +10,7 @@ from typing import Any
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm, with_runs
 from hdvae_platform.analysis.image_pairs import ImagePaired, ImageValues, image_paired
-from hdvae_platform.analysis.inference import Interval, difference, holm, pairs, size_difference
+from hdvae_platform.analysis.inference import LEVEL, Interval, difference, holm, pairs, size_difference
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.analysis.metric_names import parts_of
 from hdvae_platform.study.expectation import fitting as places_with
@@ -55,6 +55,11 @@ class Difference:
     over_seeds: OverSeeds
     p_holm: float | None
     models: ImagePaired | None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the adjusted p-value is below the level of tests."""
+        return self.p_holm is not None and self.p_holm < LEVEL
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""

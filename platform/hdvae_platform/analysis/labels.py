@@ -12,7 +12,7 @@ from typing import Any
 
 from hdvae_platform.display.text import brief
 from hdvae_platform.study.expectation import Expectation
-from hdvae_platform.study.space import set_key
+from hdvae_platform.study.space import RAMP_FIELDS, set_key
 
 Trials = Collection[tuple[str, int]]
 """The trials of an arm: (study, number of the trial)."""
@@ -115,9 +115,9 @@ def _letters() -> Iterator[str]:
 
 
 def _short_path(path: str, settings: Mapping[str, Any]) -> str:
-    """The shortest end of a path that no other path of the settings shares."""
+    """The shortest end of a path that no other path of the settings shares; a ramp's field has its ramp before it."""
     parts = path.split(".")
-    for length in range(1, len(parts)):
+    for length in range(2 if parts[-1] in RAMP_FIELDS else 1, len(parts)):
         end = ".".join(parts[-length:])
         if not re.fullmatch(r"\d+", parts[-length]) and sum(other.endswith(end) for other in settings) == 1:
             return end

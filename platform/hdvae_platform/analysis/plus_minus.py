@@ -16,7 +16,7 @@ from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.analysis.metric_names import limits_of
 from hdvae_platform.analysis.run_settings import setting
-from hdvae_platform.display.text import number
+from hdvae_platform.display.text import number, rounded
 
 OVER_IMAGES = "*"
 """Marks a standard error over images."""
@@ -57,16 +57,16 @@ def lower_limit_only(arm: Arm, metric: str) -> float | None:
 
 
 def plus_minus(arm: Arm, metric: str) -> str:
-    """A metric of an arm: `-114.28 ± 0.18` over seeds, `-114.28 ± 1.30*` over images; `—` without a value."""
+    """A metric of an arm: `-114.28 ± 0.18` over seeds, `-114.3 ± 1.3*` over images; `—` without a value."""
     value, least = mean_over_seeds(arm, metric), lower_limit_only(arm, metric)
     if value is None:
         return "—"
     if least is not None:
         return f"at least {number(least)}"
     if value.high is not None:
-        return f"{number(value.mean)} ± {number(value.high - value.mean)}"
+        return rounded(value.mean, value.high - value.mean)
     error = error_over_images(arm, metric) if len(arm.by_seed(metric)) == 1 else None
-    return number(value.mean) + ("" if error is None else f" ± {number(error)}{OVER_IMAGES}")
+    return rounded(value.mean, error) + ("" if error is None else OVER_IMAGES)
 
 
 def plus_minus_note(arms: Sequence[Arm], metrics: Sequence[str]) -> str:

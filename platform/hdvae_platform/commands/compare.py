@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hdvae.errors import InputError
+from hdvae_platform.analysis.answers import Answer, answer_of
 from hdvae_platform.analysis.caveats import as_lines
 from hdvae_platform.analysis.compare import compare as answer
 from hdvae_platform.analysis.comparison import Comparison, Question
@@ -19,8 +21,11 @@ from hdvae_platform.analysis.comparison_table import as_csv, as_parquet
 from hdvae_platform.analysis.comparison_text import as_markdown, as_text
 from hdvae_platform.analysis.metric_names import full_name
 from hdvae_platform.analysis.run_settings import Condition, parse_settings
+from hdvae_platform.analysis.tested_answers import with_verdicts
 from hdvae_platform.commands.options import home_option, json_option
+from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import write_atomically
 from hdvae_platform.tracking.client import Client
 
@@ -70,10 +75,11 @@ ENDINGS = {".txt": "terminal", ".md": "md", ".csv": "csv", ".json": "json", ".pa
     metavar="FILE",
     help="Write to this file; with --trend, .png and .svg write the figure of the trend.",
 )
+@click.option("--all", "everything", is_flag=True, help="Show the differences that are not significant too.")
 @home_option
 @json_option
-def compare(form: str | None, out: Path | None, home: Path, as_json: bool, **asked: Any) -> None:
-    """Compare the arms of studies: means over seeds, differences between arms, trends, and confirmed trials.
+def compare(form: str | None, out: Path | None, everything: bool, home: Path, as_json: bool, **asked: Any) -> None:
+    """Compare the arms of studies: best trials, verdicts, means over seeds, differences between arms, and trends.
 
     An arm is the group of runs with the same varied settings; its runs differ by seed.
     """
@@ -86,16 +92,33 @@ def compare(form: str | None, out: Path | None, home: Path, as_json: bool, **ask
         raise InputError(f"--out {out}: a figure is drawn of a trend only: give --trend PATH")
     form = _form(form, None if is_figure else out)
     question = _question(asked, all_metrics=form in ("json", "csv", "parquet"))
-    comparison = answer(Client(Places.known(home, "tracking")), question)
+    places = Places.known(home, "tracking")
+    client = Client(places)
+    comparison = answer(client, question)
+    if question.is_whole:
+        comparison = replace(comparison, answers=list(_answers(client, places, question.studies)))
     if form in ("csv", "parquet") and comparison.caveats:
         click.echo(as_lines(comparison.caveats), err=True)
     if out is not None and not is_figure:
-        _write(out, _rendered(comparison, form))
+        _write(out, _rendered(comparison, form, everything))
         click.echo(json.dumps({"out": str(out)}) if as_json else str(out))
         return
     if out is not None:
         _write_figure(out, comparison)
-    click.echo(_rendered(comparison, form).decode().rstrip("\n"))
+    click.echo(_rendered(comparison, form, everything).decode().rstrip("\n"))
+
+
+def _answers(client: Client, places: Places, studies: Sequence[str]) -> Iterator[Answer]:
+    """What the studies answer, as far as the study database is there and knows them."""
+    try:
+        Places.known(places.home, "database")
+    except InputError:
+        return  # MLflow alone is enough to compare arms
+    records = Records(places.database)
+    for record in filter(None, map(records.study, studies)):
+        state = study_state(places, record)
+        found = answer_of(record.as_study(), state.runs, finished=state.state == "finished")
+        yield with_verdicts(found, client, places)
 
 
 def _check_together(asked: Mapping[str, Any]) -> None:
@@ -148,7 +171,7 @@ def _write_figure(out: Path, comparison: Comparison) -> None:
         click.echo(f"written: {path}", err=True)
 
 
-def _rendered(comparison: Comparison, form: str) -> bytes:
+def _rendered(comparison: Comparison, form: str, everything: bool) -> bytes:
     if form == "parquet":
         return as_parquet(comparison)
     if form == "csv":
@@ -156,8 +179,8 @@ def _rendered(comparison: Comparison, form: str) -> bytes:
     if form == "json":
         return (json.dumps(comparison.plain(), indent=1) + "\n").encode()
     if form == "md":
-        return as_markdown(comparison, shlex.join(["hdvae", *sys.argv[1:]])).encode()
-    return (as_text(comparison) + "\n").encode()
+        return as_markdown(comparison, shlex.join(["hdvae", *sys.argv[1:]]), everything).encode()
+    return (as_text(comparison, everything) + "\n").encode()
 
 
 def _write(out: Path, data: bytes) -> None:

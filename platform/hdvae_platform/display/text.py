@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -70,6 +71,33 @@ def number(value: float) -> str:
     return f"{value:.2e}" if small or abs(value) >= LARGE else f"{value:.2f}"
 
 
+def rounded(value: float, error: float | None) -> str:
+    """A value ± its uncertainty, rounded to two digits of the latter, as far as it is larger than its hundredths.
+
+    >>> rounded(-141.8366, 4.2669), rounded(-111.4772, 0.3162), rounded(0.512345, 0.0123), rounded(-200.2, 63.5)
+    ('-141.8 ± 4.3', '-111.48 ± 0.32', '0.512 ± 0.012', '-200 ± 64')
+    >>> rounded(-90.123, None), rounded(2e6, 3e5), rounded(0.0004, 0.0), rounded(0.0, 0.0)
+    ('-90.12', '2.00e+06 ± 3.00e+05', '4.00e-04 ± 0.00', '0.00 ± 0.00')
+    """
+    if error is None:
+        return number(value)
+    digits = digits_of(error)
+    if digits is None or abs(value) >= LARGE:
+        return f"{number(value)} ± {number(error)}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def digits_of(error: float) -> int | None:
+    """The decimals that show two digits of an uncertainty; None where it is too small or large to be written so.
+
+    >>> digits_of(4.27), digits_of(63.5), digits_of(0.0123), digits_of(0.00001), digits_of(0.0)
+    (1, 0, 3, None, None)
+    """
+    if not 5e-4 <= error < LARGE:
+        return None
+    return max(0, 1 - math.floor(math.log10(error)))
+
+
 def signed(value: float) -> str:
     """A number with its sign, for differences.
 
@@ -102,7 +130,12 @@ def brief(value: Any) -> str:
 
     >>> brief([[0, 0.8], [100, 0.1]]), brief("normal"), brief(0.123456)
     ('0.8→0.1 at 100', 'normal', '0.1235')
+    >>> brief({"start": 0.8, "end": 0.2, "steps": 400, "shape": "cosine"})
+    '0.8→0.2 over 400, cosine'
     """
+    if isinstance(value, dict) and value.keys() == {"start", "end", "steps", "shape"}:
+        start, end, steps = (brief(value[key]) for key in ("start", "end", "steps"))
+        return f"{start}→{end} over {steps}, {value['shape']}"
     if isinstance(value, list) and value and all(isinstance(point, list) and len(point) == 2 for point in value):
         (step, start), *rest = value
         first = f"{start:.4g}" + (f" at {step:g}" if step or not rest else "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hdvae_platform.analysis.confirmation import Confirmation
+from hdvae_platform.analysis.confirmation import Confirmation, fresh_runs
 from hdvae_platform.analysis.labels import arm_names_note
 from hdvae_platform.analysis.metric_names import BIAS
 from hdvae_platform.analysis.verdicts import Verdict
@@ -93,7 +93,7 @@ class Contents:
     @property
     def counted_runs(self) -> list[TrackedRun]:
         """The runs whose numbers are on the page: complete runs of the search and of confirmations."""
-        return [*self.complete_runs, *(run for one in self.confirmed for run in one.runs)]
+        return [*self.complete_runs, *fresh_runs(self.confirmed)]
 
     @property
     def highlighted(self) -> list[ArmReport]:

@@ -153,9 +153,8 @@ def confirmed_table(contents: Contents) -> Table | None:
     rows = [
         (None, _confirmed_cells(contents, one, label)) for label, one in zip(labels, contents.confirmed, strict=True)
     ]
-    header = ["trial", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
-    label = f"The best trials with fresh seeds: {contents.metric}"
-    return Table(label, header, rows, frozenset(range(1, 6))) if rows else None
+    header = ["trial", "metric", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
+    return Table("The best trials with fresh seeds", header, rows, frozenset(range(2, 7))) if rows else None
 
 
 def _confirmed_cells(contents: Contents, one: Confirmation, label: str) -> list[Cell]:
@@ -164,6 +163,7 @@ def _confirmed_cells(contents: Contents, one: Confirmation, label: str) -> list[
     link = f"#runs-of-{contents.trials[one.trial]}" if one.trial in contents.trials else None
     return [
         Cell(f"{one.trial}. {label}", one.trial, link=link),
+        Cell(one.metric),
         Cell(number(one.search), one.search),
         nothing if value is None else Cell(number(value.mean), value.mean),
         nothing if value is None else Cell(between(value.low, value.high), value.mean),

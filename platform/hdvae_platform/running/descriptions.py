@@ -7,6 +7,7 @@ import statistics
 import textwrap
 from collections.abc import Sequence
 
+from hdvae_platform.analysis.answers import Answer, answer_of, best_values
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.comparison_text import (
@@ -29,6 +30,7 @@ from hdvae_platform.store.run_state import RunState
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import Tag
 
 MAX_DESCRIPTION = 5000
 """Characters of a description: the smallest limit of any version of MLflow."""
@@ -76,18 +78,35 @@ def run_description(study: Study, assignment: Assignment) -> str:
     return "\n".join([f"Run {name}: {place}. {escaped(study.claim)}", "", *lines])[:MAX_DESCRIPTION]
 
 
-def study_description(client: Client, study: Study, storage: Storage) -> str:
-    """The description of a study: its claim with the verdicts on it, its confirmed trials if any, and its arms.
+def study_summary(client: Client, study: Study, storage: Storage, runs: Sequence[Run]) -> dict[str, str]:
+    """The tags of a finished study's run: its description, and the handles of its best trials.
 
-    The best arms come first. Means have ± as in every table.
+    The description has the claim with the verdicts on it, the best trial or the Pareto front, the confirmed trials if
+    any, and the arms, the best first. Means have ± as in every table.
+
+    Args:
+        client: MLflow.
+        study: the study.
+        storage: the study's storage.
+        runs: of the study, as the study database has them.
     """
+    every = read_arms(client, [study.name])
+    settings = {trial: arm.settings for arm in every for _, trial in arm.trials}
+    known = [(run, settings[run.trial]) for run in runs if run.trial in settings]
+    answer = answer_of(study, known, finished=True)
+    handles = ", ".join(one.handle for one in answer.best)
+    description = _description(client, storage, answer, [arm for arm in every if arm.values(study.search.metric)])
+    return {Tag.DESCRIPTION: description, **({Tag.BEST: handles[:MAX_DESCRIPTION]} if handles else {})}
+
+
+def _description(client: Client, storage: Storage, answer: Answer, arms: list[Arm]) -> str:
+    study = answer.study
     sign = 1 if study.search.direction == "maximize" else -1
-    arms = [arm for arm in read_arms(client, [study.name]) if arm.values(study.search.metric)]
     lines = [
         f"- expected: {escaped(one.expected)}: **{one.answer}** ({escaped(one.numbers)})"
         for one in verdicts(study.expect, arms, Looks(storage, study.name).look)
     ]
-    claim = "\n\n".join([escaped(study.claim), *(["\n".join(lines)] if lines else [])])
+    claim = "\n\n".join([escaped(study.claim), *(["\n".join(lines)] if lines else []), *_best(answer)])
     arms.sort(key=lambda arm: -sign * statistics.fmean(arm.values(study.search.metric)))
     metrics = list(dict.fromkeys([*study.search.objectives, *(f"valid/{name}" for name in USUAL)]))
     confirmed = confirmations(client, [study.name])
@@ -96,6 +115,17 @@ def study_description(client: Client, study: Study, storage: Storage) -> str:
         if len(text) <= MAX_DESCRIPTION:
             return text
     return claim[:MAX_DESCRIPTION]
+
+
+def _best(answer: Answer) -> list[str]:
+    """The best trial with its values, or the trials of the Pareto front."""
+    if not answer.best:
+        return []
+    listed = [f"{escaped(one.label)} (`{one.handle}`)" for one in answer.best[:MAX_ARMS]]
+    if answer.is_front:
+        items = "\n".join(f"- {one}" for one in listed)
+        return [f"**Pareto front** of {', '.join(answer.study.search.objectives)}:\n\n{items}"]
+    return [f"**Best**: {listed[0]}. {'; '.join(best_values(answer, answer.best[0]))}."]
 
 
 def _tables(

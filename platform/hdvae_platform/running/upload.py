@@ -17,7 +17,7 @@ from hdvae_platform.running.descriptions import (
     escaped,
     run_description,
     run_name,
-    study_description,
+    study_summary,
 )
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
@@ -203,7 +203,7 @@ class StudyTracking:
             complete = sum(run.state == RunState.COMPLETE for run in runs)
             of = f"{complete} complete runs, claim {self._study.claim_digest}"
             if best is not None and parent.summarised != of:
-                client.set_tags(parent.run_id, {Tag.DESCRIPTION: study_description(client, self._study, self._storage)})
+                client.set_tags(parent.run_id, study_summary(client, self._study, self._storage, runs))
                 self._register(client, best)
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hdvae.errors import InputError
 from hdvae_platform.store import layout
-from hdvae_platform.store.records import Kind, Records, Run, StudyRecord
-from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.pareto import is_dominated
-from hdvae_platform.study.study import Study
+from hdvae_platform.store.best import best_trials
+from hdvae_platform.store.records import Records, Run, StudyRecord
 
 BEST = "best"
 """The last part of a handle that asks for a run of a study's best trial."""
@@ -27,9 +24,6 @@ FORMS = "STUDY/TRIAL/SEED, such as first/2/0, or STUDY/best"
 """The forms of a handle, for help texts and messages."""
 _NUMBERED = re.compile(r"([^/:]+)/(\d+)/(\d+)")
 _BEST = re.compile(rf"([^/:]+)/{BEST}")
-
-Values = Mapping[int, Sequence[float]]
-"""Trial → the mean over its runs of each metric that the study searches for; larger is better."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,7 @@ def parse(text: str) -> Handle | None:
 def resolve(handle: str, records: Records) -> RunIdentity:
     """Find the run that a handle means.
 
-    `STUDY/best` is the complete run with the lowest seed of the best trial. The best trial is chosen by the study's
-    metric: by the mean over confirmation runs among the trials with complete ones, or, if there are none, by the mean
-    over the complete runs of the search among all trials. A trial with a failed or pruned run of the search is never
-    the best.
+    `STUDY/best` is the complete run with the lowest seed of the best trial (`store.best`).
 
     Args:
         handle: `STUDY/TRIAL/SEED` or `STUDY/best`.
@@ -141,36 +132,14 @@ def _best(record: StudyRecord, runs: Sequence[Run]) -> Run:
     """
     study = record.as_study()
     problem = f"no run {study.name}/{BEST}: study {study.name}"
-    values = _values(study, runs, "confirmation") or _values(study, runs, "search")
-    if not values:
+    best = best_trials(study, runs)
+    if not best:
         raise InputError(f"{problem} has no complete trial yet")
     if study.search.also:
-        front = [
-            layout.handle(study.name, trial, _lowest(trial, runs).seed)
-            for trial, own in values.items()
-            if not is_dominated(own, values.values())
-        ]
+        front = ", ".join(layout.handle(study.name, one.number, one.seed) for one in best)
         metrics = ", ".join(study.search.objectives)
-        raise InputError(f"{problem} searches for {metrics}; choose a run of its Pareto front: {', '.join(front)}")
-    return _lowest(max(values, key=lambda trial: values[trial][0]), runs)
-
-
-def _values(study: Study, runs: Sequence[Run], kind: Kind) -> Values:
-    """The values of the trials by their complete runs of a kind."""
-    signs = {metric: 1 if way == "maximize" else -1 for metric, way in study.search.objectives.items()}
-    out = {run.trial for run in runs if run.kind == "search" and run.state in (RunState.FAIL, RunState.PRUNED)}
-    complete: dict[int, list[list[float]]] = {}
-    for run in runs:
-        if run.kind == kind and run.state == RunState.COMPLETE and run.value is not None and run.trial not in out:
-            measured = {**run.also, study.search.metric: run.value}
-            complete.setdefault(run.trial, []).append([sign * measured[name] for name, sign in signs.items()])
-    return {trial: [statistics.fmean(column) for column in zip(*rows, strict=True)] for trial, rows in complete.items()}
-
-
-def _lowest(trial: int, runs: Sequence[Run]) -> Run:
-    """The complete run of a trial with the lowest seed."""
-    complete = (run for run in runs if run.trial == trial and run.state == RunState.COMPLETE)
-    return min(complete, key=lambda run: run.seed)
+        raise InputError(f"{problem} searches for {metrics}; choose a run of its Pareto front: {front}")
+    return _numbered(study.name, (best[0].number, best[0].seed), runs)
 
 
 def _listed(noun: str, numbers: Iterable[int]) -> str:

@@ -42,6 +42,8 @@ class Tag:
     BEST_CHECKPOINT: Final = "hdvae.best_checkpoint"
     TEST_MEASURED: Final = "hdvae.test_measured"
     """How a run was evaluated on test images."""
+    BEST: Final = "hdvae.best"
+    """Of a study's run: the handle of the best trial's run, or those of the Pareto front."""
     SUMMARISED: Final = "hdvae.summarised"
     """Of a study's run: how many runs its description and the registered model account for."""
     REPORTED: Final = "hdvae.reported"
@@ -75,6 +77,8 @@ class Param:
     """Of a study's run: the metric that the search optimises."""
     DIRECTION: Final = "direction"
     """Of a study's run: `minimize` or `maximize`."""
+    ALSO: Final = "also"
+    """Of a study's run: pairs of a further metric and its direction, as JSON."""
 
 
 EVALUATION = "evaluation"

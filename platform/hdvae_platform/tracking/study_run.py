@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from hdvae_platform.store.run_state import RunState
@@ -21,6 +22,12 @@ class StudyRun(TrackedRun):
     def maximises(self) -> bool:
         """Whether the search looks for the largest value of its metric."""
         return self.params[Param.DIRECTION] == "maximize"
+
+    @property
+    def objectives(self) -> dict[str, bool]:
+        """Every metric that the search optimises, and whether it looks for its largest value; `metric` first."""
+        also = dict(json.loads(self.params.get(Param.ALSO, "[]")))
+        return {self.metric: self.maximises, **{metric: way == "maximize" for metric, way in also.items()}}
 
     @property
     def summarised(self) -> str | None:

@@ -234,7 +234,27 @@ def test_labels_of_different_arms_differ():
     assert len(set(labels)) == len(sets)
     assert labels[:2] == ["(0) temperature 0.5→0.1 at 15", "(1) temperature 0.5 at 10→0.1 at 15"]
     assert labels[-1] == "(7) temperature 0.8758"
-    assert "| (0) − (1) | +1.00 |" in as_markdown(found, "hdvae compare s --format md")
+    assert "| (0) − (1) | +1.00 |" in as_markdown(found, "hdvae compare s --format md", everything=True)
+
+
+def test_many_inconclusive_differences_are_folded():
+    """Six arms: fifteen pairs, of which those with the last arm are clear."""
+    random = np.random.RandomState(0)
+    runs = [
+        run(json.dumps({"k": k}), seed, tags=of_trial(k), elbo=random.normal() + 100 * (k == 5), iw_elbo=0.0)
+        for k in range(6)
+        for seed in range(4)
+    ]
+    found = compare(*runs, metrics=["valid/elbo"])
+    for show in (as_text, lambda *asked: as_markdown(asked[0], "", *asked[1:])):
+        rows = [line for line in show(found).splitlines() if ") − (" in line]
+        assert [line.split("(")[2][:2] for line in rows] == ["5)"] * 5
+        assert "10 of 15 differences in valid/elbo are inconclusive (show them with --all)" in show(found)
+        assert len([line for line in show(found, True).splitlines() if ") − (" in line]) == 15
+        assert "--all" not in show(found, True)
+    single = as_text(compare(*(one for one in runs if one.seed == 0), metrics=["valid/elbo"]))
+    assert "15 differences in valid/elbo are not tested: a test needs two seeds in each arm (show" in single
+    assert "95% over seeds" not in single, "what no table has needs no legend"
 
 
 def test_bias_is_shown_with_its_error_over_images():
@@ -244,7 +264,7 @@ def test_bias_is_shown_with_its_error_over_images():
     )
     text = arm_table(found)
     half = stats.t.ppf(0.975, 1) * 0.5
-    assert f"1.50 ± {half:.2f} (se 0.35)" in text, "half of the 95% interval over seeds"
+    assert f"1.5 ± {half:.1f} (se 0.35)" in text, "half of the 95% interval over seeds"
     assert "mean ± half of the 95% interval over seeds (Student's t); (se …)" in text
     assert "one seed" not in text
 
@@ -283,7 +303,7 @@ def test_markdown_has_intervals_and_differences():
     runs.append(run('{"k": "b|c"}', 0, tags=of_trial(1), elbo=-9.0))
     page = as_markdown(compare(*runs, metrics=["valid/elbo"]), "hdvae compare s --format md")
     limits = interval([-10.0, -11.0, -12.0])
-    assert f"| (0) k a | 3 | -11.00 ± {limits.high - limits.mean:.2f} |" in page
+    assert f"| (0) k a | 3 | -11.0 ± {limits.high - limits.mean:.1f} |" in page
     assert "| (1) k b\\|c | 1 | -9.00 |" in page
     assert "| (0) − (1) | -2.00 |" in page
     assert "`hdvae compare s --format md`" in page

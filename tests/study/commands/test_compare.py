@@ -21,6 +21,7 @@ import hdvae_platform
 from hdvae.errors import InputError
 from hdvae_platform.analysis.image_pairs import CLEAR_SIGN, _sign, derived
 from hdvae_platform.cli import run as hdvae
+from hdvae_platform.display.text import rounded
 from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.layout import per_image_artifact
 from hdvae_platform.store.per_image import as_parquet
@@ -225,8 +226,9 @@ def test_every_format_says_the_same(compare, tmp_path):
     for table in (csv, parquet):
         assert table[table["what"] == "arm"]["mean"].tolist() == pytest.approx(means)
         assert table[table["what"] == "difference"]["mean"].tolist() == pytest.approx([means[0] - means[1]])
+    first = document["arms"][0]["metrics"]["valid/elbo"]
     for form in ("md", "terminal"):
-        assert f"{means[0]:.2f}" in compare(*asked, "--format", form)[1]
+        assert rounded(first["mean"], first["high"] - first["mean"]) in compare(*asked, "--format", form)[1]
     code, out, _ = compare("--json", "--out", tmp_path / "t.json")
     assert (code, json.loads(out)) == (0, {"out": str(tmp_path / "t.json")})
 

@@ -9,6 +9,7 @@ import pytest
 
 from hdvae_platform.cli import run
 from hdvae_platform.store.layout import run_folder
+from hdvae_platform.study.file import load_study
 from tests.study.commands.test_cli import fails
 
 HANDLES = [f"small/{trial}/{seed}" for trial in range(3) for seed in (0, 1)]
@@ -55,6 +56,25 @@ def test_every_name_of_a_run_draws_the_same_picture(printed, finished, tmp_path,
 def test_the_best_run_is_that_of_the_comparison(printed):
     evaluated = printed("evaluate", "small/best", "--split", "valid", "--samples", "2", "--draws", "1")
     assert (evaluated["run"], evaluated["handle"]) == ("small/best", best(printed("compare", "small")["arms"]))
+
+
+def test_the_best_trial_is_written_as_the_same_experiment(printed, finished, tmp_path, capsys):
+    """A file that trains it again: the same settings, all of them, and the seeds."""
+    places, file, *_ = finished
+    answer = printed("study", "best", "small", "--out", str(tmp_path / "again.yaml"))
+    (found,) = answer["best"]
+    assert found["handle"] == best(printed("compare", "small")["arms"])
+    again, study = load_study(tmp_path / "again.yaml"), load_study(file)
+    assert again.experiment == study.experiment_at(found["settings"])
+    assert (again.seeds, again.space) == (study.seeds, {})
+    home = ["--home", str(places.home)]
+    for wrong, said in (
+        (["smal"], "did you mean 'small'?"),
+        (["small", "--trial", "77"], "--trial 77: the best trial is "),
+        (["small", "--out", str(tmp_path / "again.txt")], "a study file ends in .yaml"),
+    ):
+        assert run(["study", "best", *wrong, *home]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_folder_of_the_name_wins_and_that_is_said(finished, tmp_path, monkeypatch, capsys):

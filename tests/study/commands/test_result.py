@@ -9,11 +9,12 @@ import pytest
 from hdvae_platform.commands.study.result import result_of
 from hdvae_platform.commands.study.status import _look
 from hdvae_platform.report.reading import read_contents
-from hdvae_platform.running.descriptions import study_description
+from hdvae_platform.running.descriptions import study_summary
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import Tag
 
 EXPECT = {"metric": "valid/elbo", "higher": {"training.freebits": 1.0}, "than": {"training.freebits": 2.0}}
 
@@ -42,7 +43,7 @@ def trained(places, edit):
 
 
 def numbers(study, places, finished=True):
-    (verdict,) = result_of(study, places, Client(places), finished=finished).document["verdicts"]
+    (verdict,) = result_of(study, places, Client(places), finished=finished).document["answers"][0]["verdicts"]
     return verdict["look"], verdict["level"], verdict["answer"]
 
 
@@ -53,14 +54,14 @@ def test_every_place_that_shows_a_verdict_makes_the_same_look(trained, places):
     assert storage.list("small/looks") == [], "without a test there was nothing to see"
     study = trained(3)
     assert numbers(study, places) == numbers(study, places) == (1, 0.025, "supported")
-    assert "look 1, at level 2.5%" in study_description(Client(places), study, storage)
+    assert "look 1, at level 2.5%" in study_summary(Client(places), study, storage, [])[Tag.DESCRIPTION]
     assert read_contents(places, study.name).verdicts[0].look.number == 1
     study = trained(5)
     text = result_of(study, places, Client(places), finished=True).text
     assert "5 pairs of seeds; p = " in text
     assert text.endswith("look 2, at level 0.833%")
     assert read_contents(places, study.name).verdicts[0].look.number == 2
-    assert "look 2, at level 0.833%" in study_description(Client(places), study, storage)
+    assert "look 2, at level 0.833%" in study_summary(Client(places), study, storage, [])[Tag.DESCRIPTION]
 
 
 def test_status_lists_the_looks(trained, places, hdvae):
@@ -78,7 +79,7 @@ def test_status_lists_the_looks(trained, places, hdvae):
 def test_an_interruption_makes_no_look(trained, places):
     study = trained(3)
     result = result_of(study, places, Client(places), finished=False)
-    assert result.document["verdicts"] == []
+    assert result.document["answers"][0]["verdicts"] == []
     assert result.text.endswith("than with freebits 2.0\nnot tested before the study is finished")
     assert Storage(places.storage).list("small/looks") == []
 

@@ -102,7 +102,7 @@ def test_a_study_that_is_finished_and_sent_is_shown_without_ray_torch_or_mlflow(
     assert again.out == result_of(first.stdout)
     assert not HEAVY & again.imported
     document = json.loads(Ended("study", "run", file, "--json", home=places.home).out)
-    assert {"arms", "verdicts"} <= document.keys()
+    assert {"arms", "answers"} <= document.keys()
 
 
 def test_other_code_is_not_shown_an_old_result(finished, capsys, monkeypatch):

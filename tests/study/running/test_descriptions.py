@@ -13,17 +13,23 @@ from hdvae_platform.running.descriptions import (
     best_run,
     run_description,
     run_name,
-    study_description,
+    study_summary,
 )
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
+from hdvae_platform.tracking.names import Tag
 
 
 def run(trial, seed, value, state="COMPLETE", kind="search"):
     return Run(trial, seed, state, 1, value, None, f"id-{trial}-{seed}", True, kind)
+
+
+def described(client, study, places, runs=()):
+    """The description of a study in MLflow."""
+    return study_summary(client, study, Storage(places.storage), runs)[Tag.DESCRIPTION]
 
 
 SEARCH = [run(0, 0, -5.0), run(0, 1, -3.0), run(1, 0, -1.0), run(1, 1, -9.0), run(2, 0, -2.0), run(2, 1, None, "FAIL")]
@@ -77,7 +83,7 @@ def test_the_description_of_a_study_counts_copies_of_a_seed_once(places, study_f
         }
         run_id = client.open_run(f"{trial}-{seed}", tags, {}, new=True)
         client._client.log_metric(run_id, "valid/elbo", elbo)
-    assert "| -105.00 ± 63.53 |" in study_description(client, study, Storage(places.storage))
+    assert "| -105 ± 64 |" in described(client, study, places)
 
 
 def test_arms_that_are_close_have_labels_of_their_own(places, study_file):
@@ -93,7 +99,7 @@ def test_arms_that_are_close_have_labels_of_their_own(places, study_file):
         }
         run_id = client.open_run("a", tags, {}, new=True)
         client._client.log_metric(run_id, "valid/elbo", -100.0)
-    said = study_description(client, study, Storage(places.storage))
+    said = described(client, study, places)
     assert "| (0) training.freebits 1.00001 |" in said
     assert "| (1) training.freebits 1.00002 |" in said
 
@@ -111,7 +117,7 @@ def test_the_description_of_a_study_has_its_best_arms_first_and_fits(places, stu
         }
         run_id = client.open_run("a", tags, {"hdvae.trial": str(trial)}, new=True)
         client._client.log_metric(run_id, "valid/elbo", -100.0 + trial)
-    said = study_description(client, study, Storage(places.storage))
+    said = described(client, study, places)
     rows = [line for line in said.splitlines() if re.match(r"\| \(\d+\) freebits", line)]
     assert len(rows) <= MAX_ARMS
     assert [row.split()[1] for row in rows[:3]] == ["(24)", "(23)", "(22)"]
@@ -137,8 +143,8 @@ def test_the_description_of_a_study_has_its_confirmed_winners(places, study_file
             }
             run_id = client.open_run("a", tags, {"hdvae.seed": str(seed)}, new=True)
             client._client.log_metric(run_id, "valid/elbo", value)
-    said = study_description(client, study, Storage(places.storage))
+    said = described(client, study, places)
     (row,) = [line for line in said.splitlines() if line.startswith("| trial 3: ")]
     assert "name &lt;b&gt; | valid/elbo | -91.00 | -96.00 | [" in row
     assert row.endswith("| 2 | +5.00 |")
-    assert said.index("| best trials with fresh seeds |") < said.index("| -91.00 ± ")
+    assert said.index("| best trials with fresh seeds |") < said.index("| -91 ± ")

@@ -12,6 +12,7 @@ COMMANDS = {
     "submit": "Run a study as a job of a remote Ray cluster.",
     "list": "List the studies of the study database.",
     "status": "Show how far a study is, run by run.",
+    "best": "Print the best trial, and write it as an experiment to train again.",
     "stop": "Stop a running study; it can be continued later.",
     "delete": "Delete a study: MLflow runs, checkpoints, records.",
     "export": "Write a study's records as Parquet files.",

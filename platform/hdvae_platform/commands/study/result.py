@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ import click
 from hdvae_platform.running.finished import Result
 from hdvae_platform.store.layout import REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
-from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 
 if TYPE_CHECKING:
@@ -27,24 +27,20 @@ def result_of(study: Study, places: Places, client: Client, *, finished: bool) -
         Unreachable: MLflow does not answer.
         StorageAway: the storage, which knows the looks, does not answer.
     """
+    from hdvae_platform.analysis.answers import answer_in_words, answer_of
     from hdvae_platform.analysis.compare import compare
     from hdvae_platform.analysis.comparison import Question
     from hdvae_platform.analysis.comparison_text import arm_table, confirmation_table
-    from hdvae_platform.analysis.labels import expectation_in_words
-    from hdvae_platform.analysis.looks import Looks
-    from hdvae_platform.analysis.verdicts import verdicts
+    from hdvae_platform.analysis.tested_answers import with_verdicts
+    from hdvae_platform.running.status import study_state
+    from hdvae_platform.store.records import Records
 
     compared = compare(client, Question([study.name], all_metrics=True))
-    looks = Looks(Storage(places.storage), study.name)
-    answers = verdicts(study.expect, compared.arms, looks.look) if finished else []
+    runs = study_state(places, Records(places.database).known_study(study.name)).runs
+    answer = with_verdicts(answer_of(study, runs, finished=finished), client, places)
     parts = [f"{study.name}: {study.claim}", arm_table(compared.arms)]
-    if compared.confirmations:
-        parts.append(confirmation_table(compared.confirmations))
-    parts += [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answers]
-    untested = [] if finished else [expectation_in_words(one) for one in study.expect]
-    parts += [f"expected: {one}\nnot tested before the study is finished" for one in untested]
-    document = {**compared.plain(), "verdicts": [one.plain() for one in answers]}
-    return Result("\n\n".join(parts), document)
+    parts += [confirmation_table(compared.confirmations), answer_in_words(answer)]
+    return Result("\n\n".join(filter(None, parts)), replace(compared, answers=[answer]).plain())
 
 
 def print_result(result: Result, study: Study, places: Places, *, as_json: bool) -> None:
@@ -52,10 +48,12 @@ def print_result(result: Result, study: Study, places: Places, *, as_json: bool)
     if as_json:
         click.echo(json.dumps(result.document, indent=1))
         return
+    home = _shown(places.home)
     storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
     click.echo(f"\n{result.text}\n")
-    click.echo(f"Every run, curves and pictures:   hdvae ui --home {_shown(places.home)}")
-    click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {_shown(places.home)}")
+    click.echo(f"Every run, curves and pictures:   hdvae ui --home {home}")
+    click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {home}")
+    click.echo(f"Best trial as a study file:       hdvae study best {study.name} --out FILE.yaml --home {home}")
     click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
 
 

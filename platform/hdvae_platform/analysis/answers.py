@@ -1,0 +1,191 @@
+"""What a study answers: its best trial, or its Pareto front, with settings, values and handles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hdvae.errors import InputError
+from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.analysis.labels import distinct_labels, expectation_in_words
+from hdvae_platform.display.text import rounded, table
+from hdvae_platform.store import layout
+from hdvae_platform.store.best import BestTrial, best_trials
+from hdvae_platform.store.records import Run
+from hdvae_platform.study.study import Study
+
+if TYPE_CHECKING:
+    from hdvae_platform.analysis.verdicts import Verdict  # imports MLflow
+
+
+@dataclass(frozen=True)
+class Best:
+    """A best trial with its settings.
+
+    Attributes:
+        trial: what its runs measured.
+        handle: of its complete run with the lowest seed.
+        settings: the varied settings: dotted path → value.
+        label: these settings in words.
+    """
+
+    trial: BestTrial
+    handle: str
+    settings: Mapping[str, Any]
+    label: str
+
+    def search(self, metric: str) -> Interval:
+        """The mean over the seeds of the search, with its 95% interval."""
+        return interval(self.trial.search[metric])
+
+    def confirmed(self, metric: str) -> Interval | None:
+        """The mean over the fresh seeds of the confirmation, with its 95% interval; None without any."""
+        fresh = self.trial.fresh.get(metric)
+        return interval(fresh) if fresh else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best trials of a study: one, or those of the Pareto front of a search for several metrics.
+
+    Attributes:
+        study: the study.
+        best: the best trials, the best in the study's metric first; empty before a trial is complete.
+        so_far: whether runs have not ended.
+        verdicts: one for each expectation of the study file; empty unless they were asked for.
+        untested: the expectations, in words, whose test waits for the end of the study.
+    """
+
+    study: Study
+    best: Sequence[Best]
+    so_far: bool
+    verdicts: Sequence[Verdict] = ()
+    untested: Sequence[str] = ()
+
+    @property
+    def is_front(self) -> bool:
+        """Whether the study searches for several metrics."""
+        return bool(self.study.search.also)
+
+    def chosen(self, trial: int | None) -> Best:
+        """The best trial, or that of the front which has this number.
+
+        Raises:
+            InputError: no trial is complete, the study has a front and no trial was named, or the trial is not on it.
+        """
+        if not self.best:
+            raise InputError(f"study {self.study.name} has no complete trial yet")
+        numbers = [one.trial.number for one in self.best]
+        if trial is None and self.is_front:
+            front = ", ".join(map(str, numbers))
+            raise InputError(f"study {self.study.name} has several best trials: choose one by --trial, of {front}")
+        if trial is not None and trial not in numbers:
+            which = (
+                f"Pareto front has {', '.join(map(str, numbers))}" if self.is_front else f"best trial is {numbers[0]}"
+            )
+            raise InputError(f"--trial {trial}: the {which}")
+        return self.best[0] if trial is None else self.best[numbers.index(trial)]
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-like values."""
+        return {
+            "study": self.study.name,
+            "objectives": dict(self.study.search.objectives),
+            "held_out": self.study.holds_out,
+            "so_far": self.so_far,
+            "best": [self._plain(one) for one in self.best],
+            "verdicts": [one.plain() for one in self.verdicts],
+        }
+
+    def _plain(self, one: Best) -> dict[str, Any]:
+        measured = {
+            metric: {
+                "search": {**vars(one.search(metric)), "values": list(one.trial.search[metric])},
+                "confirmed": None
+                if (confirmed := one.confirmed(metric)) is None
+                else {**vars(confirmed), "values": list(one.trial.fresh[metric])},
+            }
+            for metric in self.study.search.objectives
+        }
+        return {
+            "trial": one.trial.number,
+            "handle": one.handle,
+            "settings": dict(one.settings),
+            "metrics": measured,
+        }
+
+
+def answer_of(study: Study, runs: Sequence[tuple[Run, Mapping[str, Any]]], *, finished: bool) -> Answer:
+    """What a study answers.
+
+    Args:
+        study: the study.
+        runs: its runs, each with the parameters of its trial.
+        finished: whether no further run is to come.
+    """
+    params = {run.trial: settings for run, settings in runs}
+    found = best_trials(study, [run for run, _ in runs])
+    settings = [params[one.number] for one in found]
+    handles = [layout.handle(study.name, one.number, one.seed) for one in found]
+    best = [Best(*each) for each in zip(found, handles, settings, distinct_labels(settings), strict=True)]
+    untested = [] if finished else [expectation_in_words(one) for one in study.expect]
+    return Answer(study, best, so_far=not finished, untested=untested)
+
+
+def answer_in_words(answer: Answer) -> str:
+    """The best trials and the verdicts for a terminal; empty before a trial is complete."""
+    best = [] if not answer.best else [_front(answer) if answer.is_front else _single(answer)]
+    verdicts = [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answer.verdicts]
+    untested = [f"expected: {one}\nnot tested before the study is finished" for one in answer.untested]
+    return "\n\n".join([*best, *verdicts, *untested])
+
+
+def _single(answer: Answer) -> str:
+    (best,) = answer.best
+    title = "best so far" if answer.so_far else "best"
+    return "\n".join(
+        [f"{title}: trial {best.trial.number}, {best.label}", *best_values(answer, best), f"run: {best.handle}"]
+    )
+
+
+def best_values(answer: Answer, best: Best) -> list[str]:
+    """The values of a best trial, a line for each metric."""
+    return [f"{metric}: {_value(answer, best, metric)}" for metric in answer.study.search.objectives]
+
+
+def _value(answer: Answer, best: Best, metric: str) -> str:
+    search, confirmed = best.search(metric), best.confirmed(metric)
+    seeds = _counted(len(best.trial.search[metric]), "seed")
+    if confirmed is None:
+        return f"{mean_in_words(search)} in the search, {seeds}; not confirmed"
+    fresh = _counted(len(best.trial.fresh[metric]), "fresh seed")
+    images = " and held-out images" if answer.study.holds_out else ""
+    return f"{mean_in_words(confirmed)} confirmed by {fresh}{images}; {mean_in_words(search)} in the search, {seeds}"
+
+
+def _front(answer: Answer) -> str:
+    wanted = ", ".join(f"{way} {metric}" for metric, way in answer.study.search.objectives.items())
+    header = ["run", *(name for metric in answer.study.search.objectives for name in (metric, "confirmed")), "settings"]
+    rows = [[best.handle, *front_cells(answer, best), best.label] for best in answer.best]
+    title = "Pareto front so far" if answer.so_far else "Pareto front"
+    return f"{title}, {wanted}: {_counted(len(answer.best), 'trial')}\n{table(header, rows)}"
+
+
+def front_cells(answer: Answer, best: Best) -> list[str]:
+    """For each metric, the means of a trial in the search and with fresh seeds."""
+    values = ((best.search(metric), best.confirmed(metric)) for metric in answer.study.search.objectives)
+    return ["—" if value is None else mean_in_words(value) for pair in values for value in pair]
+
+
+def mean_in_words(value: Interval) -> str:
+    """A mean ± half of its 95% interval.
+
+    >>> mean_in_words(Interval(-90.123, -92.0, -88.246)), mean_in_words(Interval(-90.123, None, None))
+    ('-90.1 ± 1.9', '-90.12')
+    """
+    return rounded(value.mean, None if value.high is None else value.high - value.mean)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,80 @@
+"""The best trials of a study: which they are, by the study database alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hdvae_platform.store.records import Kind, Run
+from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.pareto import is_dominated
+from hdvae_platform.study.study import Study
+
+Measured = Mapping[str, Sequence[float]]
+"""Metric → its value in each run."""
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """A best trial, and what its complete runs measured.
+
+    Attributes:
+        number: of the trial.
+        seed: the lowest seed of its complete runs.
+        search: each metric that the study searches for, by its complete runs of the search.
+        fresh: the same by its complete confirmation runs; no metric without any.
+    """
+
+    number: int
+    seed: int
+    search: Measured
+    fresh: Measured
+
+
+def best_trials(study: Study, runs: Sequence[Run]) -> list[BestTrial]:
+    """The best trial of a study; of a search for several metrics its Pareto front, the best in the first metric first.
+
+    The best trial has the best mean over confirmation runs among the trials with complete ones, or, if there are none,
+    the best mean over the complete runs of the search among all trials. The front is that of the search. A trial with a
+    failed or pruned run of the search is never among them.
+
+    Args:
+        study: the study.
+        runs: its runs.
+
+    Returns:
+        Empty if no trial is complete yet.
+    """
+    search, fresh = (_measured(study, runs, kind) for kind in ("search", "confirmation"))
+    deciding = search if study.search.also else fresh or search
+    scores = {trial: _scores(study, measured) for trial, measured in deciding.items()}
+    ranked = sorted(scores, key=lambda trial: (-scores[trial][0], trial))
+    if study.search.also:
+        best = [trial for trial in ranked if not is_dominated(scores[trial], scores.values())]
+    else:
+        best = ranked[:1]
+    return [BestTrial(trial, _lowest_seed(trial, runs), search.get(trial, {}), fresh.get(trial, {})) for trial in best]
+
+
+def _measured(study: Study, runs: Sequence[Run], kind: Kind) -> dict[int, dict[str, list[float]]]:
+    """What the complete runs of a kind measured, by trial; without the trials that cannot be the best."""
+    out = {run.trial for run in runs if run.kind == "search" and run.state in (RunState.FAIL, RunState.PRUNED)}
+    measured: dict[int, dict[str, list[float]]] = {}
+    for run in runs:
+        if run.kind == kind and run.state == RunState.COMPLETE and run.value is not None and run.trial not in out:
+            values = {**run.also, study.search.metric: run.value}
+            of_trial = measured.setdefault(run.trial, {metric: [] for metric in study.search.objectives})
+            for metric, column in of_trial.items():
+                column.append(values[metric])
+    return measured
+
+
+def _scores(study: Study, measured: Measured) -> list[float]:
+    """The mean of each metric; larger is better."""
+    signs = {metric: 1 if way == "maximize" else -1 for metric, way in study.search.objectives.items()}
+    return [sign * statistics.fmean(measured[metric]) for metric, sign in signs.items()]
+
+
+def _lowest_seed(trial: int, runs: Sequence[Run]) -> int:
+    return min(run.seed for run in runs if run.trial == trial and run.state == RunState.COMPLETE)

@@ -1,0 +1,87 @@
+"""What a study answers: the best trial or the front, with what was measured in the search and with fresh seeds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hdvae.config import parse
+from hdvae.errors import InputError
+from hdvae.experiment.presets import PAPER
+from hdvae_platform.analysis.answers import answer_in_words, answer_of
+from hdvae_platform.analysis.inference import interval
+from hdvae_platform.store.records import Run
+from hdvae_platform.study.study import Study
+
+BIAS = "valid/relaxation_bias"
+
+
+def study(**search):
+    space = {"training.freebits": {"low": 0.1, "high": 9.0}}
+    return parse(Study, {"name": "s", "claim": "c", "experiment": PAPER, "space": space, "search": search}, "study")
+
+
+def runs(trial, values, kind="search", biases=None):
+    """Complete runs of a trial, whose free bits are its number; with a pair of metrics where biases are given."""
+    first = 0 if kind == "search" else 70
+    for i, value in enumerate(values):
+        also = {BIAS: biases[i]} if biases else {}
+        run = Run(trial, first + i, "COMPLETE", 1, value, None, None, True, kind, also)
+        yield run, {"training.freebits": float(trial)}
+
+
+def test_the_best_trial_has_its_settings_values_and_handle():
+    found = answer_of(
+        study(),
+        [*runs(1, [-100.0, -101.0]), *runs(2, [-99.0, -98.0]), *runs(1, [-102.0, -104.0, -106.0], "confirmation")],
+        finished=True,
+    )
+    (best,) = found.best
+    assert (best.handle, best.settings) == ("s/1/0", {"training.freebits": 1.0}), (
+        "the confirmed one, though 2 looked better"
+    )
+    assert best.confirmed("valid/elbo") == interval([-102.0, -104.0, -106.0])
+    text = answer_in_words(found)
+    assert text.splitlines() == [
+        "best: trial 1, freebits 1.0",
+        "valid/elbo: -104.0 ± 5.0 confirmed by 3 fresh seeds; -100.5 ± 6.4 in the search, 2 seeds",
+        "run: s/1/0",
+    ]
+    plain = json.loads(json.dumps(found.plain(), allow_nan=False))
+    assert plain["best"][0]["metrics"]["valid/elbo"]["confirmed"]["values"] == [-102.0, -104.0, -106.0]
+
+
+def test_what_is_not_confirmed_or_not_finished_says_so():
+    found = answer_of(study(), list(runs(0, [-90.0])), finished=False)
+    assert answer_in_words(found).splitlines()[:2] == [
+        "best so far: trial 0, freebits 0.0",
+        "valid/elbo: -90.00 in the search, 1 seed; not confirmed",
+    ]
+    assert answer_in_words(answer_of(study(), [], finished=False)) == ""
+    with pytest.raises(InputError, match="has no complete trial yet"):
+        answer_of(study(), [], finished=True).chosen(None)
+
+
+def test_a_front_has_all_its_metrics_and_a_trial_of_it_is_chosen_by_number():
+    found = answer_of(
+        study(also={BIAS: "minimize"}),
+        [
+            *runs(1, [-100.0, -102.0], biases=[0.5, 0.7]),
+            *runs(2, [-95.0, -95.0], biases=[2.0, 2.0]),
+            *runs(3, [-110.0, -110.0], biases=[1.0, 1.0]),
+            *runs(2, [-97.0, -97.0], "confirmation", biases=[1.0, 2.0]),
+        ],
+        finished=True,
+    )
+    assert [one.trial.number for one in found.best] == [2, 1], "trial 3 is beaten by 1 in both"
+    header, _, first, second = answer_in_words(found).splitlines()[1:]
+    assert header.split() == ["run", "valid/elbo", "confirmed", BIAS, "confirmed", "settings"]
+    assert first.split()[:3] == ["s/2/0", "-95.00", "±"]
+    assert "1.5 ± 6.4" in first
+    assert second.count("—") == 2
+    assert found.chosen(1).handle == "s/1/0"
+    with pytest.raises(InputError, match=r"several best trials: choose one by --trial, of 2, 1$"):
+        found.chosen(None)
+    with pytest.raises(InputError, match=r"--trial 3: the Pareto front has 2, 1$"):
+        found.chosen(3)
