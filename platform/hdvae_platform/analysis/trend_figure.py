@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.figure import Figure
 
 from hdvae_platform.analysis.trends import Trend
 from hdvae_platform.display.plotting import BLUE, GREY, ORANGE, rendered
 
+TITLE_LINE = 95
+"""Characters in a line of the title."""
 MAX_LINES = 60
 """The most blocks that are drawn."""
 
@@ -32,7 +36,7 @@ def trend_figure(trend: Trend) -> dict[str, bytes]:
     axes.set_xticks(list(at.values()), [f"{level:g}" for level in trend.levels])
     axes.set_xlabel(trend.path)
     axes.set_ylabel(f"{trend.metric}, nats per image")
-    axes.set_title(trend.words, loc="left", fontsize=10)
+    axes.set_title(textwrap.fill(trend.words, TITLE_LINE), loc="left", fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return {form: rendered(figure, form) for form in ("png", "svg")}

@@ -21,15 +21,22 @@ from hdvae_platform.store.places import Places
     metavar="DIR",
     help="Folder of the report.  [default: reports/NAME in the home]",
 )
+@click.option(
+    "--plot",
+    "plots",
+    multiple=True,
+    metavar="METRIC:SETTING",
+    help="Also draw this metric against this varied setting, e.g. kl:training.freebits; may be repeated.",
+)
 @home_option
 @json_option
-def report(name: str, out: Path | None, home: Path, as_json: bool) -> None:
+def report(name: str, out: Path | None, plots: tuple[str, ...], home: Path, as_json: bool) -> None:
     """Write the report of a study: one HTML page that needs no network, and its figures as files.
 
     Both are also logged to MLflow. The verdicts on the expectations are a look at the data, which is recorded.
     """
     places = Places.known(home, "database")
-    done = write_report(places, name, out or report_folder(places.home, name))
+    done = write_report(places, name, out or report_folder(places.home, name), plots)
     for note in done.notes:
         click.echo(note, err=True)
     if as_json:

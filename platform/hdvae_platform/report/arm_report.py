@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.inference import Interval
 from hdvae_platform.analysis.plus_minus import error_over_images, mean_over_seeds
+from hdvae_platform.study.pareto import is_dominated
+from hdvae_platform.study.search_config import Direction
 from hdvae_platform.study.study import Study
 
 MAX_HIGHLIGHTED = 7
 """Arms that have a colour of their own in figures: as many as there are colours."""
 MAX_ARMS = 500
 """The most arms in a report; of more, it shows the best."""
+
+MAX_PRUNED = 300
+"""The most pruned runs that figures show: the last ones."""
 
 Curve = Mapping[int, Mapping[str, float]]
 """Step → metrics reported at that step, by full name."""
@@ -27,6 +33,19 @@ class Samples:
 
     handle: str
     png: bytes
+
+
+@dataclass(frozen=True)
+class PrunedRun:
+    """A run that was stopped early: its varied settings, and its curve up to there."""
+
+    settings: Mapping[str, Any]
+    curve: Curve
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """The metrics of its last report."""
+        return self.curve[max(self.curve)] if self.curve else {}
 
 
 @dataclass
@@ -73,14 +92,32 @@ def quality(arm: ArmReport, study: Study) -> float:
     return -math.inf if value is None else sign * value.mean
 
 
+def pareto_front(arms: Sequence[ArmReport], objectives: Mapping[str, Direction]) -> list[ArmReport]:
+    """The arms that no other arm dominates in these metrics, by their means; with one metric, the best."""
+    compared = [arm for arm in arms if all(arm.values(metric) for metric in objectives)]
+    scores = [[_score(arm, metric, way) for metric, way in objectives.items()] for arm in compared]
+    return [arm for arm, score in zip(compared, scores, strict=True) if not is_dominated(score, scores)]
+
+
+def _score(arm: ArmReport, metric: str, direction: Direction) -> float:
+    """The mean of a metric that the arm has, with its sign turned so that larger is better."""
+    value = arm.interval(metric)
+    assert value is not None
+    return value.mean if direction == "maximize" else -value.mean
+
+
 def arms_with(arms: Sequence[ArmReport], metric: str) -> list[ArmReport]:
     """The arms that have a value of a metric."""
     return [arm for arm in arms if arm.values(metric)]
 
 
 def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
-    """The best arms in the order of the trials; the best of those with complete runs get a style for figures."""
-    best = sorted(arms, key=lambda arm: quality(arm, study), reverse=True)[:MAX_ARMS]
+    """The best arms in the order of the trials; the best of those with complete runs get a style for figures.
+
+    In a search for several metrics, those of the Pareto front come first.
+    """
+    front = {arm.name for arm in pareto_front(arms, study.search.objectives)}
+    best = sorted(arms, key=lambda arm: (arm.name in front, quality(arm, study)), reverse=True)[:MAX_ARMS]
     highlighted = [arm for arm in best if arm.arm.runs][:MAX_HIGHLIGHTED]
     for style, arm in enumerate(sorted(highlighted, key=lambda arm: arm.place)):
         arm.style = style

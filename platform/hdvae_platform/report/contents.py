@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hdvae_platform.analysis.answers import Answer
 from hdvae_platform.analysis.confirmation import Confirmation, fresh_runs
 from hdvae_platform.analysis.labels import arm_names_note
 from hdvae_platform.analysis.metric_names import BIAS
 from hdvae_platform.analysis.verdicts import Verdict
-from hdvae_platform.report.arm_report import ArmReport, quality
+from hdvae_platform.report.arm_report import ArmReport, PrunedRun, quality
 from hdvae_platform.report.differences import Difference, differences
 from hdvae_platform.running.status import StudyStatus
 from hdvae_platform.store.places import Places
@@ -39,6 +40,8 @@ class Contents:
         verdicts: one for each expectation of the study file.
         restated: when the expectations were last changed after the study began, in seconds since 1970; None if never.
         importances: share of each setting in what makes a good trial; or why there are none.
+        pruned: pruned runs with their curves, at most `MAX_PRUNED`.
+        answer: the best trials.
         images: number of validation images that were evaluated; None if the storage does not tell.
     """
 
@@ -58,6 +61,8 @@ class Contents:
     verdicts: Sequence[Verdict]
     restated: float | None
     importances: Mapping[str, float] | str
+    pruned: Sequence[PrunedRun]
+    answer: Answer
     images: int | None
 
     @property
@@ -99,6 +104,12 @@ class Contents:
     def highlighted(self) -> list[ArmReport]:
         """The arms with a colour of their own in figures."""
         return [arm for arm in self.arms if arm.style is not None]
+
+    @property
+    def best(self) -> list[str]:
+        """The names of the arms of the best trial, or of those of the Pareto front."""
+        numbers = [one.trial.number for one in self.answer.best]
+        return [self.trials[number] for number in numbers if number in self.trials]
 
     @property
     def names_note(self) -> str:

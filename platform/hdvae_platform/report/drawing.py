@@ -18,7 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hdvae_platform.display.plotting import BLUE, GREEN, GREY, ORANGE
+from hdvae_platform.display.plotting import BLUE, GREEN, ORANGE
 from hdvae_platform.report.arm_report import ArmReport
 
 INK, PAPER = "#1b1f24", "#fefefe"
@@ -52,7 +52,7 @@ STYLES = (
     Style("#CC79A7", "D", ":"),
     Style("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     Style("#56B4E9", "P", (0, (7, 2))),
-    Style(GREY, "X", (0, (1, 1))),
+    Style("#808080", "X", (0, (1, 1))),
 )
 
 SERIES = tuple(
@@ -93,6 +93,7 @@ class Drawn:
         alt: a description for readers who cannot see it.
         png: the PNG file.
         svg: the SVG file.
+        on_page: the drawing on the page, as SVG; without a legend of arms, which the page has once.
         header: header of the table with its numbers.
         rows: these numbers, as text.
     """
@@ -103,21 +104,27 @@ class Drawn:
     alt: str
     png: bytes
     svg: bytes
+    on_page: bytes
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
 
     @property
     def inline(self) -> str:
         """The SVG as a part of the page: with the page's colours, and identifiers that no other figure has."""
-        body = self.svg.decode()
-        body = body[body.index("<svg") :]
-        body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-        body = re.sub(r'\bid="', f'id="{self.name}-', body)
-        body = re.sub(r'(url\(#|href="#)', rf"\1{self.name}-", body)
-        body = body.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
-        body = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", body, count=1)
-        body = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", body, count=1)
-        return body.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+        return inline(self.name, self.on_page)
+
+
+def inline(name: str, svg: bytes) -> str:
+    """An SVG file as a part of the page: with the page's colours, and identifiers that begin with this name."""
+    body = svg.decode()
+    body = body[body.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(url\(#|href="#)', rf"\1{name}-", body)
+    body = body.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    body = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", body, count=1)
+    return body.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
 
 @dataclass(frozen=True)
@@ -135,13 +142,15 @@ class Sheet:
 
     Attributes:
         heights: heights of the panels in inches.
-        legend: style and text of each entry.
+        legend: style and text of each entry; an entry without a style is text alone.
         share: whether the panels share their x axis.
+        of_arms: whether the legend is that of arms, which the page has once for all figures.
     """
 
     heights: Sequence[float]
-    legend: Sequence[tuple[Style, str]] = ()
+    legend: Sequence[tuple[Style | None, str]] = ()
     share: bool = False
+    of_arms: bool = False
     figure: Figure = field(init=False)
     panels: list[Axes] = field(init=False)
 
@@ -156,9 +165,18 @@ class Sheet:
             len(self.heights), 1, sharex=self.share, height_ratios=list(self.heights), squeeze=False
         )
         self.panels = [row[0] for row in grid]
-        handles = [mpl.lines.Line2D([], [], **style.plain) for style, _ in self.legend]
+        handles = [
+            mpl.lines.Line2D([], [], **(style.plain if style else {"linestyle": "none"})) for style, _ in self.legend
+        ]
         if handles:
             self.figure.legend(handles, lines, loc="outside lower left", handlelength=3.5, borderaxespad=0)
+
+    def without_legend(self) -> Figure:
+        """The figure without its legend, its panels as they are."""
+        for legend in list(self.figure.legends):
+            legend.remove()
+        self.figure.set_size_inches(WIDTH, sum(self.heights))
+        return self.figure
 
 
 def render(
@@ -166,20 +184,38 @@ def render(
     title: str,
     caption: str,
     alt: str,
-    draw: Callable[[], Figure],
+    draw: Callable[[], Sheet],
     header: Sequence[str] = (),
     rows: Sequence[Sequence[str]] = (),
 ) -> Drawn:
     """Draw a figure in the style of the reports; the same data give the same bytes."""
     with mpl.rc_context(RC):
-        figure = draw()
-        png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    return Drawn(name, title, caption, alt, png.getvalue(), svg.getvalue(), header, rows)
+        sheet = draw()
+        png = io.BytesIO()
+        sheet.figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        svg = _svg(sheet.figure)
+        on_page = _svg(sheet.without_legend()) if sheet.of_arms else svg
+    return Drawn(name, title, caption, alt, png.getvalue(), svg, on_page, header, rows)
 
 
-def legend_of(arms: Sequence[ArmReport]) -> list[tuple[Style, str]]:
+def _svg(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def swatch(arm: ArmReport) -> str:
+    """The line and marker of a highlighted arm, as a part of the page."""
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(0.5, 0.16))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        axes.plot([0, 0.5, 1], [0, 0, 0], **(style_of(arm).plain | {"markevery": [1]}))
+        axes.set(xlim=(-0.03, 1.03), ylim=(-1, 1))
+        return inline(f"swatch-{arm.name}", _svg(figure))
+
+
+def legend_of(arms: Sequence[ArmReport]) -> list[tuple[Style | None, str]]:
     """The entries of highlighted arms in a legend."""
     return [(style_of(arm), f"{arm.name}  {arm.label}") for arm in arms]
 
@@ -196,12 +232,12 @@ def wrapped_axis_name(text: str) -> str:
 
 
 def axis_limits(values: Sequence[float], least: float = -math.inf) -> tuple[float, float]:
-    """The limits of an axis that shows these values; far longer error bars are cut, so that differences stay visible.
+    """The limits of an axis that shows these values.
 
     Args:
-        values: one value or more.
+        values: one value or more: everything that is drawn.
         least: the smallest possible value.
     """
     low, high = min(values), max(values)
-    margin = 0.35 * (high - low) or 0.05 * abs(high) or 1.0
-    return max(low - margin, least - 0.15 * margin), high + margin
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return max(low - margin, least - 0.25 * margin), high + margin

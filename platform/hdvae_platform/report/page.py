@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,26 +17,31 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from hdvae.evaluation.metrics import DESCRIPTIONS
 from hdvae_platform.analysis.caveats import code
 from hdvae_platform.analysis.confirmation import images_of
-from hdvae_platform.analysis.inference import LEVEL
+from hdvae_platform.analysis.inference import LEVEL, Interval
 from hdvae_platform.analysis.metric_names import BIAS, full_name
 from hdvae_platform.analysis.verdicts import overall
-from hdvae_platform.display.text import between, duration, number
+from hdvae_platform.display.text import duration
 from hdvae_platform.report.arm_report import MAX_HIGHLIGHTED, ArmReport
 from hdvae_platform.report.caveats import report_caveats
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.differences import ALPHA, Difference
-from hdvae_platform.report.drawing import Drawn, NotDrawn
+from hdvae_platform.report.drawing import Drawn, NotDrawn, swatch
+from hdvae_platform.report.formatting import mean_and_limits
 from hdvae_platform.report.settings import all_settings, first_temperature, in_short
 from hdvae_platform.report.tables import (
+    SHORT_ID,
     arms_table,
+    best_table,
     columns_of,
     confirmed_table,
-    differences_table,
+    differences_in,
+    empty_arms_table,
+    mark_of_best,
     numbers_table,
     runs_table,
     settings_table,
@@ -79,9 +85,17 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         tau=first_temperature(settings["evaluation.tau"]),
         has_bias=BIAS in map(full_name, columns),
         arms=arms_table(contents),
-        differences=[differences_table(contents, metric) for metric in contents.metrics],
+        empty_arms=empty_arms_table(contents),
+        differences=[differences_in(contents, metric) for metric in contents.metrics],
+        best=best_table(contents),
+        legend=[
+            # our own drawing
+            {"arm": arm, "swatch": Markup(swatch(arm)), "mark": arm.name in contents.best}  # noqa: S704
+            for arm in contents.highlighted
+        ],
+        mark=mark_of_best(contents),
         confirmed=confirmed_table(contents),
-        confirmed_on=images_of(contents.confirmed),
+        confirmed_on=_with_code(images_of(contents.confirmed)),
         drawn=drawn,
         numbers={one.name: numbers_table(one) for one in drawn if one.rows},
         not_drawn=[one for one in figures if isinstance(one, NotDrawn)],
@@ -96,6 +110,11 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),  # noqa: S704 - our own file
     )
+
+
+def _with_code(text: str) -> Markup:
+    """A text whose parts between backticks are code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def _source(name: str) -> str:
@@ -141,7 +160,7 @@ def _in_words(contents: Contents, one: Difference) -> dict[str, str]:
     def name(arm: ArmReport) -> str:
         return f"{arm.name} ({arm.label})" if few else arm.name
 
-    return {"higher": name(higher), "lower": name(lower), "by": f"{number(mean)} {between(low, high)}"}
+    return {"higher": name(higher), "lower": name(lower), "by": mean_and_limits(Interval(mean, low, high))}
 
 
 def _verdict_on_claim(contents: Contents) -> dict[str, Any] | None:
@@ -175,31 +194,28 @@ def _samples(contents: Contents) -> list[dict[str, Any]]:
     ]
 
 
-def _provenance(contents: Contents) -> Mapping[str, str]:
-    """Code, data, machines and time of the runs."""
+def _provenance(contents: Contents) -> Mapping[str, tuple[str, str]]:
+    """Code, data, machines and time of the runs: for each, what is shown, and what it is short for if it is short."""
     runs = contents.counted_runs
     data = contents.study.experiment.data
-    tags = {
-        "Python": Tag.PYTHON,
-        "torch": Tag.TORCH,
-        "system": Tag.SYSTEM,
-        "CPU": Tag.CPU,
-        "GPU": Tag.GPU,
-        "data checksum": Tag.DATA_CHECKSUM,
-    }
+    tags = {"Python": Tag.PYTHON, "torch": Tag.TORCH, "system": Tag.SYSTEM, "CPU": Tag.CPU, "GPU": Tag.GPU}
+    checksums = {"data checksum": Tag.DATA_CHECKSUM, "checksums of settings": Tag.FINGERPRINT}
     seconds = sum(run.seconds for run in runs if run.seconds is not None)
     lines = {
         "code": _different(code(run) for run in runs),
         "commit": _different(run.tags.get(Tag.COMMIT, "not from a git checkout") for run in runs),
         "data": redacted(data.name or data.path or ""),
         **{name: _different(run.tags.get(tag, "unknown") for run in runs) for name, tag in tags.items()},
-        "checksums of settings": _different(run.tags.get(Tag.FINGERPRINT, "unknown") for run in runs),
         "time of complete runs": f"{duration(seconds)} in total, {seconds / 3600:.2f} hours "
         "(from the start to the end of each run, interruptions included)",
         "MLflow": redacted(contents.places.tracking),
         "storage": redacted(contents.places.storage),
     }
-    return {name: value for name, value in lines.items() if value}
+    full = {name: [run.tags.get(tag, "unknown") for run in runs] for name, tag in checksums.items()}
+    short = {name: _different(value[:SHORT_ID] for value in values) for name, values in full.items()}
+    return {name: (value, "") for name, value in lines.items() if value} | {
+        name: (short[name], _different(values)) for name, values in full.items() if values
+    }
 
 
 def _different(values: Iterable[str]) -> str:

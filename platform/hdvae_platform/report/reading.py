@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hdvae.errors import InputError, nearest
+from hdvae_platform.analysis.answers import answer_of
 from hdvae_platform.analysis.arms import Arm, names_of
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.confirmation import confirmations
 from hdvae_platform.analysis.labels import distinct_labels
 from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.analysis.verdicts import verdicts
-from hdvae_platform.report.arm_report import ArmReport, Curve, Samples, best_arms
+from hdvae_platform.report.arm_report import MAX_PRUNED, ArmReport, Curve, PrunedRun, Samples, best_arms
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
@@ -70,6 +71,8 @@ def read_contents(places: Places, name: str) -> Contents:
         verdicts=verdicts(study.expect, all_arms, Looks(storage, name).look),
         restated=_restated(records, name),
         importances=_importances(study, places),
+        pruned=_pruned(status, storage),
+        answer=answer_of(study, status.runs, finished=status.state == "finished"),
         images=_evaluated_images(arms, storage, name),
     )
 
@@ -109,6 +112,14 @@ def _add_curves_and_samples(arms: Sequence[ArmReport], client: Client, storage: 
             )
             if arm.samples is None and storage.exists(samples_file(folder)):
                 arm.samples = Samples(run.handle, storage.read(samples_file(folder)))
+
+
+def _pruned(status: StudyStatus, storage: Storage) -> list[PrunedRun]:
+    """The last pruned runs with their curves."""
+    rows = [row for row in status.trials if row["state"] == RunState.PRUNED][-MAX_PRUNED:]
+    journals = [Journal(storage, run_folder(status.study, row["number"], row["seed"])) for row in rows]
+    curves = [{step: journal.entry(step).metrics for step in journal.steps()} for journal in journals]
+    return [PrunedRun(row["params"], curve) for row, curve in zip(rows, curves, strict=True)]
 
 
 def _evaluated_images(arms: Sequence[ArmReport], storage: Storage, name: str) -> int | None:

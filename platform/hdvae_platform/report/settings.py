@@ -69,7 +69,13 @@ def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value_in_words(study: Study, path: str, values: Sequence[Any]) -> str:
-    """One setting as text. A setting of the space counts as varied even where only one of its values has begun."""
+    """One setting as text. A setting of the space counts as varied even where only one of its values has begun.
+
+    Of a ramp only the fields that were varied count as such.
+    """
+    fields = {varied.removeprefix(f"{path}.") for varied in study.space if varied.startswith(f"{path}.")}
+    if fields and all(isinstance(value, dict) for value in values):
+        return redacted(brief({**values[0], **dict.fromkeys(fields, VARIED)}))
     if any(value != values[0] for value in values) or any(_overlap(path, varied) for varied in study.space):
         return VARIED
     return "none" if values[0] is None else redacted(brief(values[0]))

@@ -9,20 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.evaluation.metrics import error_name
+from hdvae_platform.analysis.answers import mean_in_words
 from hdvae_platform.analysis.caveats import checksum, code
+from hdvae_platform.analysis.comparison_text import MAX_INCONCLUSIVE
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
+from hdvae_platform.analysis.inference import Interval
 from hdvae_platform.analysis.labels import distinct_labels
 from hdvae_platform.analysis.metric_names import BIAS, USUAL, full_name
 from hdvae_platform.analysis.plus_minus import plus_minus, plus_minus_note
-from hdvae_platform.display.text import between, number, signed
+from hdvae_platform.display.text import number, rounded, signed
 from hdvae_platform.report.arm_report import ArmReport, arms_with
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.differences import Difference
 from hdvae_platform.report.drawing import Drawn
-from hdvae_platform.report.formatting import probability
+from hdvae_platform.report.formatting import limits, mean_alone, probability
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import redacted
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.tracking.client import TrackedRun
 
 COMPARED_WITH_BEST = (
@@ -30,6 +34,8 @@ COMPARED_WITH_BEST = (
     "its value, so part of its lead is luck; the correction takes this into account by counting all pairs."
 )
 
+SHORT_ID = 8
+"""Characters of an id or checksum that are shown; the rest is its tooltip."""
 COSTS = {"images/s": "train/images_per_second", "MB": "system/memory_peak_mb"}
 """Columns of the table of runs, and the costs that they show."""
 
@@ -43,12 +49,16 @@ class Cell:
         key: the number to sort by; None to sort by the text.
         link: an address, or a place on the page.
         note: small text below.
+        mark: a word that sets the cell apart, such as `best`.
+        full: what the text is short for.
     """
 
     text: str
     key: float | None = None
     link: str | None = None
     note: str = ""
+    mark: str = ""
+    full: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,17 +88,64 @@ def columns_of(contents: Contents) -> list[str]:
 
 
 def arms_table(contents: Contents) -> Table:
-    """All arms with their means."""
-    columns = columns_of(contents)
-    header = ["arm", *columns, "runs", "pruned", "failed"]
-    rows = []
-    for arm in contents.arms:
-        cells = [Cell(f"{arm.name}. {arm.label}", arm.place, link=f"#runs-of-{arm.name}")]
-        cells += [_mean_cell(arm, full_name(column)) for column in columns]
-        cells += [Cell(str(n), n) for n in (len(arm.arm.runs), arm.arm.pruned, arm.arm.failed)]
-        rows.append((f"arm-{arm.name}", cells))
+    """The arms with a complete run, with their means."""
     label = f"Arms: {what_plus_minus_means(contents)}"
+    return _arms_table(contents, contents.complete, label)
+
+
+def empty_arms_table(contents: Contents) -> Table | None:
+    """The arms without a complete run; None if there are none."""
+    empty = [arm for arm in contents.arms if not arm.arm.runs]
+    label = f"{len(empty)} {'arm' if len(empty) == 1 else 'arms'} without a complete run"
+    return _arms_table(contents, empty, label) if empty else None
+
+
+def _arms_table(contents: Contents, arms: Sequence[ArmReport], label: str) -> Table:
+    columns = columns_of(contents)
+    counts: dict[str, Callable[[ArmReport], int]] = {
+        "runs": lambda arm: len(arm.arm.runs),
+        "pruned": lambda arm: arm.arm.pruned,
+        "failed": lambda arm: arm.arm.failed,
+    }
+    shown = {name: count for name, count in counts.items() if name == "runs" or any(map(count, arms))}
+    header = ["arm", *columns, *shown]
+    rows = []
+    for arm in arms:
+        mark = mark_of_best(contents) if arm.name in contents.best else ""
+        cells = [Cell(f"{arm.name}. {arm.label}", arm.place, link=f"#runs-of-{arm.name}", mark=mark)]
+        cells += [_mean_cell(arm, full_name(column)) for column in columns]
+        cells += [Cell(str(count(arm)), count(arm)) for count in shown.values()]
+        rows.append((f"arm-{arm.name}", cells))
     return Table(label, header, rows, frozenset(range(1, len(header))))
+
+
+def mark_of_best(contents: Contents) -> str:
+    """The word beside the best arm, or beside those of the Pareto front."""
+    return ("front" if contents.answer.is_front else "best") + (" so far" if contents.answer.so_far else "")
+
+
+def best_table(contents: Contents) -> Table | None:
+    """The best trial or the Pareto front: the values in the search and with fresh seeds; None without any."""
+    answer = contents.answer
+    objectives = answer.study.search.objectives
+    header = ["trial", *(name for metric in objectives for name in (metric, "confirmed")), "run"]
+    rows = []
+    for best in answer.best:
+        number = best.trial.number
+        link = f"#arm-{contents.trials[number]}" if number in contents.trials else None
+        cells = [Cell(f"{number}. {best.label}", number, link=link)]
+        for metric in objectives:
+            cells.append(_seeds_cell(best.search(metric), len(best.trial.search[metric])))
+            confirmed = best.confirmed(metric)
+            fresh = len(best.trial.fresh.get(metric, ()))
+            cells.append(Cell("—", -math.inf) if confirmed is None else _seeds_cell(confirmed, fresh))
+        rows.append((None, [*cells, Cell(best.handle)]))
+    label = "The Pareto front" if answer.is_front else "The best trial"
+    return Table(label, header, rows, frozenset(range(1, len(header) - 1))) if rows else None
+
+
+def _seeds_cell(value: Interval, seeds: int) -> Cell:
+    return Cell(mean_in_words(value), value.mean, note=f"{seeds} seed{'' if seeds == 1 else 's'}")
 
 
 def what_plus_minus_means(contents: Contents) -> str:
@@ -114,22 +171,56 @@ def settings_table(settings: Mapping[str, str]) -> Table:
     return Table("All settings", ["setting", "value"], rows)
 
 
-def differences_table(contents: Contents, metric: str) -> Table | None:
+@dataclass(frozen=True)
+class Differences:
+    """The differences between arms in a metric.
+
+    Attributes:
+        label: the title of both tables.
+        shown: the table that is open; None if it would be empty.
+        folded: the table of further differences, which are not significant; None without any.
+        summary: how many these are.
+        note: text below.
+    """
+
+    label: str
+    shown: Table | None
+    folded: Table | None
+    summary: str
+    note: str
+
+
+def differences_in(contents: Contents, metric: str) -> Differences | None:
     """The differences between arms in a metric; None if no two arms have it."""
-    differences = contents.differences(metric)
-    seeds = {arm.name: len(arm.arm.by_seed(metric)) for arm in contents.arms}
-    rows = [(None, _difference_cells(one, seeds)) for one in differences]
-    header = ["arms", "difference", "95% interval", "p, Holm", "significant"]
+    every = contents.differences(metric)
+    if not every:
+        return None
+    few = len(every) <= MAX_INCONCLUSIVE
+    shown, folded = (
+        [one for one in every if few or one.significant],
+        [one for one in every if not (few or one.significant)],
+    )
+    tested = any(one.adjusted is not None for one in every)
+    label = f"Differences between arms in {metric}"
+    count = f"{len(folded)} of {len(every)} differences are {'inconclusive' if tested else 'not tested'}"
     note = "" if len(arms_with(contents.arms, metric)) <= MAX_ARMS_IN_PAIRS else COMPARED_WITH_BEST
-    return Table(f"Differences between arms in {metric}", header, rows, frozenset({1, 2, 3}), note) if rows else None
+    seeds = {arm.name: len(arm.arm.by_seed(metric)) for arm in contents.arms}
+    tables = (_differences_table(label, shown, seeds), _differences_table(label, folded, seeds))
+    return Differences(label, *tables, count, note)
+
+
+def _differences_table(label: str, some: Sequence[Difference], seeds: Mapping[str, int]) -> Table | None:
+    rows = [(None, _difference_cells(one, seeds)) for one in some]
+    header = ["arms", "difference", "95% interval", "p, Holm", "significant"]
+    return Table(label, header, rows, frozenset({1, 2, 3})) if rows else None
 
 
 def _difference_cells(one: Difference, seeds: Mapping[str, int]) -> list[Cell]:
     value, order = one.interval, 1000.0 * one.first.place + one.second.place
     return [
         Cell(f"{one.first.name} − {one.second.name}", order, link=f"#arm-{one.first.name}"),
-        Cell(signed(value.mean), value.mean),
-        Cell(between(value.low, value.high), value.mean),
+        Cell(mean_alone(value, "+"), value.mean),
+        Cell(limits(value, "+"), value.mean),
         Cell(probability(one.adjusted), math.inf if one.adjusted is None else one.adjusted),
         Cell(_significance(one), note=_pairing(one, seeds)),
     ]
@@ -165,8 +256,8 @@ def _confirmed_cells(contents: Contents, one: Confirmation, label: str) -> list[
         Cell(f"{one.trial}. {label}", one.trial, link=link),
         Cell(one.metric),
         Cell(number(one.search), one.search),
-        nothing if value is None else Cell(number(value.mean), value.mean),
-        nothing if value is None else Cell(between(value.low, value.high), value.mean),
+        nothing if value is None else Cell(mean_alone(value), value.mean),
+        nothing if value is None else Cell(limits(value), value.mean),
         Cell(str(len(one.values)), len(one.values), note=", ".join(f"{n} {text}" for n, text in counts if n)),
         nothing if shrinkage is None else Cell(signed(shrinkage), shrinkage),
     ]
@@ -222,6 +313,7 @@ def _run_cells(
     tracked = contents.tracked.get(run_id)
     metrics = {} if tracked is None else tracked.metrics
     state = run["state"].lower() + (" (confirmation)" if run["kind"] == "confirmation" else "")
+    state += f" at step {run['step']}" if run["state"] == RunState.PRUNED else ""
     cells = [
         Cell(handle(contents.study.name, run["number"], run["seed"]), place),
         Cell(arm.name, arm.place, link=f"#arm-{arm.name}"),
@@ -230,7 +322,7 @@ def _run_cells(
     ]
     cells += [_cost_cell(metrics, cost) for cost in COSTS.values()]
     cells += [Cell(describe(tracked) if tracked else "—") for describe in mixed.values()]
-    return [*cells, Cell(run_id or "—", link=contents.pages.get(run_id))]
+    return [*cells, Cell(run_id[:SHORT_ID] or "—", link=contents.pages.get(run_id), full=run_id)]
 
 
 def _cost_cell(metrics: Mapping[str, float], cost: str) -> Cell:
@@ -243,4 +335,4 @@ def _value_cell(metrics: Mapping[str, float], metric: str) -> Cell:
     value, error = (metrics.get(name, math.nan) for name in (metric, error_name(metric)))
     if not math.isfinite(value):
         return Cell("—", -math.inf)
-    return Cell(number(value) + (f" ± {number(error)}" if math.isfinite(error) else ""), value)
+    return Cell(rounded(value, error if math.isfinite(error) else None), value)

@@ -40,15 +40,22 @@ class Written:
     notes: Sequence[str]
 
 
-def write_report(places: Places, name: str, folder: Path) -> Written:
+def write_report(places: Places, name: str, folder: Path, plots: Sequence[str] = ()) -> Written:
     """Write the report of a study, and log it to the study's run in MLflow.
 
+    Args:
+        places: where the study is.
+        name: of the study.
+        folder: of the report.
+        plots: further figures, each as `METRIC:SETTING`.
+
     Raises:
-        InputError: the study is unknown, none of its runs is complete, or the folder cannot be written.
+        InputError: the study is unknown, none of its runs is complete, a plot names an unknown metric or setting, or
+            the folder cannot be written.
         Unreachable: MLflow, which has the numbers, does not answer.
     """
     contents = read_contents(places, name)
-    figures = all_figures(contents)
+    figures = all_figures(contents, plots)
     drawn = [one for one in figures if isinstance(one, Drawn)]
     files = {f"{REPORT_FIGURES}/{one.name}.{kind}": getattr(one, kind) for one in drawn for kind in ("svg", "png")}
     files[REPORT_PAGE] = html(contents, figures).encode()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from hdvae.config import parse
+from hdvae_platform.analysis.answers import answer_of
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.confirmation import Confirmation
 from hdvae_platform.analysis.labels import label
@@ -17,6 +19,8 @@ from hdvae_platform.report.arm_report import ArmReport, best_arms
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.running.status import StudyStatus
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Run
+from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking.client import TrackedRun
 
@@ -53,7 +57,7 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
         arm.curves = {run.run_id: (curves or {}).get(i, {}) for run in runs}
         arms.append(arm)
     kept = best_arms(arms, study)
-    status = StudyStatus("made", "Made up.", "finished", 0, runs=[], trials=[])
+    status = StudyStatus("made", "Made up.", "finished", 0, runs=[], trainings_saved=None, trials=[])
     for arm in arms:
         for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
             row = {"number": arm.place, "seed": seed, "state": "COMPLETE", "kind": "search", "error": None}
@@ -77,8 +81,20 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
         verdicts=verdicts(study.expect, [arm.arm for arm in arms], lambda *_: Look(1)),
         restated=None,
         importances=importances,
+        pruned=[],
+        answer=answer_of(study, list(_runs(study, sets, numbers)), finished=True),
         images=None,
     )
+
+
+def _runs(study, sets, numbers):
+    """The complete runs as the study database has them, with their parameters."""
+    for trial, (params, seeds) in enumerate(zip(sets, numbers, strict=True)):
+        for seed, metrics in enumerate(seeds):
+            if all(math.isfinite(metrics.get(metric, math.nan)) for metric in study.search.objectives):
+                also = {metric: metrics[metric] for metric in study.search.also}
+                value = metrics[study.search.metric]
+                yield Run(trial, seed, RunState.COMPLETE, 1, value, None, None, True, "search", also), params
 
 
 def biased(elbo, bias):

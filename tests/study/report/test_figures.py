@@ -10,6 +10,7 @@ from matplotlib.markers import CARETUPBASE
 
 from hdvae_platform.analysis.metric_names import BIAS, ELBO
 from hdvae_platform.report.drawing import RC, STYLES, Drawn, NotDrawn
+from hdvae_platform.report.figures.bias_by_temperature import bias_by_temperature
 from hdvae_platform.report.figures.bias_by_variables import bias_by_variables
 from hdvae_platform.report.figures.common import NOT_VARIED
 from hdvae_platform.report.figures.importance import importance
@@ -19,24 +20,25 @@ from hdvae_platform.report.figures.schedules import _course, schedules
 from tests.study.helpers.report_contents import contents, widths
 
 
-def made(monkeypatch, draw, found):
+def made(monkeypatch, draw, found, *more):
     """The figure behind a drawing, laid out."""
     figures_made = []
 
     def rendered(*arguments):
-        figures_made.append(arguments[4]())
+        figures_made.append(arguments[4]().figure)
         figures_made[0].draw_without_rendering()
         return arguments
 
     with mpl.rc_context(RC), monkeypatch.context() as patch:
         patch.setattr(sys.modules[draw.__module__], "render", rendered)
-        draw(found)
+        draw(found, *more)
     return figures_made[0]
 
 
 def test_names_of_axes_are_within_the_schedules(monkeypatch):
-    space = {"training.freebits": {"choices": [0.5, 1.0]}, "training.memory_learning_rate": {"choices": [0.1, 0.2]}}
-    sets = [{"training.freebits": b, "training.memory_learning_rate": r} for b, r in [(0.5, 0.1), (1.0, 0.2)]]
+    bits, rates = ([[[0, end], [50, 2.0]] for end in ends] for ends in ((0.5, 1.0), (0.1, 0.2)))
+    space = {"training.freebits": {"choices": bits}, "training.memory_learning_rate": {"choices": rates}}
+    sets = [dict(zip(space, both, strict=True)) for both in zip(bits, rates, strict=True)]
     figure = made(monkeypatch, schedules, contents(space, sets, [[{ELBO: -1.0}], [{ELBO: -2.0}]]))
     assert [axes.get_ylabel() for axes in figure.axes] == [
         "free bits λ, nats\nper layer",
@@ -68,11 +70,11 @@ def test_bias_by_variables_is_as_high_as_its_means_and_has_colours_of_its_own(mo
     figure = made(monkeypatch, bias_by_variables, found)
     (axes,) = figure.axes
     low, high = axes.get_ylim()
-    assert low <= 20.55
+    assert low <= 0.1
     left, right = axes.get_xlim()
     assert 3 < left < 4
     assert 16 < right < 18
-    assert 23.55 < high < 30
+    assert 44 < high < 50, "every run is inside"
     assert not {line.get_color() for line in axes.lines} & {style.colour for style in STYLES}
     drawn = bias_by_variables(found)
     assert "its colour is not the colour of an arm" in drawn.caption
@@ -82,7 +84,7 @@ def test_schedules_are_drawn_where_something_moves_or_differs():
     one = contents({}, [{}], [[{ELBO: -1.0}]])
     drawn = schedules(one)
     assert isinstance(drawn, NotDrawn)
-    assert "temperature τ: 0.5" in drawn.reason
+    assert "all schedules are constant: temperature τ 0.5; free bits λ, nats per layer 2; " in drawn.reason
     learned = {step: {"train/tau": 1 / step} for step in (1, 2, 4)}
     space = {"training.temperature": {"choices": [0.5, "learned", [[0, 0.8], [50, 0.1]]]}}
     sets = [{"training.temperature": value} for value in space["training.temperature"]["choices"]]
@@ -90,7 +92,7 @@ def test_schedules_are_drawn_where_something_moves_or_differs():
     drawn = schedules(two)
     assert isinstance(drawn, Drawn)
     assert ["temperature τ", "1", "learned"] in [list(row) for row in drawn.rows]
-    assert "free bits λ, nats per layer: 2" in drawn.caption
+    assert "Constant, and not drawn: temperature τ 0.5 (arm 0); free bits λ, nats per layer 2; " in drawn.caption
     steps, values = _course(two.arms[2].experiment.training.temperature, two.arms[2])
     assert values[steps.index(25)] == pytest.approx(0.45)
     assert (steps[0], steps[-1]) == (0, 100)
@@ -190,9 +192,9 @@ def test_memory_size_shows_intervals_and_only_a_lower_bound_where_the_images_sho
     found = contents(space, sets, numbers)
     drawn = memory_size(found)
     assert [list(row) for row in drawn.rows[:3]] == [
-        ["reads dense", "16", "0", "-90.50 [-96.85, -84.15]", "1.50 [-4.85, 7.85]", "0.90 [0.80, 0.95]"],
-        ["reads dense", "256", "2", "-90.50 [-96.85, -84.15]", "1.50 [-4.85, 7.85]", "0.50 [0.40, 0.60]"],
-        ["reads dense", "65536", "4", "-90.50 [-96.85, -84.15]", "1.50 [-4.85, 7.85]", "at least 0.10"],
+        ["reads dense", "16", "0", "-90.5 [-96.9, -84.1]", "1.5 [-4.9, 7.9]", "0.90 [0.80, 0.95]"],
+        ["reads dense", "256", "2", "-90.5 [-96.9, -84.1]", "1.5 [-4.9, 7.9]", "0.50 [0.40, 0.60]"],
+        ["reads dense", "65536", "4", "-90.5 [-96.9, -84.1]", "1.5 [-4.9, 7.9]", "at least 0.10"],
     ]
     assert [row[0] for row in drawn.rows[3:]] == ["reads race"] * 3
     elbo, bias, share = made(monkeypatch, memory_size, found).axes
@@ -210,3 +212,14 @@ def test_memory_size_shows_intervals_and_only_a_lower_bound_where_the_images_sho
     marks = {float(line.get_ydata()[0]) for line in share.lines if line.get_marker() == CARETUPBASE}
     assert marks == {0.1}
     assert isinstance(memory_size(widths(3)), NotDrawn)
+
+
+def test_the_bias_against_temperature_stays_inside_its_axes(monkeypatch):
+    taus = {0.1: "valid/relaxation_bias@tau=0.1", 1.0: "valid/relaxation_bias@tau=1"}
+    numbers = [[{ELBO: -1.0, **{name: tau * (1 + 9 * seed) for tau, name in taus.items()}} for seed in range(3)]]
+    (axes,) = made(monkeypatch, bias_by_temperature, contents({}, [{}], numbers)).axes
+    low, high = axes.get_ylim()
+    drawn = [value for line in axes.lines for value in line.get_ydata()]
+    assert (min(drawn), max(drawn)) == (pytest.approx(0.1), pytest.approx(19.0)), "three seeds are dots, without a bar"
+    assert -5 < low < 0.1
+    assert 19 < high < 25

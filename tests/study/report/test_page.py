@@ -48,15 +48,15 @@ def test_a_page_has_a_bounded_number_of_arms(monkeypatch):
 
 def test_links_lead_to_the_server_and_hold_no_secret():
     page = html(widths(2), [])
-    assert '<a href="http://host:5000/#/experiments/1/runs/run-0-1">run-0-1</a>' in page
+    assert '<a href="http://host:5000/#/experiments/1/runs/run-0-1" title="run-0-1">run-0-1</a>' in page
     assert "secret" not in page
 
 
 def test_confirmed_winners_stand_beside_the_value_of_the_search():
     page = html(replace(widths(2), confirmed=[replace(WINNER, lost=1)]), [])
-    assert "The best trials with fresh seeds: valid/elbo" in page
+    assert "The best trials with fresh seeds" in page
     assert '<a href="#runs-of-1">1. width 2</a>' in page
-    for text in ("-90.00", "-92.00", "+2.00"):
+    for text in ("-90.00", "-92", "+2.00"):
         assert f">{text}</td>" in page
     assert "2<small>1 without a finite value</small>" in page
     assert "1 run with fresh seeds ended without a finite value and is left out" in page
@@ -147,3 +147,38 @@ def test_the_page_says_whether_the_data_support_the_claim():
     assert "The data are inconclusive" in page
     assert "The expectations were last changed on 2020-09-13 12:26 UTC, after the study began" in page
     assert "The study file states no expectations" in html(widths(2), [])
+
+
+def test_many_differences_that_are_not_significant_are_folded():
+    """Six arms make fifteen pairs, of which those with the last one are clear."""
+    space = {"model.width": {"choices": list(range(1, 7))}}
+    noise = [[0.3, -0.1, 0.2, -0.4], [-0.2, 0.4, 0.1, -0.1], [0.0, 0.2, -0.3, 0.3], [0.1, -0.3, 0.3, 0.2]]
+    noise += [[-0.1, 0.1, -0.2, 0.4], [50.2, 50.0, 49.9, 50.3]]
+    found = contents(space, [{"model.width": i} for i in range(1, 7)], [[{ELBO: one} for one in row] for row in noise])
+    page = html(found, [])
+    section = page[page.index('id="differences"') : page.index('id="figures"')]
+    shown, folded = section.split("<summary>10 of 15 differences are inconclusive</summary>")
+    assert [len(re.findall(r">\d − \d<", part)) for part in (shown, folded)] == [5, 10]
+    few = html(widths(3), [])
+    assert "inconclusive</summary>" not in few
+
+
+def test_the_best_arm_and_the_front_are_marked_and_in_the_contents():
+    page = html(widths(3), [])
+    assert re.search(r'<b class="mark">best</b> <a href="#runs-of-2">2\. width 3</a>', page)
+    assert '<li><a href="#best">The best trial</a></li>' in page
+    assert "hdvae study best made --out FILE.yaml" in page
+    search = {"method": "grid", "also": {BIAS: "minimize"}}
+    numbers = [[biased(-100.0, 1.0)], [biased(-90.0, 2.0)], [biased(-95.0, 3.0)]]
+    sets = [{"model.width": i} for i in (1, 2, 3)]
+    found = contents({"model.width": {"choices": [1, 2, 3]}}, sets, numbers, search=search)
+    page = html(found, [])
+    assert found.best == ["1", "0"]
+    table = page[page.index('id="arms"') : page.index("</table>", page.index('id="arms"'))]
+    assert re.findall(r'<b class="mark">front</b> <a[^>]*>(\d)', table) == ["0", "1"]
+
+
+def test_arms_without_a_complete_run_are_folded():
+    page = html(unfinished(), [])
+    assert "<summary>1 arm without a complete run</summary>" in page
+    assert page.index('id="arm-1"') < page.index("<summary>1 arm without") < page.index('id="arm-2"')

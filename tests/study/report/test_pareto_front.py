@@ -15,21 +15,25 @@ from matplotlib.figure import Figure
 from hdvae_platform.analysis.inference import interval
 from hdvae_platform.analysis.metric_names import BIAS, ELBO
 from hdvae_platform.report.arm_report import MAX_HIGHLIGHTED
-from hdvae_platform.report.figures.pareto_front import _cross, label_offsets, pareto, pareto_front
+from hdvae_platform.report.figures.pareto_front import _cross, label_offsets, pareto_front
 from hdvae_platform.report.page import html
 from tests.study.helpers.report_contents import PLAIN, biased, contents, drawn_again, widths
 
 
 def test_bars_of_the_pareto_front_are_over_seeds():
+    """And none of the arm with three seeds, whose interval would show little but their number."""
     sets = [{"model.width": 8}, {"model.width": 16}]
-    numbers = [[{ELBO: -100.0, BIAS: 1.0}, {ELBO: -110.0, BIAS: 2.0}], [{ELBO: -90.0, BIAS: 1.0}]]
+    numbers = [
+        [{ELBO: -100.0 - 10 * s, BIAS: 1.0 + s} for s in range(4)],
+        [{ELBO: -90.0 - s, BIAS: 1.0} for s in range(3)],
+    ]
     again = drawn_again(sets, numbers)
     axes = Figure().subplots()
     for arm in again.arms:
-        _cross(axes, arm)
+        _cross(axes, arm, BIAS, ELBO)
     drawn = [sorted(line.get_xdata()) for line in axes.lines]
-    both = interval([1.0, 2.0])
-    assert drawn == [[both.low, both.high], [1.5, 1.5]], "and none of the arm with one seed"
+    both = interval([1.0, 2.0, 3.0, 4.0])
+    assert drawn == [[both.low, both.high], [2.5, 2.5]]
 
 
 def test_the_pareto_front_says_only_what_its_means_say():
@@ -42,7 +46,7 @@ def test_the_pareto_front_says_only_what_its_means_say():
     sets = [{"model.latent": "normal", "model.width": i} for i in (1, 2)]
     space = {"model.latent": {"choices": ["normal", "categorical"]}, "model.width": {"choices": [1, 2]}}
     tied = pareto_front(contents(space, sets, [[biased(-100.0, 0.0)]] * 2))
-    assert "Arm 0 has the best mean in both." in tied.caption
+    assert "front of the means, arms 0, 1: no other arm is better" in tied.caption
     assert "The bias is 0 by definition where variables are not relaxed: arms 0, 1." in tied.caption
 
 
@@ -81,9 +85,16 @@ def test_labels_stand_inside_the_panel(points):
         assert 7 <= y + chosen[str(key)][1] <= 53
 
 
-def test_the_pareto_front():
-    points = {"1": (0.0, -10.0), "2": (1.0, -9.0), "3": (1.0, -9.5), "4": (2.0, -9.0), "5": (3.0, -8.0)}
-    assert pareto(points) == ["1", "2", "5"]
+def test_the_front_of_a_search_is_in_its_own_metrics_and_has_colours():
+    """Its members come first where there are more arms than colours."""
+    sets = [{"model.width": i + 1} for i in range(MAX_HIGHLIGHTED + 4)]
+    numbers = [[biased(-100.0, 0.5)], [biased(-120.0, 0.1)], *([biased(-101.0 - i, 1.0)] for i in range(len(sets) - 2))]
+    search = {"method": "random", "trials": 99, "also": {BIAS: "minimize"}}
+    found = contents({"model.width": {"low": 1, "high": 99}}, sets, numbers, search=search)
+    assert {"0", "1"} <= {arm.name for arm in found.highlighted}, "trial 1 has the worst ELBO of all"
+    drawn = pareto_front(found)
+    assert [row[0] for row in drawn.rows if row[-1] == "yes"] == ["0", "1"]
+    assert "arms 1, 0: no other arm is better in one metric and as good in the other." in drawn.caption
 
 
 def test_names_with_dollars_and_markup_are_drawn_as_they_are():

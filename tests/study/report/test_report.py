@@ -20,8 +20,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.inference import difference, interval
 from hdvae_platform.cli import run as run_command
+from hdvae_platform.display.text import rounded
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures.collection import all_figures
+from hdvae_platform.report.formatting import mean_alone
 from hdvae_platform.report.reading import read_contents
 from hdvae_platform.report.writing import is_reported
 from hdvae_platform.store.places import Places
@@ -41,6 +43,7 @@ FIGURES = {
     "learning_curves",
     "bias_by_temperature",
     "bias_by_variables",
+    "elbo_relaxation_bias_by_training_temperature",
     "pareto_front",
     "parallel_coordinates",
     "schedules",
@@ -122,12 +125,14 @@ def test_means_and_differences_are_those_of_the_comparison(finished, page):
     assert len(found) == 6
     for arm in found:
         value = interval(arm.values("valid/elbo"))
-        assert f"{value.mean:.2f} ± {value.high - value.mean:.2f}<" in text
+        assert f"{rounded(value.mean, value.high - value.mean)}<" in text
     apart = difference(found[0].by_seed("valid/elbo"), found[1].by_seed("valid/elbo"))
     assert apart.paired
-    assert f">{apart.mean:+.2f}</td>" in text
+    assert f">{mean_alone(apart.interval(), '+')}</td>" in text
     for run_id in (run.run_id for arm in found for run in arm.runs):
-        assert re.search(rf'"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}">{run_id}</a>', text)
+        assert re.search(
+            rf'"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}" title="{run_id}">{run_id[:8]}</a>', text
+        )
     assert "The links work while <code>hdvae ui</code> runs on this machine" in text
 
 
@@ -150,7 +155,9 @@ def test_figures_apply_or_say_why(finished):
     assert "at least 10 complete trials" in figures["importance"].reason
     sizes = figures["bias_by_variables"].rows
     assert {(row[0], row[1]) for row in sizes} == {
-        (f"latent categorical, temperature {spec}", size) for spec in ("0.1", "0.8→0.1 at 20") for size in ("3", "5")
+        (text, size)
+        for text in ("latent normal", *(f"latent categorical, temperature {spec}" for spec in ("0.1", "0.8→0.1 at 20")))
+        for size in ("3", "5")
     }
     for name in FIGURES:
         assert figures[name].png.startswith(b"\x89PNG")
@@ -213,6 +220,16 @@ def test_bad_input_is_one_line(home, monkeypatch, capsys, tmp_path):
     assert home / "reports/small/report.html" in before, "made when the study was finished"
     fails("smal", line=r"no study smal in .*; did you mean 'small'\?")
     (tmp_path / "file").write_text("")
+    for plot, said in (
+        ("elbo", "write --plot METRIC:SETTING, e.g. .*"),
+        ("elbow:training.temperature", r"no run has the metric valid/elbow; did you mean 'elbo'\?"),
+        (
+            "elbo:training.temperatur",
+            r"the study did not vary training.temperatur; did you mean 'training.temperature'\?",
+        ),
+        ("elbo:width", "the study did not vary width; .*"),
+    ):
+        fails("small", "--plot", plot, line=f"--plot {plot}: {said}")
     fails("small", "--out", tmp_path / "file", line=".*file: the report cannot be written: .*")
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as db, db:
         db.execute("UPDATE tags SET value = 'WAITING' WHERE key = 'hdvae.state'")
@@ -308,6 +325,11 @@ def test_a_browser_shows_it_without_a_network(chromium, page, width, dark):
         assert one.size["height"] > 50
     broken = "return Array.from(document.images).filter((one) => !one.complete || !one.naturalWidth).length"
     assert chromium.driver.execute_script(broken) == 0
+    inside = "Array.from(document.links, (one) => one.getAttribute('href')).filter((one) => one.startsWith('#'))"
+    lost = f"return {inside}.filter((one) => !document.getElementById(one.slice(1)))"
+    assert chromium.driver.execute_script(lost) == [], "every entry of the contents, and every link, leads somewhere"
+    hints = "return Array.from(document.querySelectorAll('#arms ~ .hint')).filter((one) => !one.hidden).length"
+    assert chromium.driver.execute_script(hints) == (1 if width == 390 else 0), "a wide table says that it scrolls"
     wide = "return document.documentElement.scrollWidth"
     assert chromium.driver.execute_script(wide) <= width, "the page is wider than the screen"
     ink = "return getComputedStyle(document.querySelector('.drawing text, .drawing svg')).color"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from hdvae_platform.analysis.inference import Interval, error_bars
 from hdvae_platform.analysis.metric_names import BIAS
 from hdvae_platform.report.arm_report import ArmReport
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn, Sheet, axis_limits, legend_of, render, style_of
-from hdvae_platform.report.figures.common import caption_of, interval_of, shifted, with_standard_error
+from hdvae_platform.report.figures.common import BARS, bar_of, caption_of, shifted, with_standard_error
 
 
 def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
@@ -25,17 +23,21 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
     if not arms:
         return NotDrawn(name, title, "no arm has a bias, since their variables are not relaxed.")
 
-    def draw() -> Figure:
-        sheet = Sheet([2.8], legend_of(arms))
+    def draw() -> Sheet:
+        sheet = Sheet([2.8], legend_of(arms), of_arms=True)
         (axes,) = sheet.panels
-        drawn = []
+        drawn = [0.0]
         for i, arm in enumerate(arms):
             at = [(tau, metric) for tau, metric in taus.items() if arm.values(metric)]
-            intervals = [_interval_or_images(arm, metric) for _, metric in at]
-            means = [one.mean for one in intervals]
-            drawn += means
-            style = style_of(arm).plain | shifted(axes, sheet.figure, i, len(arms))
-            axes.errorbar([tau for tau, _ in at], means, error_bars(intervals), capsize=3, **style)
+            bars = [_bar(arm, metric) for _, metric in at]
+            placed = shifted(axes, sheet.figure, i, len(arms))
+            line = style_of(arm).plain | placed
+            axes.errorbar([tau for tau, _ in at], [bar.mean for bar in bars], error_bars(bars), capsize=3, **line)
+            for tau, metric in at:
+                each = arm.values(metric) if len(arm.arm.seeds) > 1 else []
+                axes.plot([tau] * len(each), each, ".", color=style_of(arm).colour, alpha=0.5, markersize=4, **placed)
+                drawn += each
+            drawn += [limit for bar in bars for limit in (bar.mean, bar.low, bar.high) if limit is not None]
         axes.set_xscale("log")
         axes.set_xticks(list(taus), [f"{tau:g}" for tau in taus])
         axes.set_xticks([], minor=True)
@@ -43,12 +45,11 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
         axes.set_ylim(*axis_limits(drawn, 0.0))
         axes.set_xlabel("evaluation temperature τ, log scale")
         axes.set_ylabel("relaxation bias, nats per image")
-        return sheet.figure
+        return sheet
 
     caption = caption_of(
         contents,
-        "Means over seeds. Bars: 95% intervals over seeds, or ± one standard error over images for an arm with one "
-        "seed; long bars are cut.",
+        f"Means over seeds. {BARS} Of one seed: ± one standard error over images.",
         *(
             ["Arms whose variables are not relaxed have no bias and no line."]
             if len(arms) < len(contents.highlighted)
@@ -60,10 +61,10 @@ def bias_by_temperature(contents: Contents) -> Drawn | NotDrawn:
     return render(name, title, caption, alt, draw, ["arm", *(f"τ = {tau:g}" for tau in taus)], rows)
 
 
-def _interval_or_images(arm: ArmReport, metric: str) -> Interval:
-    """The mean of an arm with its interval over seeds, or ± its standard error over images if it has one seed."""
-    value, error = interval_of(arm, metric), arm.standard_error(metric)
-    if value.low is not None or error is None:
+def _bar(arm: ArmReport, metric: str) -> Interval:
+    """The mean of an arm with its bar, or ± its standard error over images if it has one seed."""
+    value, error = bar_of(arm, metric), arm.standard_error(metric)
+    if error is None or len(arm.arm.by_seed(metric)) > 1:
         return value
     return Interval(value.mean, value.mean - error, value.mean + error)
 

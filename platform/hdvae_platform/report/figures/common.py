@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,14 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from hdvae_platform.analysis.inference import Interval
+from hdvae_platform.analysis.inference import Interval, error_bars
 from hdvae_platform.display.text import brief, number
 from hdvae_platform.report.arm_report import ArmReport, Curve
 from hdvae_platform.report.contents import Contents
+from hdvae_platform.report.drawing import Style
 from hdvae_platform.report.formatting import mean_and_limits
 
 LINE_SPACING = 4.0
 """Points between lines at the same place of the x axis."""
+FEWEST_IN_BARS = 4
+"""The fewest seeds whose interval is drawn as a bar; of fewer, the runs are drawn as dots."""
+BARS = "Dots: each run. Bars: 95% intervals over seeds, of four seeds or more."
+"""What a caption says about `draw_means`."""
 NOT_VARIED = object()
 """Stands for a setting that was not varied in an arm; None may be one of the choices."""
 
@@ -63,8 +69,47 @@ def mean_of(arm: ArmReport, metric: str) -> float:
     return interval_of(arm, metric).mean
 
 
+def bar_of(arm: ArmReport, metric: str) -> Interval:
+    """The mean of an arm with the interval that a figure draws: none of fewer than `FEWEST_IN_BARS` seeds.
+
+    The interval of two or three seeds is so long that it shows their number rather than their spread.
+    """
+    value = interval_of(arm, metric)
+    few = len(arm.arm.by_seed(metric)) < FEWEST_IN_BARS
+    return Interval(value.mean, None, None) if few else value
+
+
+def drawn_values(arms: Sequence[ArmReport], metric: str) -> list[float]:
+    """All values that `draw_means` draws, for the limits of the axis."""
+    bars = [bar_of(arm, metric) for arm in arms]
+    limits = [limit for bar in bars for limit in (bar.mean, bar.low, bar.high) if limit is not None]
+    return [*limits, *(value for arm in arms for value in arm.values(metric))]
+
+
+def draw_means(
+    axes: Axes, places: Sequence[float], arms: Sequence[ArmReport], metric: str, style: Style, placed: Mapping[str, Any]
+) -> None:
+    """Draw the means of arms as a line, with their bars, and a dot for each run.
+
+    Args:
+        axes: the panel.
+        places: of the arms on the x axis.
+        arms: arms that have the metric.
+        metric: full name.
+        style: of the line.
+        placed: more arguments for all that is drawn (`shifted`).
+    """
+    bars = [bar_of(arm, metric) for arm in arms]
+    means = [bar.mean for bar in bars]
+    axes.errorbar(places, means, error_bars(bars), capsize=3, elinewidth=1, **style.plain, **placed)
+    for place, arm in zip(places, arms, strict=True):
+        each = arm.values(metric)
+        if len(each) > 1:
+            axes.plot([place] * len(each), each, ".", color=style.colour, alpha=0.5, markersize=4, **placed)
+
+
 def with_standard_error(arm: ArmReport, metric: str) -> str:
-    """A bias with its interval over seeds and its standard error over images."""
+    """A metric with its interval over seeds and its standard error over images."""
     value, error = arm.interval(metric), arm.standard_error(metric)
     if value is None:
         return "—"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
-
 from hdvae_platform.display.plotting import BLUE
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn, Sheet, render
@@ -17,14 +15,14 @@ def importance(contents: Contents) -> Drawn | NotDrawn:
         return NotDrawn(name, title, f"{shares}.")
     paths = list(shares)
 
-    def draw() -> Figure:
+    def draw() -> Sheet:
         sheet = Sheet([0.4 + 0.36 * len(paths)])
         (axes,) = sheet.panels
         axes.barh(paths, [shares[path] for path in paths], color=BLUE, height=0.6)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("share")
-        return sheet.figure
+        return sheet
 
     caption = (
         "Optuna's PED-ANOVA: the share of each setting in the difference between the best trials and all trials. It is "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.markers import CARETUPBASE
 
 from hdvae.network.wiring import WIRINGS
@@ -28,7 +28,15 @@ from hdvae_platform.report.drawing import (
     render,
     wrapped_axis_name,
 )
-from hdvae_platform.report.figures.common import interval_of, mean_of, shifted, with_standard_error
+from hdvae_platform.report.figures.common import (
+    BARS,
+    bar_of,
+    draw_means,
+    drawn_values,
+    interval_of,
+    shifted,
+    with_standard_error,
+)
 from hdvae_platform.report.formatting import mean_and_limits
 from hdvae_platform.study.space import PRESET
 
@@ -50,7 +58,7 @@ def memory_size(contents: Contents) -> Drawn | NotDrawn:
     drawn = lines[:MAX_HIGHLIGHTED]
     few = f" Only the first {MAX_HIGHLIGHTED} of {len(lines)} series are drawn." if len(lines) > MAX_HIGHLIGHTED else ""
     caption = (
-        "Points: means over seeds. Thin bars: 95% intervals over seeds; long ones are cut. Wide bars: the 95% "
+        f"Markers: means over seeds. {BARS} Wide bars: the 95% "
         "intervals of the coverage over images, means over seeds. Where they end at 1, the images show a lower bound "
         f"only, and a triangle marks it. A line connects arms that differ only in the slots of layer {level + 1}." + few
     )
@@ -87,26 +95,25 @@ def _coverage(arm: ArmReport, metric: str) -> tuple[float, float, float]:
     return value, low, high
 
 
-def _draw(drawn: Series, level: int, coverage: str) -> Figure:
+def _draw(drawn: Series, level: int, coverage: str) -> Sheet:
     sheet = Sheet([2.2, 2.2, 2.2], [(style, text) for style, (text, _) in zip(SERIES, drawn, strict=False)], share=True)
     everyone = [arm for _, group in drawn for arm in group]
     _size_axis(sheet.panels[-1], sorted({_slots(arm, level) for arm in everyone}), level)
     for i, (style, (_, group)) in enumerate(zip(SERIES, drawn, strict=False)):
         for axes, (metric, _) in zip(sheet.panels, PANELS, strict=False):
             have = arms_with(group, metric)
-            intervals = [interval_of(arm, metric) for arm in have]
-            sizes, means = [_slots(arm, level) for arm in have], [one.mean for one in intervals]
             placed = shifted(axes, sheet.figure, i, len(drawn))
-            axes.errorbar(sizes, means, error_bars(intervals), capsize=3, elinewidth=1, **style.plain, **placed)
+            draw_means(axes, [_slots(arm, level) for arm in have], have, metric, style, placed)
         placed = shifted(sheet.panels[2], sheet.figure, i, len(drawn))
         _draw_coverage(sheet.panels[2], style, arms_with(group, coverage), level, coverage, placed)
     for axes, (metric, text) in zip(sheet.panels, PANELS, strict=False):
         axes.set_ylabel(wrapped_axis_name(text))
-        axes.set_ylim(*axis_limits([mean_of(arm, metric) for arm in arms_with(everyone, metric)] or [0.0]))
+        least = 0.0 if metric == BIAS else -math.inf
+        axes.set_ylim(*axis_limits(drawn_values(arms_with(everyone, metric), metric) or [0.0], least))
     _share_axis(
         sheet.panels[2], [low for arm in arms_with(everyone, coverage) for _, low, _ in [_coverage(arm, coverage)]]
     )
-    return sheet.figure
+    return sheet
 
 
 def _share_axis(axes: Axes, limits: Sequence[float]) -> None:
@@ -127,7 +134,7 @@ def _draw_coverage(
     for size, y, arm, (_, low, high) in zip(sizes, shown, arms, found, strict=True):
         axes.plot([size, size], [low, high], color=style.colour, alpha=0.25, linewidth=5, **placed)
         marker = CARETUPBASE if high >= 1 else style.marker
-        bars = [[0.0], [0.0]] if high >= 1 else error_bars([interval_of(arm, metric)])
+        bars = [[0.0], [0.0]] if high >= 1 else error_bars([bar_of(arm, metric)])
         axes.errorbar([size], [y], bars, capsize=3, color=style.colour, marker=marker, markersize=5, **placed)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from hdvae_platform.analysis.labels import label
 from hdvae_platform.display.plotting import GREY
@@ -32,8 +31,8 @@ def parallel_coordinates(contents: Contents) -> Drawn | NotDrawn:
     shown = [arm for arm in compared if arm.style is not None]
     rows = len(space) + 1
 
-    def draw() -> Figure:
-        sheet = Sheet([0.68 * rows], legend_of(shown))
+    def draw() -> Sheet:
+        sheet = Sheet([0.68 * rows], legend_of(shown), of_arms=True)
         (axes,) = sheet.panels
         axes.axis("off")
         axes.set(xlim=(-0.05, 1.05), ylim=(rows - 0.55, -0.5))
@@ -48,7 +47,7 @@ def parallel_coordinates(contents: Contents) -> Drawn | NotDrawn:
             xs = [x + shift for x in xs] + [(results[arm.name] - low) / ((high - low) or 1)]
             line = {"color": GREY, "alpha": 0.3, "linewidth": 0.8} if arm.style is None else style_of(arm).plain
             axes.plot(xs, range(rows), **line)
-        return sheet.figure
+        return sheet
 
     caption = caption_of(
         contents,

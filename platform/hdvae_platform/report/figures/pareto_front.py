@@ -1,21 +1,22 @@
-"""ELBO against bias, and the arms that no other arm dominates."""
+"""Two metrics against each other, and the arms that no other arm dominates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from hdvae_platform.analysis.metric_names import BIAS, ELBO
 from hdvae_platform.display.plotting import GREY
 from hdvae_platform.report.arm_report import ArmReport
+from hdvae_platform.report.arm_report import pareto_front as undominated
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import INK, Drawn, NotDrawn, Sheet, axis_limits, legend_of, render, style_of
-from hdvae_platform.report.figures.common import caption_of, interval_of, mean_of
+from hdvae_platform.report.figures.common import bar_of, caption_of, interval_of, mean_of
 from hdvae_platform.report.formatting import mean_and_limits
+from hdvae_platform.study.search_config import Direction
 
 CORNERS = [(9.0, 8.0), (-9.0, 8.0), (9.0, -8.0), (-9.0, -8.0)]
 """Where the label of a marker may stand, relative to the marker, in typographic points."""
@@ -24,30 +25,39 @@ LABEL_MARGIN = 7.0
 
 
 def pareto_front(contents: Contents) -> Drawn | NotDrawn:
-    """Draw ELBO against bias, and the arms that no other arm dominates."""
-    name, title = "pareto_front", "ELBO against relaxation bias"
-    compared = [arm for arm in contents.arms if arm.values(ELBO) and arm.values(BIAS)]
+    """Draw the metrics of the search against each other, or ELBO against bias, and the arms that none dominates."""
+    ways: Mapping[str, Direction] = contents.study.search.objectives
+    if len(ways) < 2:
+        ways = {ELBO: "maximize", BIAS: "minimize"}
+    name, (vertical, across) = "pareto_front", list(ways)[:2]
+    title = f"{vertical.removeprefix('valid/')} against {across.removeprefix('valid/')}"
+    compared = [arm for arm in contents.arms if all(map(arm.values, ways))]
     if len(compared) < 2:
-        return NotDrawn(name, title, "fewer than two arms have both an ELBO and a bias.")
-    at = {arm.name: (mean_of(arm, BIAS), mean_of(arm, ELBO)) for arm in compared}
-    front = pareto(at)
+        return NotDrawn(name, title, f"fewer than two arms have both {vertical} and {across}.")
+    at = {arm.name: (mean_of(arm, across), mean_of(arm, vertical)) for arm in compared}
+    front = sorted((arm.name for arm in undominated(compared, ways)), key=at.__getitem__)
     shown = [arm for arm in compared if arm.style is not None]
 
-    def draw() -> Figure:
-        sheet = Sheet([3.0], legend_of(shown))
+    def draw() -> Sheet:
+        sheet = Sheet([3.0], legend_of(shown), of_arms=True)
         (axes,) = sheet.panels
-        axes.step(*zip(*(at[one] for one in front), strict=True), where="post", color=INK, linewidth=1, linestyle=":")
+        if len(ways) == 2:
+            corner: Literal["post", "pre"] = "post" if ways[across] == "minimize" else "pre"
+            axes.step(
+                *zip(*(at[one] for one in front), strict=True), where=corner, color=INK, linewidth=1, linestyle=":"
+            )
         for arm in compared:
             if arm.style is None:
-                axes.plot(*at[arm.name], ".", color=GREY, alpha=0.6 if arm.name not in front else 1.0)
+                colour = INK if arm.name in front else GREY
+                axes.plot(*at[arm.name], "o", color=colour, alpha=0.6, markersize=5 if arm.name in front else 3)
         for arm in shown:
-            _cross(axes, arm)
+            _cross(axes, arm, across, vertical)
             style = style_of(arm)
             axes.plot(*at[arm.name], marker=style.marker, color=style.colour, markersize=8)
-        axes.set_xlim(*axis_limits([x for x, _ in at.values()], 0.0))
-        axes.set_ylim(*axis_limits([y for _, y in at.values()]))
-        axes.set_xlabel("relaxation bias, nats per image (lower is better)")
-        axes.set_ylabel("ELBO, nats per image (higher is better)")
+        axes.set_xlim(*axis_limits(_drawn(compared, across), 0.0 if across == BIAS else -math.inf))
+        axes.set_ylim(*axis_limits(_drawn(compared, vertical)))
+        axes.set_xlabel(_axis(across, ways[across]))
+        axes.set_ylabel(_axis(vertical, ways[vertical]))
         sheet.figure.draw_without_rendering()  # computes the layout, and with it the places of points
         to_points = 72 / sheet.figure.dpi
         named = [arm.name for arm in compared if arm.style is not None or arm.name in front]
@@ -55,44 +65,43 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
         panel = [side * to_points for side in axes.bbox.extents]
         sides = label_offsets(dict(zip(named, on_paper.tolist(), strict=True)), panel)
         for key, side in sides.items():
-            axes.annotate(key, at[key], side, textcoords="offset points", ha="center", va="center")
-        return sheet.figure
+            weight = "bold" if key in front else "normal"
+            axes.annotate(key, at[key], side, textcoords="offset points", ha="center", va="center", fontweight=weight)
+        return sheet
 
     best = ", ".join(front)
-    exact = [arm.name for arm in compared if not any(arm.values(BIAS))]
+    exact = [arm.name for arm in compared if BIAS in ways and not any(arm.values(BIAS))]
+    line = "Dotted line: the Pareto" if len(ways) == 2 else "Bold: the Pareto"
     caption = caption_of(
         contents,
-        "Means. Bars: 95% intervals over seeds; long bars are cut.",
-        f"Dotted line: Pareto front of the means, arms {best}: no other arm has both more ELBO and less bias."
+        "Means. Bars: 95% intervals over seeds, of four seeds or more. Numbers: trials.",
+        f"{line} front of the means, arms {best}: no other arm is better in one metric and as good in "
+        f"{'the other' if len(ways) == 2 else 'all others'}."
         if len(front) > 1
-        else f"Arm {best} has the best mean in both.",
+        else f"Arm {best} has the best mean in {'both' if len(ways) == 2 else 'all'}.",
         *([f"The bias is 0 by definition where variables are not relaxed: {_arms_named(exact)}."] if exact else []),
     )
     rows = [
         [
             arm.name,
-            *(mean_and_limits(interval_of(arm, metric)) for metric in (BIAS, ELBO)),
+            *(mean_and_limits(interval_of(arm, metric)) for metric in ways),
             "yes" if arm.name in front else "no",
         ]
         for arm in compared
     ]
-    alt = f"ELBO against relaxation bias of {len(compared)} arms. On the Pareto front: {best}."
-    return render(name, title, caption, alt, draw, ["arm", "relaxation bias", "ELBO", "on the front"], rows)
+    alt = f"{title} of {len(compared)} arms. On the Pareto front: {best}."
+    return render(name, title, caption, alt, draw, ["arm", *ways, "on the front"], rows)
 
 
-def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of the points (x, y) that no other point dominates, by x. Smaller x and larger y are better.
+def _axis(metric: str, direction: str) -> str:
+    return f"{metric} ({'higher' if direction == 'maximize' else 'lower'} is better)"
 
-    >>> pareto({"1": (0.0, -10.0), "2": (1.0, -9.0), "3": (1.0, -11.0), "4": (2.0, -9.5)})
-    ['1', '2']
-    """
-    front: list[str] = []
-    best = -math.inf
-    for key, (_, y) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
-        if y > best:
-            front.append(key)
-            best = y
-    return front
+
+def _drawn(arms: Sequence[ArmReport], metric: str) -> list[float]:
+    """The means, and the limits of the bars of arms that have them."""
+    bars = [bar_of(arm, metric) for arm in arms]
+    limits = [(bar.low, bar.high) for arm, bar in zip(arms, bars, strict=True) if arm.style is not None]
+    return [*(bar.mean for bar in bars), *(limit for both in limits for limit in both if limit is not None)]
 
 
 def label_offsets(points: Mapping[str, Sequence[float]], panel: Sequence[float]) -> dict[str, tuple[float, float]]:
@@ -135,9 +144,9 @@ def _inside(at: Sequence[float], panel: Sequence[float]) -> bool:
     )
 
 
-def _cross(axes: Axes, arm: ArmReport) -> None:
-    """Draw the intervals of an arm's bias and ELBO as a cross."""
-    x, y = interval_of(arm, BIAS), interval_of(arm, ELBO)
+def _cross(axes: Axes, arm: ArmReport, across: str, vertical: str) -> None:
+    """Draw the intervals of an arm's metrics as a cross, if it has enough seeds."""
+    x, y = bar_of(arm, across), bar_of(arm, vertical)
     line: dict[str, Any] = {"color": style_of(arm).colour, "linewidth": 1, "alpha": 0.6}
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y.mean, y.mean], **line)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from hdvae.experiment.schedules import LEARNED, schedule, values
 from hdvae_platform.report.arm_report import ArmReport
@@ -28,17 +27,18 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
     """Draw the schedules that change over training or differ between arms."""
     name, title = "schedules", "Schedules"
     by_name = {key: _specs(contents.highlighted, key) for key in SCHEDULES}
-    drawn = {key: specs for key, specs in by_name.items() if len(specs) > 1 or any(_moves(spec) for spec, _ in specs)}
-    if not drawn:
-        return NotDrawn(name, title, f"all schedules are constant and equal in every arm: {_constants(by_name)}.")
-
+    moving = {key: drawn for key, specs in by_name.items() if (drawn := [one for one in specs if _moves(one[0])])}
+    constant = [line for key, specs in by_name.items() for line in _constants(key, specs, len(specs) > 1)]
+    if not moving:
+        return NotDrawn(name, title, f"all schedules are constant: {'; '.join(constant)}.")
     arms_drawn = [
-        arm for arm in contents.highlighted if any(arm in arms for specs in drawn.values() for _, arms in specs)
+        arm for arm in contents.highlighted if any(arm in arms for specs in moving.values() for _, arms in specs)
     ]
 
-    def draw() -> Figure:
-        sheet = Sheet([1.7] * len(drawn), legend_of(arms_drawn), share=True)
-        for axes, (key, specs) in zip(sheet.panels, drawn.items(), strict=True):
+    def draw() -> Sheet:
+        legend = [*legend_of(arms_drawn), *((None, f"constant: {line}") for line in constant)]
+        sheet = Sheet([1.7] * len(moving), legend, share=True, of_arms=True)
+        for axes, (key, specs) in zip(sheet.panels, moving.items(), strict=True):
             ends = []
             for spec, arms in specs:
                 steps, course = _course(spec, arms[0])
@@ -47,20 +47,19 @@ def schedules(contents: Contents) -> Drawn | NotDrawn:
             _label_ends(axes, ends)
             axes.set_ylabel(wrapped_axis_name(SCHEDULES[key]))
         step_axis(sheet.panels[-1])
-        return sheet.figure
+        return sheet
 
-    constant = _constants({key: specs for key, specs in by_name.items() if key not in drawn})
     caption = caption_of(
         contents,
         "At the right end of a line: the arms with this schedule.",
-        *([f"Constant in every arm: {constant}."] if constant else []),
+        *([f"Constant, and not drawn: {'; '.join(constant)}."] if constant else []),
     )
     rows = [
         [SCHEDULES[key], ", ".join(arm.name for arm in arms), value_in_words(_plain(spec))]
         for key, specs in by_name.items()
         for spec, arms in specs
     ]
-    alt = f"Schedules over training: {', '.join(SCHEDULES[key] for key in drawn)}."
+    alt = f"Schedules over training: {', '.join(SCHEDULES[key] for key in moving)}."
     return render(name, title, caption, alt, draw, ["schedule", "arms", "step → value"], rows)
 
 
@@ -98,10 +97,15 @@ def _moves(spec: Any) -> bool:
     return spec == LEARNED or len(set(values(spec))) > 1
 
 
-def _constants(by_name: Mapping[str, Sequence[tuple[Any, object]]]) -> str:
-    return "; ".join(
-        f"{SCHEDULES[key]}: {specs[0][0]:g}" for key, specs in by_name.items() if specs and not _moves(specs[0][0])
-    )
+def _constants(key: str, specs: Sequence[tuple[Any, Sequence[ArmReport]]], differ: bool) -> list[str]:
+    """The constant schedules of a name in words, with their arms if arms differ; empty without any."""
+    each = [
+        f"{values(spec)[0]:.4g}"
+        + (f" (arm{'s' if len(arms) > 1 else ''} {', '.join(arm.name for arm in arms)})" if differ else "")
+        for spec, arms in specs
+        if not _moves(spec)
+    ]
+    return [f"{SCHEDULES[key]} {', '.join(each)}"] if each else []
 
 
 def _course(spec: Any, arm: ArmReport) -> tuple[list[int], list[float]]:

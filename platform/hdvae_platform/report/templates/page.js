@@ -21,6 +21,13 @@ function sort(head) {
 for (const button of document.querySelectorAll("table.sortable th button")) {
   button.addEventListener("click", () => sort(button.closest("th")));
 }
+// Say where a table is wider than its place on the screen.
+function hint() {
+  for (const one of document.querySelectorAll(".scroll")) one.previousElementSibling.hidden = one.scrollWidth <= one.clientWidth;
+}
+addEventListener("resize", hint);
+document.addEventListener("toggle", hint, true);
+hint();
 // Open all details for printing.
 let opened = [];
 addEventListener("beforeprint", () => {
