@@ -31,7 +31,7 @@ COMMANDS = {
     "report": "Write a study as one HTML page: claim, tables, figures, provenance.",
     "reproduce": "Run the paper's tables and figures again, and show both results.",
     "doctor": "Check this machine, its cluster, servers and storage, and say what to fix.",
-    "ui": "Open the web pages of MLflow and Optuna on the study store.",
+    "ui": "Open a live page of a study, and the web pages of MLflow and Optuna.",
 }
 
 

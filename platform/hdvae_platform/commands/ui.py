@@ -1,4 +1,4 @@
-"""`hdvae ui`: the web pages of MLflow and Optuna on the study store, served to this machine only."""
+"""`hdvae ui`: a live page of each study, and the web pages of MLflow and Optuna, served to this machine only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -16,6 +18,9 @@ import click
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
 from hdvae_platform.store.places import UI_HOST, UI_PORT, Places, redacted
+from hdvae_platform.web.live import Live
+from hdvae_platform.web.server import live_app, page_of
+from hdvae_platform.web.serving import bound, serving
 
 START_LIMIT = 60.0
 """Seconds within which a page must answer."""
@@ -28,6 +33,14 @@ run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2])
 
 
 @click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--live-port",
+    type=click.IntRange(1, 65535),
+    default=5050,
+    show_default=True,
+    help="Port of the live page; another one is used if it is taken.",
+)
 @click.option(
     "--mlflow-port",
     type=click.IntRange(1, 65535),
@@ -43,32 +56,53 @@ run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2])
     help="Port of Optuna's page; another one is used if it is taken.",
 )
 @home_option
-def ui(mlflow_port: int, optuna_port: int, home: Path) -> None:
-    """Open the web pages of MLflow and Optuna on the study store; Ctrl-C or SIGTERM closes them."""
-    places = Places.known(home, "tracking")
+def ui(name: str | None, live_port: int, mlflow_port: int, optuna_port: int, home: Path) -> None:
+    """Open a live page of the study NAME, or a list of all studies, and the web pages of MLflow and Optuna.
+
+    The live page shows a study as it runs. Ctrl-C or SIGTERM closes all pages.
+    """
+    places = Places.known(home, "database")
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT may be ignored; SIGTERM would leave the pages running
         signal.signal(number, signal.default_int_handler)
+    live = Live(places)
+    if name is not None:
+        live.study(name)
     pages: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        if places.tracking.startswith("http"):
-            click.echo(f"MLflow  {redacted(places.tracking)}")
-        else:
-            port = _free(mlflow_port)
-            _start(pages, "MLflow", port, _mlflow(places, port), places)
-        port = _free(optuna_port)
-        _start(pages, "Optuna", port, _optuna(port), places)
-        click.echo("Ctrl-C closes both")
-        while all(page.poll() is None for page in pages.values()):
-            time.sleep(0.5)
+    with ExitStack() as stack:
+        stack.callback(_close, pages)
+        address = stack.enter_context(serving(live_app(live), live_port))
+        try:
+            click.echo(f"Live    {address}{page_of(name)}")
+            _open(pages, places, mlflow_port, optuna_port)
+            click.echo("Ctrl-C closes all")
+            while all(page.poll() is None for page in pages.values()):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            click.echo("closed")
+            return
         ended = next(name for name, page in pages.items() if page.poll() is not None)
         raise InputError(f"{ended}'s page ended unexpectedly")
-    except KeyboardInterrupt:
-        click.echo("closed")
-    finally:
-        for page in pages.values():
-            page.terminate()
-        for page in pages.values():
-            page.wait()
+
+
+def _open(pages: dict[str, subprocess.Popen[bytes]], places: Places, mlflow_port: int, optuna_port: int) -> None:
+    """Start the pages of MLflow, unless it has a server, and of Optuna."""
+    if places.tracking.startswith("http"):
+        click.echo(f"MLflow  {redacted(places.tracking)}")
+    else:
+        from hdvae_platform.tracking.client import Client  # imports MLflow
+
+        Client(places)  # makes the database, if the study has only begun, without disturbing its driver
+        port = _free(mlflow_port)
+        _start(pages, "MLflow", port, _mlflow(places, port), places)
+    port = _free(optuna_port)
+    _start(pages, "Optuna", port, _optuna(port), places)
+
+
+def _close(pages: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    for page in pages.values():
+        page.terminate()
+    for page in pages.values():
+        page.wait()
 
 
 def _mlflow(places: Places, port: int) -> list[str]:
@@ -93,12 +127,7 @@ def _environment(places: Places) -> dict[str, str]:
 
 def _free(port: int) -> int:
     """A free port: this one, or another if it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((UI_HOST, port))
-        except OSError:
-            probe.bind((UI_HOST, 0))
+    with bound(port) as probe:
         return int(probe.getsockname()[1])
 
 

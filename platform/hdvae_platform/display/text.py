@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 LARGE = 1e5
@@ -45,6 +46,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = "|".join(["---"] + ["---:"] * (len(header) - 1))
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
     return "\n".join([f"| {' | '.join(header)} |", f"|{rule}|", *(f"| {line} |" for line in lines)])
+
+
+def short_path(path: Path) -> str:
+    """A path as a user would type it: relative to the working folder where it is in it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from hdvae.training.loop import check_batch
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
 from hdvae_platform.cluster.address import LOCAL, check_address
+from hdvae_platform.display.text import short_path
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.progress import Echo
 from hdvae_platform.running.upload import StudyTracking
@@ -190,6 +191,7 @@ def _drive(
         if search.has_work() and not stop.is_set():
             from hdvae_platform.running.tuning import place_runs
 
+            echo(f"watch it run: hdvae ui {study.name} --home {short_path(places.home)}")
             place_runs(driver, launch.address, insecure=launch.insecure, handle_signals=lambda: _handle_signals(driver))
     search.check()  # a driver that slept may have lost the study, and only its heartbeat knows
     if driver.interrupted and not search.is_done():

@@ -87,9 +87,14 @@ class StudyStatus(StudyState):
 def study_state(places: Places, record: StudyRecord) -> StudyState:
     """The state of a recorded study. The storage is not asked: it may be away, and a study may have many runs."""
     study = record.as_study()
-    known = {(run.trial, run.seed): run for run in Records(places.database).runs(record.name)}
+    return state_of(study, record, Records(places.database).runs(record.name), known_trials(study, places.database))
+
+
+def state_of(study: Study, record: StudyRecord, runs_known: Sequence[Run], trials: Sequence[Trial]) -> StudyState:
+    """The state of a recorded study with these runs and trials, as the study database has them."""
+    known = {(run.trial, run.seed): run for run in runs_known}
     spent = study.hours_are_over(record.created, time.time())
-    trials = [trial for trial in known_trials(study, places.database) if trial.state != RunState.WAITING or not spent]
+    trials = [trial for trial in trials if trial.state != RunState.WAITING or not spent]
     runs = []
     for trial in trials:
         seeds = {seed for number, seed in known if number == trial.number}

@@ -72,10 +72,16 @@ def optuna_storage(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.get_storage(url)
 
 
-def known_trials(study: Study, url: str) -> list[Trial]:
-    """The trials of a study that were issued or wait to be; none if Optuna does not know the study yet."""
+def known_trials(study: Study, database: str | optuna.storages.BaseStorage) -> list[Trial]:
+    """The trials of a study that were issued or wait to be; none if Optuna does not know the study yet.
+
+    Args:
+        study: the study.
+        database: URL of the study database, or what `optuna_storage` opened, which reads trials that ended only once.
+    """
+    storage = optuna_storage(database) if isinstance(database, str) else database
     try:
-        known = optuna.load_study(study_name=study.name, storage=optuna_storage(url))
+        known = optuna.load_study(study_name=study.name, storage=storage)
     except KeyError:
         return []
     return own_trials(study, known.get_trials(deepcopy=False))

@@ -81,7 +81,11 @@ class Journal:
 
     def steps_by(self, attempt: int) -> list[int]:
         """The steps that were first reported by an attempt, increasing."""
-        return [step for step in self.steps() if written_by(self._names[step]) == attempt]
+        return [step for step in self.steps() if self.attempt_of(step) == attempt]
+
+    def attempt_of(self, step: int) -> int:
+        """The attempt that first reported a step, which `steps` has listed."""
+        return written_by(self._names[step])
 
     def entry(self, step: int) -> Entry:
         """The report of a recorded step.

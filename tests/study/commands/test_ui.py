@@ -1,8 +1,9 @@
-"""The web pages of MLflow and Optuna, started by the real command."""
+"""The live page, and the web pages of MLflow and Optuna, opened by the real command."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hdvae_platform.cli import run
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.records import Records
 from hdvae_platform.study.file import load_study
@@ -38,22 +40,26 @@ LOOPBACK = "0100007F"
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux says in a file who listens where")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_both_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
+def test_the_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
     study, records = load_study(study_file), Records(places.database)
     records.define(study.name, study.definition(), study.plan(), {})
     Search(study, places.database, records)
-    page = Command("ui", "--home", places.home, "--mlflow-port", "15731", "--optuna-port", "15732")
+    ports = ["--live-port", "15730", "--mlflow-port", "15731", "--optuna-port", "15732"]
+    page = Command("ui", "small", "--home", places.home, *ports)
     watchdog = threading.Timer(120, page.kill)
     watchdog.start()
     try:
-        said = [page.stdout.readline() for _ in range(3)]
-        addresses = dict(re.findall(r"(\w+)  (http://127\.0\.0\.1:\d+)", "".join(said)))
-        assert set(addresses) == {"MLflow", "Optuna"}
+        said = [page.stdout.readline() for _ in range(4)]
+        assert re.fullmatch(r"Live    http://127\.0\.0\.1:\d+/studies/small\n", said[0])
+        addresses = dict(re.findall(r"(\w+) +(http://127\.0\.0\.1:\d+)", "".join(said)))
+        assert set(addresses) == {"Live", "MLflow", "Optuna"}
+        with urllib.request.urlopen(addresses["Live"] + "/api/studies/small") as answer:
+            assert json.load(answer)["states"]["waiting"] == 6
         with urllib.request.urlopen(addresses["MLflow"]) as answer:
             assert b"MLflow" in answer.read()
         with urllib.request.urlopen(addresses["Optuna"] + "/api/studies") as answer:
             assert b'"small"' in answer.read()
-        assert [listening(int(address.rpartition(":")[2])) for address in addresses.values()] == [{LOOPBACK}] * 2
+        assert [listening(int(address.rpartition(":")[2])) for address in addresses.values()] == [{LOOPBACK}] * 3
         seen = command_lines()
         assert "mlflow server" in seen
         assert places.database not in seen, "an address can hold a password"
@@ -65,3 +71,10 @@ def test_both_pages_answer_on_this_machine_only_and_close_together(places, study
         watchdog.cancel()
         page.kill()
         page.stdout.close()
+
+
+def test_a_study_that_is_not_there_is_named(places, study_file, capsys):
+    study = load_study(study_file)
+    Records(places.database).define(study.name, study.definition(), study.plan(), {})
+    assert run(["ui", "smal", "--home", str(places.home)]) == 2
+    assert re.fullmatch(r"hdvae: no study smal in .*; did you mean 'small'\?\n", capsys.readouterr().err)

@@ -364,17 +364,36 @@ def test_tables_are_sorted_by_click_and_by_keyboard(chromium, page):
     assert chromium.said() == []
 
 
+def see_live_page(chromium, address):
+    """A page of twelve complete runs, on a phone in the dark."""
+    chromium.said()
+    chromium.requests()
+    chromium.look(390, dark=True)
+    chromium.driver.get(address)
+    wait = WebDriverWait(chromium.driver, 60)
+    wait.until(lambda driver: len(driver.find_elements("css selector", "#curves .chart path[fill-opacity]")) == 6)
+    assert chromium.driver.title == "100% · small"
+    assert chromium.driver.find_element("id", "claim").text == CLAIM
+    assert chromium.driver.find_element("id", "states").text == "12 complete"
+    assert len(chromium.driver.find_elements("css selector", "#best tbody tr")) == 6
+    assert chromium.driver.execute_script("return document.documentElement.scrollWidth") == 390
+    chromium.driver.find_element("css selector", "#metric option[value='valid/kl']").click()
+    wait.until(lambda driver: "valid/kl" in driver.find_element("css selector", "#curves .chart").text)
+    assert chromium.said() == []
+    assert all(asked.startswith((address.partition("/studies")[0], "data:")) for asked in chromium.requests())
+
+
 @needs_browser
-def test_mlflow_shows_the_run_of_the_study(chromium, finished):
+def test_the_live_page_and_mlflow_show_the_study(chromium, finished):
     places = Places.under(finished)
     client = Client(places)
     (parent,) = client.find({"hdvae.study": "small", "hdvae.kind": "study"})
-    ui = Command("ui", "--home", finished)
+    ui = Command("ui", "small", "--home", finished)
     try:
+        live = re.fullmatch(r"Live    (http://127\.0\.0\.1:\d+/studies/small)\n", ui.stdout.readline())[1]
+        see_live_page(chromium, live)
         address = re.fullmatch(r"MLflow  (http://127\.0\.0\.1:\d+)\n", ui.stdout.readline())[1]
         chromium.look(1280)
-        chromium.said()
-        chromium.requests()
         run = client.page(parent.run_id).replace("http://127.0.0.1:5000", address)
         chromium.driver.get(run)
         wait = WebDriverWait(chromium.driver, 60)

@@ -30,7 +30,14 @@ def test_a_study_ends_with_its_table(finished):
     _, _, done, _ = finished
     assert "runs 6/6" in done.stdout
     assert "Small things run fast." in done.stdout
-    for word in ("latent normal", "relaxation_bias", "iw_elbo", "hdvae ui", "hdvae compare small", "left"):
+    for word in (
+        "latent normal",
+        "relaxation_bias",
+        "iw_elbo",
+        "watch it run: hdvae ui small",
+        "hdvae compare small",
+        "left",
+    ):
         assert word in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hdvae_platform.display.text import short_path
 from hdvae_platform.running.finished import Result
 from hdvae_platform.store.layout import REPORT_PAGE, report_folder
 from hdvae_platform.store.places import Places
@@ -48,10 +49,10 @@ def print_result(result: Result, study: Study, places: Places, *, as_json: bool)
     if as_json:
         click.echo(json.dumps(result.document, indent=1))
         return
-    home = _shown(places.home)
-    storage = places.storage if "://" in places.storage else _shown(Path(places.storage))
+    home = short_path(places.home)
+    storage = places.storage if "://" in places.storage else short_path(Path(places.storage))
     click.echo(f"\n{result.text}\n")
-    click.echo(f"Every run, curves and pictures:   hdvae ui --home {home}")
+    click.echo(f"Every run, curves and pictures:   hdvae ui {study.name} --home {home}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {home}")
     click.echo(f"Best trial as a study file:       hdvae study best {study.name} --out FILE.yaml --home {home}")
     click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
@@ -80,8 +81,4 @@ def write_missing_report(study: Study, places: Places, client: Client) -> bool:
 def print_report(study: Study, places: Places) -> None:
     """Print where the report is."""
     page = report_folder(places.home, study.name) / REPORT_PAGE
-    click.echo(f"Report, with figures:             {_shown(page)}")
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    click.echo(f"Report, with figures:             {short_path(page)}")
