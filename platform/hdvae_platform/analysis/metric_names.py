@@ -6,6 +6,7 @@ import re
 
 ELBO = "valid/elbo"
 BIAS = "valid/relaxation_bias"
+KL = "valid/kl"
 USUAL = ("elbo", "iw_elbo", "surrogate_elbo", "relaxation_bias", "kl")
 """The metrics that tables show by default, under `valid/`."""
 

@@ -22,7 +22,7 @@ from hdvae_platform.web.live import Live
 from hdvae_platform.web.server import live_app, page_of
 from hdvae_platform.web.serving import bound, serving
 
-START_LIMIT = 60.0
+START_LIMIT = 180.0
 """Seconds within which a page must answer."""
 OPTUNA = """
 import os, sys
@@ -73,7 +73,7 @@ def ui(name: str | None, live_port: int, mlflow_port: int, optuna_port: int, hom
         address = stack.enter_context(serving(live_app(live), live_port))
         try:
             click.echo(f"Live    {address}{page_of(name)}")
-            _open(pages, places, mlflow_port, optuna_port)
+            _open(pages, places, name, mlflow_port, optuna_port)
             click.echo("Ctrl-C closes all")
             while all(page.poll() is None for page in pages.values()):
                 time.sleep(0.5)
@@ -84,18 +84,30 @@ def ui(name: str | None, live_port: int, mlflow_port: int, optuna_port: int, hom
         raise InputError(f"{ended}'s page ended unexpectedly")
 
 
-def _open(pages: dict[str, subprocess.Popen[bytes]], places: Places, mlflow_port: int, optuna_port: int) -> None:
+def _open(
+    pages: dict[str, subprocess.Popen[bytes]], places: Places, name: str | None, mlflow_port: int, optuna_port: int
+) -> None:
     """Start the pages of MLflow, unless it has a server, and of Optuna."""
+    at = _place_in_mlflow(places, name)
     if places.tracking.startswith("http"):
-        click.echo(f"MLflow  {redacted(places.tracking)}")
+        click.echo(f"MLflow  {redacted(places.tracking).rstrip('/')}{at}")
     else:
-        from hdvae_platform.tracking.client import Client  # imports MLflow
-
-        Client(places)  # makes the database, if the study has only begun, without disturbing its driver
         port = _free(mlflow_port)
-        _start(pages, "MLflow", port, _mlflow(places, port), places)
+        _start(pages, "MLflow", port, _mlflow(places, port), places, at)
     port = _free(optuna_port)
     _start(pages, "Optuna", port, _optuna(port), places)
+
+
+def _place_in_mlflow(places: Places, name: str | None) -> str:
+    """The end of the address of MLflow's page with the runs of a study, or of all; empty if MLflow does not answer."""
+    from hdvae_platform.tracking.client import Client
+    from hdvae_platform.tracking.faults import Unreachable
+
+    try:
+        client = Client(places)  # makes the database of a study that has only begun, without disturbing its driver
+        return f"/#{client.runs_page(name)}"
+    except Unreachable:
+        return ""
 
 
 def _close(pages: Mapping[str, subprocess.Popen[bytes]]) -> None:
@@ -131,8 +143,10 @@ def _free(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, command: list[str], places: Places) -> None:
-    """Start a page and wait until it answers.
+def _start(
+    pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, command: list[str], places: Places, at: str = ""
+) -> None:
+    """Start a page, wait until it answers, and print its address; `at` is the place on it.
 
     Raises:
         InputError: the page ended, or does not answer within `START_LIMIT` seconds.
@@ -149,7 +163,7 @@ def _start(pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, comm
                 how = f"does not answer after {START_LIMIT:.0f} s" if late else "did not start"
                 raise InputError(f"{name}'s page {how}: {said}")
             time.sleep(0.2)
-    click.echo(f"{name}  http://{UI_HOST}:{port}")
+    click.echo(f"{name}  http://{UI_HOST}:{port}{at}")
 
 
 def _answers(port: int) -> bool:

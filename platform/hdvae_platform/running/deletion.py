@@ -40,6 +40,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
     try:
         with lease.beating(records, name, driver):
             client.unregister(name)
+            client.forget_view(name)
             runs = delete_runs(client, name)
             for part in filter(is_part_of_study, storage.list(name)):
                 records.check(name)

@@ -184,6 +184,7 @@ def _drive(
         stack.push(_closing(tracker, echo))
         stack.callback(driver.end_study)
         stack.callback(driver.interrupt_all)
+        tracking.begin_study()
         driver.catch_up()
         if search.has_work():
             driver.storage.check()

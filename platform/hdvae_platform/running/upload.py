@@ -6,6 +6,7 @@ Every job that is queued here can be repeated without harm.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +20,10 @@ from hdvae_platform.running.descriptions import (
     run_name,
     study_summary,
 )
+from hdvae_platform.running.main_numbers import main_metrics, main_numbers
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
-from hdvae_platform.store.journal import ELBO, Goal, Journal
+from hdvae_platform.store.journal import ELBO, Entry, Goal, Journal
 from hdvae_platform.store.layout import SAMPLES, SLOTS, handle, per_image_artifact, run_folder
 from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.records import Records, Run
@@ -30,7 +32,8 @@ from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
-from hdvae_platform.tracking.names import KIND_OF, STATUS_OF, Param, Status, Tag, flattened
+from hdvae_platform.tracking.names import KIND_OF, STATUS_OF, Param, Status, StudyMetric, Tag, flattened
+from hdvae_platform.tracking.saved_view import view_of
 from hdvae_platform.tracking.study_run import run_identity, study_identity, study_run
 from hdvae_platform.tracking.tracker import Tracker
 
@@ -130,6 +133,13 @@ class StudyTracking:
         self._parent: str | None = None
         self._uploads: dict[tuple[int, int], RunUpload] = {}
 
+    def begin_study(self) -> None:
+        """The driver starts: MLflow's page is to show the study."""
+        study = self._study
+        settings = [*study.space, Param.SEED]
+        view = view_of(study.name, main_metrics(study), settings, maximise=study.search.direction == "maximize")
+        self._tracker.send(lambda client: client.show_study(study.name, view))
+
     def begin(self, assignment: Assignment, experiment: Experiment, *, new: bool = False) -> None:
         """A run starts or is resumed.
 
@@ -196,6 +206,15 @@ class StudyTracking:
             if found is None or found.status != status:
                 client.close_run(self._parent_run(client), status)
 
+        now = int(1000 * time.time())
+
+        def count(client: Client) -> None:
+            known, parent = self._records.runs(self._study.name), self._parent_run(client)
+            numbers = main_numbers(client, self._study, known)
+            found = client.get(parent)
+            if found is None or found.metrics != numbers:
+                client.log_entry(parent, Entry(int(numbers[StudyMetric.COMPLETE]), now, numbers))
+
         def summarise(client: Client) -> None:
             parent = study_run(client, self._study.name)
             assert parent is not None  # `close` made it
@@ -208,6 +227,7 @@ class StudyTracking:
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 
         self._tracker.send(close)  # a job of its own: what follows may be refused, by a server without a registry say
+        self._tracker.send(count)
         if done:
             self._tracker.send(summarise)
 

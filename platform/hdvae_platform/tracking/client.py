@@ -24,9 +24,9 @@ from hdvae_platform.store.journal import Entry
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import UI_HOST, UI_PORT, Places
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.tracking import database
+from hdvae_platform.tracking import database, saved_view
 from hdvae_platform.tracking.faults import INVALID, NOT_FOUND, STORE_FAULTS, is_transient, unreachable
-from hdvae_platform.tracking.names import RunKind, Status, Tag, contract_name, stored_name
+from hdvae_platform.tracking.names import MODEL_TRAINING, RunKind, Status, Tag, contract_name, stored_name
 
 if TYPE_CHECKING:
     from hdvae.trained import TrainedModel
@@ -183,6 +183,29 @@ class Client:
         except STORE_FAULTS as fault:
             raise unreachable(self.address, fault) from None
 
+    def show_study(self, study: str, view: Mapping[str, Any]) -> None:
+        """Let MLflow's page open with the runs of the experiment, and have a view of a study.
+
+        What is there already stays: people may have changed it.
+        """
+        tags = self._client.get_experiment(self._experiment).tags
+        if Tag.EXPERIMENT_KIND not in tags:
+            self._client.set_experiment_tag(self._experiment, Tag.EXPERIMENT_KIND, MODEL_TRAINING)
+        if saved_view.view_tag(study) not in tags:
+            value = saved_view.written(study, view, int(1000 * time.time()))
+            self._client.set_experiment_tag(self._experiment, saved_view.view_tag(study), value)
+
+    def runs_page(self, study: str | None) -> str:
+        """The part behind `#` of the address of MLflow's page with the runs of a study, or of all.
+
+        Raises:
+            Unreachable: MLflow does not answer.
+        """
+        with self.answering():
+            tags = self._client.get_experiment(self._experiment).tags
+        saved = study is not None and saved_view.view_tag(study) in tags
+        return saved_view.address_of(self._experiment, study, saved=saved)
+
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log parameters; logging the same ones again has no effect."""
         written = [Param(key, str(value)) for key, value in params.items()]
@@ -221,6 +244,16 @@ class Client:
         except STORE_FAULTS as fault:
             raise unreachable(self.address, fault) from None
         return len(found)
+
+    def forget_view(self, study: str) -> None:
+        """Delete the view of a study, if there is one.
+
+        Raises:
+            Unreachable: MLflow does not answer.
+        """
+        with self.answering():
+            if saved_view.view_tag(study) in self._client.get_experiment(self._experiment).tags:
+                self._client.delete_experiment_tag(self._experiment, saved_view.view_tag(study))
 
     def unregister(self, name: str) -> None:
         """Delete a registered model with all its versions, if there is one of this name.

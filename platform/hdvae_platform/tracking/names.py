@@ -66,6 +66,25 @@ class Tag:
     PARENT: Final = "mlflow.parentRunId"
     DESCRIPTION: Final = "mlflow.note.content"
     """What MLflow's page shows as the description of a run."""
+    EXPERIMENT_KIND: Final = "mlflow.experimentKind"
+    """Of the experiment: what MLflow's page offers for it, e.g. `MODEL_TRAINING`."""
+    SAVED_VIEW: Final = "mlflow.sharedViewState."
+    """How tags of the experiment begin that keep views of it (`tracking.saved_view`)."""
+
+
+MODEL_TRAINING = "custom_model_development"
+"""The kind of an experiment that trains models: its page opens with its runs."""
+
+
+class StudyMetric:
+    """Metrics of a study's run, beside those of its best trial."""
+
+    COMPLETE: Final = "study/complete"
+    PRUNED: Final = "study/pruned"
+    FAILED: Final = "study/failed"
+    """How many runs ended so."""
+    BEST_TRIAL: Final = "study/best_trial"
+    """The number of the best trial."""
 
 
 class Param:

@@ -383,6 +383,15 @@ def see_live_page(chromium, address):
     assert all(asked.startswith((address.partition("/studies")[0], "data:")) for asked in chromium.requests())
 
 
+def see_runs_in_mlflow(chromium, address):
+    """The study's own run and its twelve, sorted by ELBO, with columns of what matters."""
+    chromium.driver.get(address)
+    wait = WebDriverWait(chromium.driver, 60)
+    wait.until(lambda driver: "13 matching runs" in driver.find_element("css selector", "body").text)
+    heads = [head.text for head in chromium.driver.find_elements("css selector", "[role=columnheader]")]
+    assert {"valid/elbo", "valid/relaxation_bias"} <= set(heads), heads
+
+
 @needs_browser
 def test_the_live_page_and_mlflow_show_the_study(chromium, finished):
     places = Places.under(finished)
@@ -392,8 +401,10 @@ def test_the_live_page_and_mlflow_show_the_study(chromium, finished):
     try:
         live = re.fullmatch(r"Live    (http://127\.0\.0\.1:\d+/studies/small)\n", ui.stdout.readline())[1]
         see_live_page(chromium, live)
-        address = re.fullmatch(r"MLflow  (http://127\.0\.0\.1:\d+)\n", ui.stdout.readline())[1]
+        place = re.fullmatch(r"MLflow  ((http://127\.0\.0\.1:\d+)/#/\S+)\n", ui.stdout.readline())
+        address = place[2]
         chromium.look(1280)
+        see_runs_in_mlflow(chromium, place[1])
         run = client.page(parent.run_id).replace("http://127.0.0.1:5000", address)
         chromium.driver.get(run)
         wait = WebDriverWait(chromium.driver, 60)

@@ -35,11 +35,13 @@ def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     Storage(places.storage).write("other/file", b"stays")
     known = records.study(name)
     worker = Attempt(Storage(places.storage), run_folder(name, 0, 0), 1)
+    Client(places).show_study(name, {})
     deleted = delete_study(places, known)
     assert (deleted.mlflow_runs, deleted.folder) == (5, f"{places.storage}/{name}")
     assert [one.name for one in records.studies()] == ["other"]
     assert (records.runs(name), known_trials(done.study, places.database)) == ([], [])
     assert list(Client(places).find({"hdvae.study": name})) == []
+    assert "viewStateShareKey" not in Client(places).runs_page(name)
     assert Storage(places.storage).list("many") == []
     with pytest.raises(Fenced, match="attempt 1 is gone: the study was deleted"):
         worker.write("journal", "000000010", ".json", b"late")

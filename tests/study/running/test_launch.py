@@ -21,6 +21,7 @@ from hdvae_platform.cli import run as run_here
 from hdvae_platform.commands.study import run as run_command
 from hdvae_platform.running import launch
 from hdvae_platform.store.records import Records
+from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.tracker import SERVER_WAIT
 from tests.study.helpers.commands import Command
 from tests.study.helpers.outcome import series, tracked
@@ -74,6 +75,18 @@ def test_mlflow_shows_the_arms_and_names_runs_by_their_settings(finished):
         assert any(line.startswith(f"| ({trial}) {arm} |") for line in said.splitlines())
     assert children[0, 1].tags["mlflow.runName"] == "small/0/1: latent normal"
     assert "- temperature 0.8→0.1 at 20" in children[2, 0].tags["mlflow.note.content"]
+
+
+def test_mlflow_sorts_studies_by_their_main_numbers(finished):
+    places, _, _, _ = finished
+    (parent,), children = tracked(places)
+    numbers = parent.metrics
+    assert [numbers[f"study/{state}"] for state in ("complete", "pruned", "failed")] == [6, 0, 0]
+    elbos = {trial: [children[trial, seed].metrics["valid/elbo"] for seed in (0, 1)] for trial in range(3)}
+    best = max(elbos, key=lambda trial: sum(elbos[trial]))
+    assert (numbers["study/best_trial"], numbers["valid/elbo"]) == (best, pytest.approx(sum(elbos[best]) / 2))
+    assert {"valid/relaxation_bias", "valid/kl"} <= numbers.keys()
+    assert "viewStateShareKey=small" in Client(places).runs_page("small")
 
 
 def test_the_best_run_is_registered_and_can_be_loaded(finished):

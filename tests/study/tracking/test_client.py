@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.server
+import json
 import sqlite3
 import threading
 import time
@@ -20,6 +21,7 @@ from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
 from hdvae_platform.tracking.names import contract_name, flattened, stored_name
+from hdvae_platform.tracking.saved_view import view_of
 from hdvae_platform.tracking.tracker import Tracker
 from tests.study.helpers.mlflow_server import serving
 
@@ -54,6 +56,25 @@ def test_a_point_sent_twice_is_there_once(places):
     history = mlflow.MlflowClient(places.tracking).get_metric_history(run, "valid/elbo")
     assert [(point.value, point.step, point.timestamp) for point in history] == [(-1.0, 10, 1_700_000_000_000)]
     assert next(client.find(IDENTITY)).metrics == {"valid/elbo": -1.0, "valid/iw_elbo@S=5": -0.5}
+
+
+def test_mlflows_page_has_a_view_of_a_study_until_it_is_deleted(places):
+    client, mlflow_client = Client(places), mlflow.MlflowClient(places.tracking)
+    assert "&searchFilter=tags.%60hdvae.study%60%20%3D%20%27first%27" in client.runs_page("first")
+    client.show_study("first", view_of("first", ["valid/elbo", "valid/iw_elbo@S=5"], ["seed"], maximise=True))
+    page = "/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=first"
+    assert client.runs_page("first") == page
+    tags = mlflow_client.get_experiment("1").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(json.loads(tags["mlflow.sharedViewState.first"])["state"])
+    assert view["selectedColumns"] == ["metrics.`valid/elbo`", "metrics.`valid/iw_elbo at S 5`", "params.`seed`"]
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`valid/elbo`", False)
+    mlflow_client.set_experiment_tag("1", "mlflow.sharedViewState.first", "a user's")
+    client.show_study("first", {})
+    assert mlflow_client.get_experiment("1").tags["mlflow.sharedViewState.first"] == "a user's"
+    for _ in range(2):
+        client.forget_view("first")
+    assert client.runs_page("first") != page
 
 
 def test_find_reads_page_after_page(places, monkeypatch):
