@@ -389,7 +389,7 @@ def see_runs_in_mlflow(chromium, address):
     wait = WebDriverWait(chromium.driver, 60)
     wait.until(lambda driver: "13 matching runs" in driver.find_element("css selector", "body").text)
     heads = [head.text for head in chromium.driver.find_elements("css selector", "[role=columnheader]")]
-    assert {"valid/elbo", "valid/relaxation_bias"} <= set(heads), heads
+    assert {"valid/elbo", "valid/relaxation_bias", "valid/kl"} <= set(heads), heads
 
 
 @needs_browser
@@ -403,7 +403,7 @@ def test_the_live_page_and_mlflow_show_the_study(chromium, finished):
         see_live_page(chromium, live)
         place = re.fullmatch(r"MLflow  ((http://127\.0\.0\.1:\d+)/#/\S+)\n", ui.stdout.readline())
         address = place[2]
-        chromium.look(1280)
+        chromium.look(2000)
         see_runs_in_mlflow(chromium, place[1])
         run = client.page(parent.run_id).replace("http://127.0.0.1:5000", address)
         chromium.driver.get(run)
