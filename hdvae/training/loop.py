@@ -98,6 +98,7 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
         if workers.any(session.stops()):
             _stop(state, session)
         elif state.report_is_due:
+            state.check_finite()
             spent = costs.measured()
             evaluation = _evaluation_step(state, held_out, workers)
             metrics = nested("train", state.means.take() | _slot_usage(state, workers))
@@ -148,6 +149,7 @@ def _revive(state: TrainState) -> None:
 
 def _stop(state: TrainState, session: Session) -> NoReturn:
     """Save the steps since the last report, if there are any, and raise `Interrupted`."""
+    state.check_finite()
     state.usage.merge(session.workers)
     if state.means.count and session.workers.is_first:
         session.save(state.step, state.snapshot())

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from hdvae.evaluation.usage import Usage
-from hdvae.experiment.experiment import Experiment
+from hdvae.experiment.experiment import Experiment, TrainingConfig
 from hdvae.experiment.schedules import LEARNED, schedule
 from hdvae.network.model import HDVAE
 from hdvae.network.samplers import Temperature
 from hdvae.objectives.temperature import LearnedTemperature
 from hdvae.randomness.seeds import derive
+from hdvae.training.finite import FirstNonFinite
 from hdvae.training.optimizer import MOMENTS, ROW_MOMENTS, Adamax, Group
 from hdvae.training.snapshot import Snapshot, below, check_names, prefixed
+
+GRADIENT_NORM = "gradient_norm"
 
 
 class Means:
@@ -88,6 +91,8 @@ class TrainState:
         worse: the number of evaluations since then, with early stopping.
         step: the number of optimisation steps done.
         means: the running means of the metrics since the last report.
+        finite: remembers whether the quantities of the steps since the last report are finite; None if every step
+            checks its own.
     """
 
     experiment: Experiment
@@ -101,6 +106,7 @@ class TrainState:
     worse: int = 0
     step: int = 0
     means: Means = field(default_factory=Means)
+    finite: FirstNonFinite | None = None
 
     @staticmethod
     def fresh(experiment: Experiment, image: tuple[int, int], seed: int, device: torch.device) -> TrainState:
@@ -110,7 +116,11 @@ class TrainState:
         temperature = LearnedTemperature(model, config.temperature_start, config.temperature_floor) if learned else None
         optimizer = make_optimizer(model, None if temperature is None else temperature.to(device))
         average = copy.deepcopy(model).requires_grad_(False) if config.ema is not None else None
-        return TrainState(experiment, seed, model, optimizer, Usage(model), average, temperature)
+        state = TrainState(experiment, seed, model, optimizer, Usage(model), average, temperature)
+        # Certified constants are those of weights that are finite, so a step that needs them is waited for.
+        if device.type == "cuda" and not config.needs_bound:
+            state.finite = FirstNonFinite(quantities_of(model, config))
+        return state
 
     @property
     def evaluated_model(self) -> HDVAE:
@@ -149,6 +159,15 @@ class TrainState:
         """Whether dead slots are initialised again before the next step: after each evaluation step."""
         config, after_evaluation = self.experiment.training, self.step % self.experiment.evaluation.every == 0
         return config.revive and after_evaluation
+
+    def check_finite(self) -> None:
+        """Check the steps since the last report, where no step checks itself.
+
+        Raises:
+            NonFinite: a quantity was not finite.
+        """
+        if self.finite is not None:
+            self.finite.check()
 
     def note_elbo(self, elbo: float) -> None:
         """Record the ELBO of an evaluation (nats per image) for early stopping; only a finite one can be the best."""
@@ -229,6 +248,12 @@ class TrainState:
             values.add("means")  # of the steps since the last report
         check_names(tensors, snapshot.tensors, f"step {step}")
         check_names(values, values & snapshot.values.keys(), f"step {step}")
+
+
+def quantities_of(model: HDVAE, config: TrainingConfig) -> list[str]:
+    """The names of what must be finite in every step, in the order in which they are looked at."""
+    kl = [f"kl/{model.name(node)}" for node in model.nodes]
+    return ["log_px", *kl, "objective" if config.objective == "surrogate" else "lipschitz_bound", GRADIENT_NORM]
 
 
 def initial_model(experiment: Experiment, image: tuple[int, int], seed: int) -> HDVAE:

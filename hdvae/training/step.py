@@ -21,7 +21,7 @@ from hdvae.network.terms import Terms
 from hdvae.objectives.estimators import ESTIMATORS, StepInputs
 from hdvae.objectives.objectives import Objective, penalised
 from hdvae.training.optimizer import Adamax, clip, entries, total_norm
-from hdvae.training.state import TrainState
+from hdvae.training.state import GRADIENT_NORM, TrainState, quantities_of
 from hdvae.workers import ALONE, Workers
 
 
@@ -37,7 +37,8 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
         The metrics of the step under `train/`: scalars, means over all workers.
 
     Raises:
-        NonFinite: a quantity is not finite. It is raised on all workers, before parameters and optimiser change.
+        NonFinite: a quantity is not finite. It is raised on all workers, before parameters and optimiser change. On a
+            GPU the step is not waited for, and `state.finite` remembers it.
     """
     step, model, config = state.step, state.model, state.experiment.training
     tau, freebits = state.tau, schedule(config.freebits)(step)
@@ -53,7 +54,10 @@ def train_step(state: TrainState, batch: Tensor, workers: Workers = ALONE) -> di
     workers.average(dense)  # from here on, what is not finite on one worker is not finite on any
     averaged, gradients = _averaged(objective.model, workers), [*dense, *rows]
     norm = total_norm(gradients)
-    _check_finite(state, averaged, norm)  # before clipping, which would spread a NaN over all gradients
+    if state.finite is None:
+        _check_finite(state, averaged, norm)  # before clipping, which would spread a NaN over all gradients
+    else:
+        state.finite.note(step, list(_quantities(state, averaged, norm).values()))
     clipped: dict[str, Tensor] = {}
     if config.gradient_clip is not None:
         clipped["clipped"] = clip(gradients, config.gradient_clip, norm)
@@ -165,24 +169,25 @@ def _update_average(state: TrainState) -> None:
 
 
 def _check_finite(state: TrainState, objective: Objective, norm: Tensor) -> None:
-    """Raise `NonFinite` with the name of the first quantity that is not finite.
+    """Raise `NonFinite` with the name of the first quantity that is not finite, or of the parameter whose gradient is.
 
     When all are finite, this synchronises with the device once only.
     """
     if torch.isfinite(torch.stack([objective.value, norm])).all():
         return
-    if not torch.isfinite(objective.log_px):
-        raise NonFinite(state.step, "log_px")
-    for node, spent in zip(state.model.nodes, objective.spent, strict=True):
-        if not torch.isfinite(spent):
-            raise NonFinite(state.step, f"kl/{state.model.name(node)}")
-    if not torch.isfinite(objective.value):
-        relaxed = state.experiment.training.objective != "surrogate"
-        raise NonFinite(state.step, "lipschitz_bound" if relaxed else "objective")
+    for quantity, value in _quantities(state, objective, norm).items():
+        if quantity != GRADIENT_NORM and not torch.isfinite(value):
+            raise NonFinite(state.step, quantity)
     for name, parameter in state.parameters().items():
         if parameter.grad is not None and not torch.isfinite(entries(parameter.grad)).all():
             raise NonFinite(state.step, f"gradient of {name.removeprefix('model/')}")
-    raise NonFinite(state.step, "gradient_norm")
+    raise NonFinite(state.step, GRADIENT_NORM)
+
+
+def _quantities(state: TrainState, objective: Objective, norm: Tensor) -> dict[str, Tensor]:
+    """What must be finite in a step, scalars in the order in which they are looked at (`quantities_of`)."""
+    values = [objective.log_px, *objective.spent, objective.value, norm]
+    return dict(zip(quantities_of(state.model, state.experiment.training), values, strict=True))
 
 
 def _set_learning_rates(optimizer: Adamax, config: TrainingConfig, step: int) -> float:

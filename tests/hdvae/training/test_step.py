@@ -15,7 +15,9 @@ from hdvae.objectives.objectives import surrogate_objective
 from hdvae.objectives.score_function import log_q, rloo, vimco
 from hdvae.randomness.noise import NoiseSource
 from hdvae.training import step as steps
+from hdvae.training.finite import FirstNonFinite
 from hdvae.training.snapshot import Snapshot
+from hdvae.training.state import TrainState, quantities_of
 from hdvae.training.step import _backward, train_step
 from tests.hdvae.oracle import CPU
 from tests.hdvae.training.sessions import Memory, batch, experiment_of, fresh, objective_of, run
@@ -162,6 +164,46 @@ def test_a_non_finite_gradient_is_named(bad, clip):
     with pytest.raises(NonFinite, match=f"^non-finite gradient of {parameter} at step 0$"):
         train_step(state, batch())
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.snapshot().tensors.items())
+
+
+def as_on_a_gpu(monkeypatch):
+    """Steps are not waited for."""
+    real = TrainState.fresh
+
+    def fresh(*arguments):
+        state = real(*arguments)
+        state.finite = FirstNonFinite(quantities_of(state.model, state.experiment.training))
+        return state
+
+    monkeypatch.setattr(TrainState, "fresh", fresh)
+
+
+@pytest.mark.parametrize(
+    ("choice", "quantity"), [({}, "log_px"), ({"estimator": "rloo"}, "log_px"), ({"latent": "normal"}, "log_px")]
+)
+def test_where_steps_are_not_waited_for_the_next_report_tells_the_first_such_step(monkeypatch, choice, quantity):
+    """As on a GPU: the same step and quantity, and nothing of it is reported or saved."""
+    experiment = experiment_of(**choice, width=16, depth=3, learning_rate=1e18, evaluation={"every": 5})
+    with pytest.raises(NonFinite) as waited:
+        run(experiment)
+    as_on_a_gpu(monkeypatch)
+    session = Memory()
+    with pytest.raises(NonFinite) as later:
+        run(experiment, session)
+    assert (later.value.step, later.value.quantity) == (waited.value.step, waited.value.quantity) == (1, quantity)
+    assert (session.reports, session.saved) == ([], [])
+    session = Memory(end_at=[3])
+    with pytest.raises(NonFinite, match=f"^non-finite {quantity} at step 1$"):
+        run(experiment, session)
+    assert session.saved == []
+
+
+def test_steps_that_are_finite_give_the_same_numbers_whether_waited_for_or_not(monkeypatch):
+    expected, _ = run(experiment_of())
+    as_on_a_gpu(monkeypatch)
+    state, _ = run(experiment_of())
+    for name, tensor in state.snapshot().tensors.items():
+        assert torch.equal(tensor, expected.snapshot().tensors[name]), name
 
 
 def test_training_stops_at_a_non_finite_quantity():
