@@ -71,8 +71,24 @@ class Session(Protocol):
         ...
 
 
-def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session, device: torch.device) -> TrainState:
+def train(
+    experiment: Experiment,
+    dataset: Dataset,
+    seed: int,
+    session: Session,
+    device: torch.device,
+    source: Callable[[], Snapshot] | None = None,
+) -> TrainState:
     """Train an experiment to its last step, from the latest snapshot of the session if there is one.
+
+    Args:
+        experiment: the settings.
+        dataset: the images.
+        seed: of all randomness.
+        session: where it runs.
+        device: where it computes.
+        source: reads the last snapshot of another run with this seed, which this run goes on from until it has a
+            snapshot of its own.
 
     Reports and snapshots are made every `evaluation.every` steps and at the end. A run that was killed repeats at most
     that many steps, with the same numbers. A run that stops on request repeats none.
@@ -91,6 +107,8 @@ def train(experiment: Experiment, dataset: Dataset, seed: int, session: Session,
     latest = workers.from_first(session.latest)  # read once, so that all workers start from the same snapshot
     if latest is not None:
         state.restore(latest)
+    elif source is not None:
+        state.go_on_from(workers.from_first(source))
     share = workers.share(config.batch_size)
     dtype = next(state.model.parameters()).dtype
     costs = Costs(device, config.batch_size)

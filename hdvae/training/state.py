@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hdvae.config import parse
 from hdvae.evaluation.usage import Usage
 from hdvae.experiment.experiment import Experiment, TrainingConfig
 from hdvae.experiment.schedules import LEARNED, schedule
@@ -18,6 +19,7 @@ from hdvae.network.model import HDVAE
 from hdvae.network.samplers import Temperature
 from hdvae.objectives.temperature import LearnedTemperature
 from hdvae.randomness.seeds import derive
+from hdvae.training.continuation import check_continuation
 from hdvae.training.finite import FirstNonFinite
 from hdvae.training.optimizer import MOMENTS, ROW_MOMENTS, Adamax, Group
 from hdvae.training.snapshot import Snapshot, below, check_names, prefixed
@@ -218,6 +220,26 @@ class TrainState:
             InputError: the snapshot lacks tensors that this state has, or has others.
         """
         self._check(snapshot)
+        self._take(snapshot)
+
+    def go_on_from(self, source: Snapshot) -> None:
+        """Go on from the last step of a run with the same seed, with the settings of this one. The state must be fresh.
+
+        Weights, their average, learned temperatures, the moments of the optimiser and the use of the slots are taken
+        over. An average that the other run did not have begins with its weights.
+
+        Raises:
+            InputError: this run cannot go on from that one (`hdvae.training.continuation`).
+        """
+        before = parse(Experiment, source.values["experiment"], "checkpoint")
+        check_continuation(self.experiment, before, source.values["step"])
+        starts = (*self.snapshot().tensors, *(f"optimizer/{name}/" for name in self.parameters()))
+        tensors = {name: tensor for name, tensor in source.tensors.items() if name.startswith(starts)}
+        if self.average is not None and before.training.ema is None:
+            tensors |= prefixed("average", below("model", source.tensors))
+        self._take(Snapshot(tensors, {"step": source.values["step"], "worse": 0}))
+
+    def _take(self, snapshot: Snapshot) -> None:
         self.model.load_state_dict(below("model", snapshot.tensors))
         if self.temperature is not None:
             self.temperature.load_state_dict(below("temperature", snapshot.tensors))

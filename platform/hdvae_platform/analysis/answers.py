@@ -11,8 +11,9 @@ from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.analysis.labels import distinct_labels, expectation_in_words
 from hdvae_platform.display.text import rounded, table
 from hdvae_platform.store import layout
-from hdvae_platform.store.best import BestTrial, best_trials
+from hdvae_platform.store.best import BestTrial, best_trials, why_none
 from hdvae_platform.store.records import Run
+from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.study import Study
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Answer:
         study: the study.
         best: the best trials, the best in the study's metric first; empty before a trial is complete.
         so_far: whether runs have not ended.
+        none: why there is no best trial, as the end of a sentence about the study; empty if there is one.
         verdicts: one for each expectation of the study file; empty unless they were asked for.
         untested: the expectations, in words, whose test waits for the end of the study.
     """
@@ -60,6 +62,7 @@ class Answer:
     study: Study
     best: Sequence[Best]
     so_far: bool
+    none: str = ""
     verdicts: Sequence[Verdict] = ()
     untested: Sequence[str] = ()
 
@@ -75,7 +78,7 @@ class Answer:
             InputError: no trial is complete, the study has a front and no trial was named, or the trial is not on it.
         """
         if not self.best:
-            raise InputError(f"study {self.study.name} has no complete trial yet")
+            raise InputError(f"study {self.study.name} {self.none}")
         numbers = [one.trial.number for one in self.best]
         if trial is None and self.is_front:
             front = ", ".join(map(str, numbers))
@@ -94,6 +97,7 @@ class Answer:
             "objectives": dict(self.study.search.objectives),
             "held_out": self.study.holds_out,
             "so_far": self.so_far,
+            "constraints": in_words(self.study.search.constraints),
             "best": [self._plain(one) for one in self.best],
             "verdicts": [one.plain() for one in self.verdicts],
         }
@@ -130,12 +134,14 @@ def answer_of(study: Study, runs: Sequence[tuple[Run, Mapping[str, Any]]], *, fi
     handles = [layout.handle(study.name, one.number, one.seed) for one in found]
     best = [Best(*each) for each in zip(found, handles, settings, distinct_labels(settings), strict=True)]
     untested = [] if finished else [expectation_in_words(one) for one in study.expect]
-    return Answer(study, best, so_far=not finished, untested=untested)
+    none = "" if found else why_none(study, [run for run, _ in runs])
+    return Answer(study, best, so_far=not finished, none=none, untested=untested)
 
 
 def answer_in_words(answer: Answer) -> str:
-    """The best trials and the verdicts for a terminal; empty before a trial is complete."""
-    best = [] if not answer.best else [_front(answer) if answer.is_front else _single(answer)]
+    """The best trials and the verdicts for a terminal; of a study without a best trial, why none is feasible."""
+    none = [f"no best trial: study {answer.study.name} {answer.none}"] if answer.study.search.constraints else []
+    best = none if not answer.best else [_front(answer) if answer.is_front else _single(answer)]
     verdicts = [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answer.verdicts]
     untested = [f"expected: {one}\nnot tested before the study is finished" for one in answer.untested]
     return "\n\n".join([*best, *verdicts, *untested])

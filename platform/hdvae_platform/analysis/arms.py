@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdvae_platform.analysis.labels import arm_names
+from hdvae_platform.analysis.labels import arm_names, distinct_labels, marked
 from hdvae_platform.analysis.metric_names import parts_of
 from hdvae_platform.analysis.run_settings import varied_in
 from hdvae_platform.study.space import set_key
@@ -26,6 +26,8 @@ class Arm:
         failed: how many runs failed.
         unfinished: how many runs have not ended.
         trials: (study, trial) of every run, complete or not; usually a single trial.
+        feasible: whether its trial keeps the constraints of its search; None without constraints, before it has values,
+            and where the arm pools trials.
     """
 
     settings: dict[str, Any]
@@ -34,6 +36,7 @@ class Arm:
     failed: int = 0
     unfinished: int = 0
     trials: set[tuple[str, int]] = field(default_factory=set)
+    feasible: bool | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -94,3 +97,9 @@ def with_runs(arms: Sequence[Arm]) -> list[Arm]:
 def names_of(arms: Sequence[Arm]) -> list[str]:
     """The name of each arm: its trial's number, STUDY/TRIAL with several studies, or a letter for pooled trials."""
     return arm_names([arm.trials for arm in arms])
+
+
+def labels_of(arms: Sequence[Arm]) -> list[str]:
+    """The settings of each arm in words, and that its trial is infeasible where it is."""
+    labels = distinct_labels([arm.settings for arm in arms])
+    return [marked(label, arm.feasible) for label, arm in zip(labels, arms, strict=True)]

@@ -7,6 +7,8 @@ metrics that are asked for stay in memory: a study may have ten thousand runs.
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -16,11 +18,13 @@ from typing import Any
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.run_settings import Condition, setting, varied_in
+from hdvae_platform.store.feasibility import MEASURED
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.constraints import is_feasible
 from hdvae_platform.study.space import set_key
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.names import OWN_TAGS, Tag
-from hdvae_platform.tracking.study_run import search_runs, study_names
+from hdvae_platform.tracking.study_run import search_runs, study_names, study_run
 
 MAX_VALUES_NAMED = 8
 """Values of a setting that an error message lists."""
@@ -50,8 +54,10 @@ def read_arms(
     metrics, studies = {*required, *kept}, list(dict.fromkeys(studies))
     arms: dict[str, Arm] = {}
     seen, order = _Seen(), dict[str, tuple[int, int]]()
+    judges = {study: _Judge(client, study) for study in studies}
     for place, study in enumerate(studies):
         for run in _search_runs(client, study):
+            judges[study].add(run)
             seen.add(run, [*by, *(one.path for one in where)])
             if all(one.holds(run) for one in where):
                 settings = _arm_settings(run, by) | ({"study": study} if len(studies) > 1 else {})
@@ -61,6 +67,10 @@ def read_arms(
     seen.check(by, where, required)
     if not arms:
         raise InputError(f"no run has {seen.values_instead_of(where)}")
+    for arm in arms.values():
+        if len(arm.trials) == 1:
+            ((study, trial),) = arm.trials
+            arm.feasible = judges[study].is_feasible(trial)
     return _with_complete_runs([arms[key] for key in sorted(arms, key=order.__getitem__)], studies)
 
 
@@ -72,6 +82,30 @@ def _search_runs(client: Client, study: str) -> Iterator[TrackedRun]:
         raise InputError(f"no study {study} in MLflow at {client.address}{nearest(study, study_names(client))}")
     yield first
     yield from runs
+
+
+class _Judge:
+    """Which trials of a study keep the constraints of its search: by their means over the seeds.
+
+    The last report of a pruned run counts.
+    """
+
+    def __init__(self, client: Client, study: str) -> None:
+        parent = study_run(client, study)
+        self._constraints = {} if parent is None else parent.constraints
+        self._values: dict[int, list[dict[str, float]]] = {}
+
+    def add(self, run: TrackedRun) -> None:
+        if self._constraints and run.state in MEASURED:
+            kept = {metric: run.metrics.get(metric, math.nan) for metric in self._constraints}
+            self._values.setdefault(run.trial, []).append(kept)
+
+    def is_feasible(self, trial: int) -> bool | None:
+        rows = self._values.get(trial)
+        if rows is None:
+            return None
+        means = {metric: statistics.fmean(row[metric] for row in rows) for metric in self._constraints}
+        return is_feasible(self._constraints, means)
 
 
 class _Seen:

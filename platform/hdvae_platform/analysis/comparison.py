@@ -121,6 +121,7 @@ def _plain_arm(arm: Arm, name: str, metrics: Sequence[str]) -> dict[str, Any]:
         "pruned": arm.pruned,
         "failed": arm.failed,
         "unfinished": arm.unfinished,
+        "feasible": arm.feasible,
         "seeds": arm.seeds,
         "handles": [run.handle for run in arm.runs],
         "run_ids": [run.run_id for run in arm.runs],

@@ -10,10 +10,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from hdvae_platform.analysis.arms import names_of
+from hdvae_platform.analysis.arms import labels_of, names_of
 from hdvae_platform.analysis.comparison import Comparison
 from hdvae_platform.analysis.inference import interval
-from hdvae_platform.analysis.labels import distinct_labels
 from hdvae_platform.study.space import set_key
 
 ARM_COLUMNS = ("name", "arm")
@@ -39,7 +38,7 @@ def tidy(comparison: Comparison) -> pd.DataFrame:
 
 
 def _arm_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    labels = distinct_labels([arm.settings for arm in comparison.arms])
+    labels = labels_of(comparison.arms)
     return [
         {
             "what": "arm",
@@ -59,7 +58,7 @@ def _arm_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
     keys = [set_key(arm.settings) for arm in comparison.arms]
-    labels = dict(zip(keys, distinct_labels([arm.settings for arm in comparison.arms]), strict=True))
+    labels = dict(zip(keys, labels_of(comparison.arms), strict=True))
     names, rows = comparison.names, []
     for one in comparison.differences:
         a, b = set_key(one.a.settings), set_key(one.b.settings)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hdvae_platform.analysis.answers import answer_in_words
-from hdvae_platform.analysis.arms import Arm, names_of
+from hdvae_platform.analysis.arms import Arm, labels_of, names_of
 from hdvae_platform.analysis.caveats import as_lines
 from hdvae_platform.analysis.comparison import USUAL_DIFFERENCES, Comparison
-from hdvae_platform.analysis.confirmation import Confirmation, images_of
+from hdvae_platform.analysis.confirmation import Confirmation, confirmed_labels, images_of
 from hdvae_platform.analysis.differences import Difference
-from hdvae_platform.analysis.labels import arm_names_note, distinct_labels, trial_names
+from hdvae_platform.analysis.labels import arm_names_note, trial_names
 from hdvae_platform.analysis.metric_names import USUAL, parts_of
 from hdvae_platform.analysis.plus_minus import error_over_images, plus_minus, plus_minus_note
 from hdvae_platform.analysis.trends import Trend
@@ -99,8 +99,7 @@ def arm_table(arms: Sequence[Arm], metrics: Sequence[str] = ()) -> str:
 
 def names_and_labels(arms: Sequence[Arm]) -> list[str]:
     """Each arm by its name and its settings in words, such as `(2) latent normal`."""
-    labels = distinct_labels([arm.settings for arm in arms])
-    return [f"({name}) {label}" for name, label in zip(names_of(arms), labels, strict=True)]
+    return [f"({name}) {label}" for name, label in zip(names_of(arms), labels_of(arms), strict=True)]
 
 
 def names_note(arms: Sequence[Arm]) -> str:
@@ -117,7 +116,7 @@ def confirmation_table(confirmed: Sequence[Confirmation]) -> str:
 def confirmation_rows(confirmed: Sequence[Confirmation]) -> list[list[str]]:
     """The rows of that table, under `CONFIRMATION_HEADER`."""
     names = trial_names([(one.study, one.trial) for one in confirmed])
-    labels = distinct_labels([one.settings for one in confirmed])
+    labels = confirmed_labels(confirmed)
     return [_confirmation_row(*row) for row in zip(names, labels, confirmed, strict=True)]
 
 

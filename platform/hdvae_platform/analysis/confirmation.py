@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hdvae_platform.analysis.inference import Interval, interval
+from hdvae_platform.analysis.labels import distinct_labels, marked
 from hdvae_platform.analysis.run_settings import PART, Condition, varied_in
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.constraints import Constraints, is_feasible
 from hdvae_platform.tracking.client import Client, TrackedRun
-from hdvae_platform.tracking.study_run import confirmation_runs, search_runs, study_run
+from hdvae_platform.tracking.study_run import StudyRun, confirmation_runs, search_runs, study_run
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Confirmation:
         unfinished: how many runs have not ended.
         sign: 1 if the metric was maximised, −1 if it was minimised.
         held_out: whether the fresh runs are evaluated on images that the search did not see.
+        constraints: of the search.
     """
 
     study: str
@@ -47,6 +50,7 @@ class Confirmation:
     unfinished: int
     sign: int
     held_out: bool = False
+    constraints: Constraints = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -68,9 +72,30 @@ class Confirmation:
         """By how much the value in the search was better than the confirmed one; None without a run."""
         return None if self.confirmed is None else self.sign * (self.search - self.confirmed.mean)
 
+    @property
+    def feasible(self) -> bool | None:
+        """Whether the means over the fresh seeds keep the constraints; None without constraints, or without a run."""
+        if not self.constraints or not self.runs:
+            return None
+        means = {
+            name: statistics.fmean(run.metrics.get(name, math.nan) for run in self.runs) for name in self.constraints
+        }
+        return is_feasible(self.constraints, means)
+
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
-        names = ("study", "trial", "metric", "search", "seeds", "lost", "unfinished", "shrinkage", "held_out")
+        names = (
+            "study",
+            "trial",
+            "metric",
+            "search",
+            "seeds",
+            "lost",
+            "unfinished",
+            "shrinkage",
+            "held_out",
+            "feasible",
+        )
         confirmed = None if self.confirmed is None else {**vars(self.confirmed), "values": self.values}
         return {
             "arm": self.settings,
@@ -79,6 +104,12 @@ class Confirmation:
             "run_ids": [run.run_id for run in self.runs],
             "confirmed": confirmed,
         }
+
+
+def confirmed_labels(confirmed: Sequence[Confirmation]) -> list[str]:
+    """The settings of each confirmed trial in words, and that it is infeasible on its fresh seeds where it is."""
+    labels = distinct_labels([one.settings for one in confirmed])
+    return [marked(label, one.feasible) for label, one in zip(labels, confirmed, strict=True)]
 
 
 def images_of(confirmed: Sequence[Confirmation]) -> str:
@@ -120,7 +151,7 @@ def _confirmations_of(client: Client, study: str, where: Sequence[Condition]) ->
     searched = [run for run in search_runs(client, study) if run.trial in by_trial]
     signs = {metric: 1 if maximises else -1 for metric, maximises in parent.objectives.items()}
     confirmed = {
-        trial: [_confirmation(study, trial, metric, sign, searched, runs) for metric, sign in signs.items()]
+        trial: [_confirmation(parent, trial, metric, sign, searched, runs) for metric, sign in signs.items()]
         for trial, runs in by_trial.items()
     }
     ranked = sorted(confirmed.items(), key=lambda item: (-item[1][0].sign * item[1][0].search, item[0]))
@@ -133,12 +164,12 @@ def _has_value(run: TrackedRun, metric: str) -> bool:
 
 
 def _confirmation(
-    study: str, trial: int, metric: str, sign: int, searched: Sequence[TrackedRun], runs: Sequence[TrackedRun]
+    parent: StudyRun, trial: int, metric: str, sign: int, searched: Sequence[TrackedRun], runs: Sequence[TrackedRun]
 ) -> Confirmation:
     """A confirmed trial in one metric; its value of the search is NaN without one.
 
     Args:
-        study: its name.
+        parent: the run of its study as a whole.
         trial: its number.
         metric: full name.
         sign: 1 if the metric was maximised, −1 if it was minimised.
@@ -149,7 +180,7 @@ def _confirmation(
     ended = sum(run.state is not None and run.state.is_terminal for run in runs)
     counted = sorted((run for run in runs if _has_value(run, metric)), key=lambda run: run.seed)
     return Confirmation(
-        study=study,
+        study=parent.study,
         trial=trial,
         settings=varied_in(runs[0]),
         metric=metric,
@@ -159,4 +190,5 @@ def _confirmation(
         unfinished=len(runs) - ended,
         sign=sign,
         held_out=runs[0].params.get(PART) == "held_out",
+        constraints=parent.constraints,
     )

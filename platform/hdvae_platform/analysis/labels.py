@@ -31,6 +31,15 @@ def label(settings: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "the experiment"
 
 
+def marked(label: str, feasible: bool | None) -> str:
+    """The label of a trial, with a mark where it does not keep the constraints of its search.
+
+    >>> marked("freebits 2", False), marked("freebits 2", None)
+    ('freebits 2 (infeasible)', 'freebits 2')
+    """
+    return f"{label} (infeasible)" if feasible is False else label
+
+
 def distinct_labels(each: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label for each set of settings; those that would look alike show whole paths and values.
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.answers import answer_of
-from hdvae_platform.analysis.arms import Arm, names_of
+from hdvae_platform.analysis.arms import Arm, labels_of, names_of
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.confirmation import confirmations
-from hdvae_platform.analysis.labels import distinct_labels
 from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.analysis.verdicts import verdicts
 from hdvae_platform.report.arm_report import MAX_PRUNED, ArmReport, Curve, PrunedRun, Samples, best_arms
@@ -78,7 +77,7 @@ def read_contents(places: Places, name: str) -> Contents:
 
 
 def _arm_reports(arms: Sequence[Arm], study: Study) -> list[ArmReport]:
-    labels = distinct_labels([arm.settings for arm in arms])
+    labels = labels_of(arms)
     return [
         ArmReport(name, place, label, arm, study.experiment_at(arm.settings))
         for place, (name, label, arm) in enumerate(zip(names_of(arms), labels, arms, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.display.text import brief
 from hdvae_platform.store.places import redacted
+from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.space import Dimension
 from hdvae_platform.study.study import Study
 
@@ -152,8 +153,10 @@ def _search(study: Study) -> str:
     sets, search, confirm = study.parameter_sets(), study.search, study.confirm
     limit = f"{search.hours:g} hours" if sets is None else "1 parameter set" if sets == 1 else f"{sets} parameter sets"
     pruner = f", pruner {search.pruner}" if search.pruner else ""
+    limits = f", with {in_words(search.constraints)}" if search.constraints else ""
     again = f"; the best {confirm.top} trained again with {confirm.seeds} fresh seeds each" if confirm else ""
     again += ", and evaluated on images that the search did not see" if study.holds_out else ""
+    again += f"; each seed goes on from its run of {study.start_from}" if study.start_from else ""
     seeds = ", ".join(map(str, study.seeds))
     wanted = ", ".join(f"{direction} {metric}" for metric, direction in search.objectives.items())
-    return f"{search.method}, {limit}{pruner}, seeds {seeds}; {wanted}{again}"
+    return f"{search.method}, {limit}{limits}{pruner}, seeds {seeds}; {wanted}{again}"

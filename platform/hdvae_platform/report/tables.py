@@ -12,10 +12,9 @@ from hdvae.evaluation.metrics import error_name
 from hdvae_platform.analysis.answers import mean_in_words
 from hdvae_platform.analysis.caveats import checksum, code
 from hdvae_platform.analysis.comparison_text import MAX_INCONCLUSIVE
-from hdvae_platform.analysis.confirmation import Confirmation
+from hdvae_platform.analysis.confirmation import Confirmation, confirmed_labels
 from hdvae_platform.analysis.differences import MAX_ARMS_IN_PAIRS
 from hdvae_platform.analysis.inference import Interval
-from hdvae_platform.analysis.labels import distinct_labels
 from hdvae_platform.analysis.metric_names import BIAS, USUAL, full_name
 from hdvae_platform.analysis.plus_minus import plus_minus, plus_minus_note
 from hdvae_platform.display.text import number, rounded, signed
@@ -240,7 +239,7 @@ def _pairing(one: Difference, seeds: Mapping[str, int]) -> str:
 
 def confirmed_table(contents: Contents) -> Table | None:
     """The confirmed trials; None without any."""
-    labels = distinct_labels([one.settings for one in contents.confirmed])
+    labels = confirmed_labels(contents.confirmed)
     rows = [
         (None, _confirmed_cells(contents, one, label)) for label, one in zip(labels, contents.confirmed, strict=True)
     ]

@@ -24,6 +24,7 @@ from hdvae_platform.analysis.plus_minus import plus_minus, plus_minus_note
 from hdvae_platform.analysis.verdicts import verdicts
 from hdvae_platform.display.text import markdown
 from hdvae_platform.search.search import Assignment
+from hdvae_platform.store.feasibility import feasible_trials
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
@@ -148,14 +149,15 @@ def _confirmed(confirmed: Sequence[Confirmation]) -> list[str]:
     return [markdown(CONFIRMATION_HEADER, rows), images_of(confirmed), "In the search:"] if rows else []
 
 
-def best_run(runs: Sequence[Run], direction: str) -> Run | None:
+def best_run(study: Study, runs: Sequence[Run]) -> Run | None:
     """The run with the best value of the best trial, by confirmation runs if there are any.
 
     `STUDY/best` means the run with the lowest seed instead (`hdvae_platform.store.handles.resolve`).
 
-    Only trials of which all runs are complete count. None if there is no such trial.
+    Only feasible trials of which all runs are complete count. None if there is no such trial.
     """
-    sign = 1 if direction == "maximize" else -1
+    sign = 1 if study.search.direction == "maximize" else -1
+    feasible = feasible_trials(study, runs)
 
     def quality(run: Run) -> float:
         assert run.value is not None
@@ -167,7 +169,10 @@ def best_run(runs: Sequence[Run], direction: str) -> Run | None:
             if run.kind == kind:
                 trials.setdefault(run.trial, []).append(run)
         complete = [same for same in trials.values() if all(run.state == RunState.COMPLETE for run in same)]
+        allowed = [same for same in complete if feasible[same[0].trial]]
         if complete:
-            best = max(complete, key=lambda same: statistics.fmean(map(quality, same)))
+            if not allowed:
+                return None
+            best = max(allowed, key=lambda same: statistics.fmean(map(quality, same)))
             return max(best, key=quality)
     return None

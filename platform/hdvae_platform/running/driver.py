@@ -210,8 +210,8 @@ class Driver:
         live = self._live.get(trial_id)
         if live is None or not isinstance(message, Reported):
             return False
-        value = message.metrics.get(self.study.search.metric)
-        return self.search.report(live.assignment.trial, live.assignment.seed, message.step, value)
+        values = (message.metrics.get(metric) for metric in self.study.search.measured)
+        return self.search.report(live.assignment.trial, live.assignment.seed, message.step, *values)
 
     def received(self, trial_id: str, message: Message | None) -> None:
         """Handle a message of a run. An `Ended` is handled by `ended`, after Tune has released the process."""
@@ -310,6 +310,7 @@ class Driver:
             grouped=self.study.resources.uses_worker_group,
             elsewhere=self._elsewhere,
             goal=Goal(self.study.search.metric, self.study.search.direction),
+            source=self.tracking.sources.get(assignment.seed),
         )
 
     def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
@@ -355,7 +356,7 @@ class Driver:
         journal = Journal(self.storage, self._folder(assignment))
         step = journal.steps()[-1]
         metrics = journal.entry(step).metrics
-        value, *also = (metrics.get(metric, math.nan) for metric in self.study.search.objectives)
+        value, *also = (metrics.get(metric, math.nan) for metric in self.study.search.measured)
         run = self.search.finish(assignment.trial, assignment.seed, value, *also)
         self.tracking.end(assignment, run.state)
         name = self._name(assignment)

@@ -30,7 +30,9 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import study_marker
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run
+from hdvae_platform.store.sources import Source, sources_of
 from hdvae_platform.store.storage import Storage, StorageAway
+from hdvae_platform.study.annealing import experiments_of
 from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.checks import check_images
@@ -113,6 +115,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     machine = this_machine() if launch.address == LOCAL else None
     for caveat in caveats_of_study(study, dataset.size("valid"), machine):
         echo(f"! {caveat}")
+    sources = sources_of(study, experiments_of(study), records, Storage(places.storage, places.patience, echo))
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()
     records.take(study.name, driver, lease.dead(records.study(study.name)))
@@ -121,7 +124,7 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
         records.replan(study.name, study.plan())
         records.recode(study.name, provenance.code())
         stop = stack.enter_context(lease.beating(records, study.name, driver))
-        return _drive(study, places, records, provenance.data_tags(dataset), stop, echo, launch)
+        return _drive(study, places, records, provenance.data_tags(dataset), sources, stop, echo, launch)
 
 
 def _define(study: Study, records: Records, checksum: str, accept_code_change: bool) -> None:
@@ -169,6 +172,7 @@ def _drive(
     places: Places,
     records: Records,
     data_tags: Mapping[str, str],
+    sources: Mapping[int, Source],
     stop: threading.Event,
     echo: Echo,
     launch: Launch,
@@ -177,7 +181,7 @@ def _drive(
     if search.is_done() and not _mlflow_answers(places, echo):
         return Ended(search.runs(), finished=True, sent=False)
     tracker = Tracker(places, echo)
-    tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), data_tags)
+    tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), data_tags, sources)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_stopped_by_signals(driver))

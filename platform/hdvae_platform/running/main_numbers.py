@@ -30,7 +30,7 @@ def main_numbers(client: Client, study: Study, runs: Sequence[Run]) -> dict[str,
         StudyMetric.FAILED: RunState.FAIL,
     }
     numbers = {name: float(sum(run.state == state for run in runs)) for name, state in states.items()}
-    best = best_run(runs, study.search.direction)
+    best = best_run(study, runs)
     if best is None:
         return numbers
     same = [run.run_id for run in runs if (run.trial, run.kind) == (best.trial, best.kind)]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hdvae.training.run_files import addresses
 from hdvae_platform.search.policy import confirmations, trainings_saved
 from hdvae_platform.search.trials import Trial, known_trials
+from hdvae_platform.store.feasibility import feasible_trials
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import handle, run_folder
 from hdvae_platform.store.places import Places
@@ -30,6 +31,7 @@ class StudyState:
         total: the number of all runs, as far as it is known.
         runs: every run that is known, and the parameters of its trial, in the order of trials and seeds.
         trainings_saved: how many full trainings pruning has saved; None without a pruner.
+        feasible: trial → whether it keeps the constraints of the search, once it has values; empty without constraints.
     """
 
     study: str
@@ -38,6 +40,7 @@ class StudyState:
     total: int
     runs: Sequence[tuple[Run, dict[str, Any]]]
     trainings_saved: float | None
+    feasible: Mapping[int, bool]
 
     def count(self, state: RunState) -> int:
         """How many runs are in a state."""
@@ -108,13 +111,17 @@ def state_of(study: Study, record: StudyRecord, runs_known: Sequence[Run], trial
         "running" if record.driven else "finished" if ended >= total else "interrupted"
     )
     saved = None if study.search.pruner is None else trainings_saved(study, trials)
-    return StudyState(record.name, study.claim, state, total, runs, saved)
+    feasible = feasible_trials(study, list(known.values())) if study.search.constraints else {}
+    return StudyState(record.name, study.claim, state, total, runs, saved, feasible)
 
 
 def study_status(places: Places, record: StudyRecord) -> StudyStatus:
     """The status of a recorded study."""
     study, storage, found = record.as_study(), Storage(places.storage), study_state(places, record)
-    rows = [_row(study, storage, run, params, record.driven) for run, params in found.runs]
+    rows = [
+        {**_row(study, storage, run, params, record.driven), "feasible": found.feasible.get(run.trial)}
+        for run, params in found.runs
+    ]
     return StudyStatus(**vars(found), trials=rows)
 
 
@@ -154,6 +161,7 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "gpu_utilization_percent": costs.get("system/gpu_utilization_percent"),
         "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
         "run_id": run.run_id,
+        "started_from": None if study.source is None else handle(*study.source, run.seed),
     }
 
 

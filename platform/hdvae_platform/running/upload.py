@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from hdvae.experiment.experiment import Experiment
@@ -23,12 +24,15 @@ from hdvae_platform.running.descriptions import (
 from hdvae_platform.running.main_numbers import main_metrics, main_numbers
 from hdvae_platform.search.search import Assignment
 from hdvae_platform.store.checkpoints import Checkpoints
+from hdvae_platform.store.feasibility import feasible_trials
 from hdvae_platform.store.journal import ELBO, Entry, Goal, Journal
 from hdvae_platform.store.layout import SAMPLES, SLOTS, handle, per_image_artifact, run_folder
 from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.records import Records, Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.store.sources import Source
 from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.study import Study
 from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
@@ -122,12 +126,20 @@ class StudyTracking:
         records: keeps the run ids, and which runs MLflow holds in full.
         storage: holds the journals.
         data_tags: the tags of the data set (`provenance.data_tags`).
+        sources: seed → the checkpoint that its runs go on from; empty if they start with initial weights.
     """
 
     def __init__(
-        self, study: Study, tracker: Tracker, records: Records, storage: Storage, data_tags: Mapping[str, str]
+        self,
+        study: Study,
+        tracker: Tracker,
+        records: Records,
+        storage: Storage,
+        data_tags: Mapping[str, str],
+        sources: Mapping[int, Source] = MappingProxyType({}),
     ) -> None:
         self._study, self._tracker, self._records, self._storage = study, tracker, records, storage
+        self.sources = sources
         self.data_checksum = data_tags[Tag.DATA_CHECKSUM]
         self._tags = {**provenance.tags(), **data_tags}
         self._parent: str | None = None
@@ -149,14 +161,16 @@ class StudyTracking:
             new: whether it is started for the first time.
         """
         name, trial, seed = self._study.name, assignment.trial, assignment.seed
-        kind = KIND_OF[assignment.kind]
+        kind, source = KIND_OF[assignment.kind], self.sources.get(seed)
+        started = {} if source is None else {Tag.STARTED_FROM: source.handle, Tag.SOURCE_CHECKSUM: source.sha256}
         upload = RunUpload(
             name=run_name(name, assignment),
             identity=run_identity(name, kind, trial, seed),
             tags={
                 **self._tags,
                 Tag.ARM: json.dumps(assignment.params),
-                Tag.FINGERPRINT: experiment.fingerprint,
+                Tag.FINGERPRINT: experiment.fingerprint if source is None else source.fingerprint(experiment),
+                **started,
                 Tag.DESCRIPTION: run_description(self._study, assignment),
             },
             params=settings(experiment, seed),
@@ -218,18 +232,33 @@ class StudyTracking:
         def summarise(client: Client) -> None:
             parent = study_run(client, self._study.name)
             assert parent is not None  # `close` made it
-            best = best_run(self._records.runs(self._study.name), self._study.search.direction)
+            known = self._records.runs(self._study.name)
+            best = best_run(self._study, known)
             complete = sum(run.state == RunState.COMPLETE for run in runs)
             of = f"{complete} complete runs, claim {self._study.claim_digest}"
-            if best is not None and parent.summarised != of:
+            if complete and parent.summarised != of:
+                self._tell_feasibility(client, parent.run_id, known)
                 client.set_tags(parent.run_id, study_summary(client, self._study, self._storage, runs))
-                self._register(client, best)
+                if best is not None:
+                    self._register(client, best)
                 client.set_tags(parent.run_id, {Tag.SUMMARISED: of})
 
         self._tracker.send(close)  # a job of its own: what follows may be refused, by a server without a registry say
         self._tracker.send(count)
         if done:
             self._tracker.send(summarise)
+
+    def _tell_feasibility(self, client: Client, parent: str, runs: Sequence[Run]) -> None:
+        """Tag each run with whether its trial is feasible, and the study's run with how many trials are."""
+        if not self._study.search.constraints:
+            return
+        judged = feasible_trials(self._study, runs)
+        for run in runs:
+            if run.run_id is not None and run.trial in judged:
+                client.set_tags(run.run_id, {Tag.FEASIBLE: str(judged[run.trial]).lower()})
+        counted = f"{sum(judged.values())} of {len(judged)} trials"
+        constraints = in_words(self._study.search.constraints)
+        client.set_tags(parent, {Tag.FEASIBLE: counted, Tag.CONSTRAINTS: constraints})
 
     def _register(self, client: Client, best: Run) -> None:
         """Put the model of the best run into the registry, if its checkpoint is there."""

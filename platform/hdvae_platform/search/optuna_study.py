@@ -6,7 +6,7 @@ No parameter set is tried twice: all randomness comes from seeds, so a repetitio
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,8 +67,7 @@ class OptunaStudy:
             trials = self._optuna.get_trials(deepcopy=False)
             self._optuna.sampler = _sampler(study, len(trials))
         self._id = self._storage.get_study_id_from_name(study.name)
-        if study.search.method.name == "grid":
-            self._enqueue_grid(trials)
+        self._enqueue_unknown(trials)
         found = self.trials()
         self._params = {trial.number: trial.params for trial in found}
         started = [trial for trial in found if trial.optuna_state != RunState.WAITING]
@@ -126,19 +125,24 @@ class OptunaStudy:
         trial.report(value, step)
         return step < self._study.experiment_at(self._params[number]).training.steps and trial.should_prune()
 
-    def tell(self, number: int, state: RunState, values: Sequence[float] | None) -> None:
+    def tell(self, number: int, state: RunState, values: Sequence[float] | None, excesses: Mapping[str, float]) -> None:
         """Tell Optuna how a trial ended.
 
         Args:
             number: the trial's.
             state: COMPLETE, PRUNED or FAIL.
             values: of the metrics of the search, in order; of a complete trial only.
+            excesses: by how much the trial is beyond each limit of the constraints; of a failed trial nothing.
         """
         known = self._find(number)
+        if known.state == TrialState.RUNNING:
+            trial = running_trial(self._optuna, known)
+            for limit in excesses.keys() - known.constraints.keys():  # a launch before may have been killed here
+                trial.set_constraint(limit, excesses[limit])
         if known.state != TrialState.FAIL:
             self._optuna.tell(number, values=values, state=TrialState[state], skip_if_finished=True)
         elif values is not None and not self._has_stand_in(number):
-            self._optuna.add_trial(_stand_in(known, values))
+            self._optuna.add_trial(_stand_in(known, values, excesses))
 
     def _find(self, number: int) -> FrozenTrial:
         return find_trial(self._storage, self._id, number)
@@ -161,9 +165,12 @@ class OptunaStudy:
         trial.set_user_attr(attribute, value)
         self._optuna.tell(trial.number, state=TrialState.FAIL)
 
-    def _enqueue_grid(self, trials: Sequence[FrozenTrial]) -> None:
+    def _enqueue_unknown(self, trials: Sequence[FrozenTrial]) -> None:
+        """Queue the sets of a grid, or those that a search starts with, unless an earlier launch has."""
         known = {set_key(trial.params) for trial in own_trials(self._study, trials)}
-        for params in self._study.grid()[: self._study.parameter_sets()]:
+        is_grid = self._study.search.method.name == "grid"
+        wanted = self._study.grid()[: self._study.parameter_sets()] if is_grid else self._study.start_sets()
+        for params in wanted:
             if set_key(params) not in known:
                 self._enqueue(params)
 
@@ -172,8 +179,8 @@ class OptunaStudy:
         self._optuna.enqueue_trial(encoded(params))
 
 
-def _stand_in(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
-    """A trial that gives Optuna the value of a trial that it keeps as failed."""
+def _stand_in(failed: FrozenTrial, values: Sequence[float], excesses: Mapping[str, float]) -> FrozenTrial:
+    """A trial that gives Optuna the values of a trial that it keeps as failed."""
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE,
         values=values,
@@ -181,6 +188,7 @@ def _stand_in(failed: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
         distributions=failed.distributions,
         intermediate_values=failed.intermediate_values,
         user_attrs={Attribute.INSTEAD_OF: failed.number},
+        constraints=dict(excesses),
     )
 
 

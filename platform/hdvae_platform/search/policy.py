@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from hdvae_platform.search.trials import Trial
+from hdvae_platform.store.feasibility import means
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.pareto import is_dominated
@@ -71,21 +71,18 @@ def trial_outcome(study: Study, runs: Sequence[Run]) -> tuple[RunState, list[flo
     for state in (RunState.FAIL, RunState.PRUNED):
         if state in states:
             return state, None
-    first = statistics.fmean(run.value for run in runs if run.value is not None)
-    return RunState.COMPLETE, [
-        first,
-        *(statistics.fmean(run.also[metric] for run in runs) for metric in study.search.also),
-    ]
+    mean = means(study, runs)
+    return RunState.COMPLETE, [mean[metric] for metric in study.search.objectives]
 
 
 def confirmations(study: Study, trials: Sequence[Trial]) -> list[tuple[int, int]]:
-    """The trials and seeds that confirm a search: its best trials by their means over seeds, the best first.
+    """The trials and seeds that confirm a search: its best feasible trials by their means over seeds, the best first.
 
     With several metrics the trials on the Pareto front come first; within each group the study's first metric decides.
     """
     if study.confirm is None:
         return []
-    complete = [trial for trial in trials if trial.values is not None]
+    complete = [trial for trial in trials if trial.values is not None and trial.is_feasible]
     signs = [1 if direction == "maximize" else -1 for direction in study.search.objectives.values()]
     scores_TM = [[sign * value for sign, value in zip(signs, trial.values or (), strict=True)] for trial in complete]
     ranked = sorted(

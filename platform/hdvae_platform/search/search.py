@@ -7,6 +7,7 @@ first seed is judged at each of its reports. If it is pruned, so is its trial, a
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,10 @@ from hdvae_platform.search.policy import (
 )
 from hdvae_platform.search.run_queue import RunQueue
 from hdvae_platform.search.trials import Trial
+from hdvae_platform.store.feasibility import means
 from hdvae_platform.store.records import Kind, Records, Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.constraints import excesses
 from hdvae_platform.study.study import Study
 
 
@@ -101,7 +104,7 @@ class Search(RunQueue):
         target = 0 if self._has_begun_all_trials() else self._study.parameter_sets() or 0
         trials = max(target, self._optuna.started)
         searching = max(trials * len(self._study.seeds) - self._runs.spared, self._runs.count("search"))
-        return searching + max(self._study.confirmations(trials), self._runs.count("confirmation"))
+        return searching + max(self._confirmations_of(trials), self._runs.count("confirmation"))
 
     def savings(self) -> str | None:
         """What pruning has saved, in a sentence; None without a pruner."""
@@ -112,15 +115,24 @@ class Search(RunQueue):
         saved = trainings_saved(self._study, trials)
         return f"{pruner.name} pruned {pruned} of {len(trials)} trials, which saved {saved:.1f} full trainings"
 
-    def report(self, trial: int, seed: int, step: int, value: float | None) -> bool:
-        """Give the pruner the metric that a run reported at a step; returns whether run and trial are pruned."""
-        run = self._runs[trial, seed]
+    def report(self, trial: int, seed: int, step: int, *values: float | None) -> bool:
+        """Give the pruner the metric that a run reported at a step; returns whether run and trial are pruned.
+
+        Args:
+            trial: of the run.
+            seed: of the run.
+            step: of the report.
+            values: of the metrics that the search reads, in their order; None where the report has none.
+        """
+        run, (value, *others) = self._runs[trial, seed], values
         if not is_prunable(self._study, run, value):
             return False
         assert value is not None
         if not self._optuna.should_prune(trial, step, value):
             return False
-        self._set(run, state=RunState.PRUNED, value=value, error=None)
+        known = zip(self._study.search.measured[1:], others, strict=True)
+        also = {metric: other for metric, other in known if other is not None and math.isfinite(other)}
+        self._set(run, state=RunState.PRUNED, value=value, also=also, error=None)
         self._act_on_end(run)
         return True
 
@@ -130,9 +142,10 @@ class Search(RunQueue):
         Args:
             trial: its trial.
             seed: its seed.
-            values: of the metrics of the search, in their order. A value that is not finite makes the run a failure.
+            values: of the metrics that the search reads, in their order. One that is not finite makes the run a
+                failure.
         """
-        run, metrics = self._runs[trial, seed], dict(zip(self._study.search.objectives, values, strict=True))
+        run, metrics = self._runs[trial, seed], dict(zip(self._study.search.measured, values, strict=True))
         error = not_finite(metrics)
         if error:
             self._set(run, state=RunState.FAIL, error=error)
@@ -152,6 +165,12 @@ class Search(RunQueue):
         target = self._study.parameter_sets()
         hours_are_over = self._study.hours_are_over(self._begun, time.time())
         return hours_are_over or (target is not None and self._optuna.started >= target)
+
+    def _confirmations_of(self, trials: int) -> int:
+        """The number of confirmations among so many trials; exact once it is known how many of these are feasible."""
+        if not self._study.search.constraints or self._runs.searching or not self._has_begun_all_trials():
+            return self._study.confirmations(trials)
+        return len(confirmations(self._study, self._optuna.trials()))
 
     def _confirmations_to_come(self) -> list[tuple[int, int]]:
         """The confirmations that are not recorded yet, once no run of the search is unfinished."""
@@ -180,4 +199,6 @@ class Search(RunQueue):
     def _tell_if_done(self, trial: int) -> None:
         runs = self._runs.of(trial)
         if runs and not self._unfinished(trial):
-            self._optuna.tell(trial, *trial_outcome(self._study, runs))
+            state, values = trial_outcome(self._study, runs)
+            failed, constraints = state == RunState.FAIL, self._study.search.constraints
+            self._optuna.tell(trial, state, values, {} if failed else excesses(constraints, means(self._study, runs)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import optuna
@@ -51,6 +51,7 @@ class Trial:
         values: once complete, for each metric of the search the mean over its seeds.
         optuna_state: its state in Optuna, where a trial that failed stays so.
         last_step: the last step whose value the pruner was given; None without a pruner.
+        excesses: once it has ended, by how much its means are beyond each limit of the search's constraints.
     """
 
     number: int
@@ -59,11 +60,17 @@ class Trial:
     values: Sequence[float] | None
     optuna_state: RunState
     last_step: int | None = None
+    excesses: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def value(self) -> float | None:
         """The value of the study's first metric."""
         return None if self.values is None else self.values[0]
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether a trial that has ended keeps all constraints, as they were told to Optuna."""
+        return all(excess <= 0 for excess in self.excesses.values())
 
 
 @makes_tables
@@ -107,6 +114,7 @@ def own_trials(study: Study, trials: Iterable[FrozenTrial]) -> list[Trial]:
             valid.values if valid.state == TrialState.COMPLETE else None,
             RunState(trial.state.name),
             trial.last_step,
+            valid.constraints,
         )
         for trial in trials
         if trial.user_attrs.keys().isdisjoint((Attribute.CUT_OFF, Attribute.REPEATS, Attribute.INSTEAD_OF))

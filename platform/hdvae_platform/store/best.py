@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hdvae_platform.store.feasibility import feasible_trials
 from hdvae_platform.store.records import Kind, Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.pareto import is_dominated
 from hdvae_platform.study.study import Study
 
@@ -37,24 +39,33 @@ def best_trials(study: Study, runs: Sequence[Run]) -> list[BestTrial]:
 
     The best trial has the best mean over confirmation runs among the trials with complete ones, or, if there are none,
     the best mean over the complete runs of the search among all trials. The front is that of the search. A trial with a
-    failed or pruned run of the search is never among them.
+    failed or pruned run of the search is never among them, nor is one that does not keep the constraints of the search
+    (`store.feasibility`).
 
     Args:
         study: the study.
         runs: its runs.
 
     Returns:
-        Empty if no trial is complete yet.
+        Empty if no trial is complete yet, or none is feasible: `why_none` says which.
     """
+    feasible = feasible_trials(study, runs)
     search, fresh = (_measured(study, runs, kind) for kind in ("search", "confirmation"))
     deciding = search if study.search.also else fresh or search
-    scores = {trial: _scores(study, measured) for trial, measured in deciding.items()}
+    scores = {trial: _scores(study, measured) for trial, measured in deciding.items() if feasible[trial]}
     ranked = sorted(scores, key=lambda trial: (-scores[trial][0], trial))
     if study.search.also:
         best = [trial for trial in ranked if not is_dominated(scores[trial], scores.values())]
     else:
         best = ranked[:1]
     return [BestTrial(trial, _lowest_seed(trial, runs), search.get(trial, {}), fresh.get(trial, {})) for trial in best]
+
+
+def why_none(study: Study, runs: Sequence[Run]) -> str:
+    """Why a study has no best trial, as the end of a sentence about it."""
+    if not _measured(study, runs, "search"):
+        return "has no complete trial yet"
+    return f"has no feasible trial: none has {in_words(study.search.constraints)}"
 
 
 def _measured(study: Study, runs: Sequence[Run], kind: Kind) -> dict[int, dict[str, list[float]]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hdvae.errors import InputError
 from hdvae_platform.store import layout
-from hdvae_platform.store.best import best_trials
+from hdvae_platform.store.best import best_trials, why_none
 from hdvae_platform.store.records import Records, Run, StudyRecord
 
 BEST = "best"
@@ -134,7 +134,7 @@ def _best(record: StudyRecord, runs: Sequence[Run]) -> Run:
     problem = f"no run {study.name}/{BEST}: study {study.name}"
     best = best_trials(study, runs)
     if not best:
-        raise InputError(f"{problem} has no complete trial yet")
+        raise InputError(f"{problem} {why_none(study, runs)}")
     if study.search.also:
         front = ", ".join(layout.handle(study.name, one.number, one.seed) for one in best)
         metrics = ", ".join(study.search.objectives)

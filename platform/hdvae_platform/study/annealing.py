@@ -42,7 +42,10 @@ class Annealing:
 def annealing(study: Study) -> Annealing | None:
     """The schedule of a study that ends last; None if all are constant."""
     found = [
-        Annealing(f"training.{name}", end) for one in _experiments(study) for name, end in _ends(one).items() if end > 0
+        Annealing(f"training.{name}", end)
+        for one in experiments_of(study)
+        for name, end in _ends(one).items()
+        if end > 0
     ]
     return max(found, key=lambda one: one.end, default=None)
 
@@ -58,7 +61,7 @@ def default_grace(study: Study) -> int:
 
 def longest(study: Study) -> int:
     """The training steps of the longest run."""
-    return max(experiment.training.steps for experiment in _experiments(study))
+    return max(experiment.training.steps for experiment in experiments_of(study))
 
 
 def _ends(experiment: Experiment) -> dict[str, int]:
@@ -68,7 +71,7 @@ def _ends(experiment: Experiment) -> dict[str, int]:
     return {name: math.ceil(end_of(spec)) for name, spec in specs.items() if spec != LEARNED}
 
 
-def _experiments(study: Study) -> list[Experiment]:
+def experiments_of(study: Study) -> list[Experiment]:
     """The experiments of all trials as far as their schedules and lengths differ; of a range, those of its ends."""
     space = {path: _corners(study.space[path]) for path in study.space if path in set(_relevant(study.space))}
     found = []

@@ -11,8 +11,10 @@ from hdvae.errors import InputError, nearest
 from hdvae.evaluation.metrics import check_tunable, metric_names
 from hdvae.experiment.experiment import Experiment
 from hdvae.randomness.shares import check_shares
+from hdvae.training.continuation import FREE
 from hdvae_platform.study.expectation import Expectation, Settings, fitting, sides
-from hdvae_platform.study.space import Dimension, count_sets, fits
+from hdvae_platform.study.space import PRESET, Dimension, count_sets, fits
+from hdvae_platform.study.start_sets import check_start_sets
 from hdvae_platform.study.study import SearchConfig, Study
 
 MOST_SETS = 10_000
@@ -40,15 +42,36 @@ def check(study: Study, where: str) -> None:
             f"{where}: confirm.images: held_out decides which part of the validation images a run is evaluated on: "
             "leave out evaluation.part"
         )
+    _check_source(study, where)
     _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)])
     _check_pruner(study, where)
     experiments = [study.experiment, *_check_space(study, where)]
+    check_start_sets(study, where)
     if method == "grid":
         if (sets := count_sets(study.space)) > MOST_SETS:
             raise InputError(f"{where}: space: a grid of {sets} parameter sets; at most {MOST_SETS} are allowed")
         experiments = [study.experiment_at(params) for params in study.grid()]
     for place, expectation in enumerate(study.expect):
         _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)
+
+
+def _check_source(study: Study, where: str) -> None:
+    """Runs that go on from others have their networks and their seeds."""
+    if study.source is None:
+        return
+    if study.source[0] == study.name:
+        raise InputError(f"{where}: start_from: {study.start_from} is a trial of this study: give it another name")
+    if study.confirm is not None:
+        raise InputError(
+            f"{where}: confirm: fresh seeds have no checkpoint in {study.start_from} to go on from: leave out confirm, "
+            "or start_from"
+        )
+    network = [path for path in study.space if path == PRESET or path.startswith("model.")]
+    differing = [path for path in network if path != f"model.{FREE}"]
+    if differing:
+        raise InputError(
+            f"{where}: space.{differing[0]}: the network is that of {study.start_from}: leave it out, or start_from"
+        )
 
 
 def check_images(study: Study, available: int) -> None:
@@ -77,11 +100,12 @@ def _check_space(study: Study, where: str) -> list[Experiment]:
 
 def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
     """Each metric of the search is measured on `valid`, and named once."""
-    for metric in search.objectives:
+    fields = {**dict.fromkeys(search.constraints, "constraints"), **dict.fromkeys(search.also, "also")}
+    for metric in search.measured:
         try:
             check_tunable(metric)
         except InputError as fault:
-            raise InputError(f"{where}: search.{'metric' if metric == search.metric else 'also'}: {fault}") from None
+            raise InputError(f"{where}: search.{fields.get(metric, 'metric')}: {fault}") from None
         if metric.startswith("valid/") and metric not in measured:
             raise InputError(f"{where}: {metric} is not measured{nearest(metric, measured)}")
     if search.metric in search.also:
@@ -96,10 +120,10 @@ def _check_pruner(study: Study, where: str) -> None:
     name = search.pruner.name
     if search.also:
         raise InputError(f"{at}: {name} prunes by one metric, but search.also names more: leave out one of the two")
-    if search.metric.startswith("valid/iw_elbo"):
+    late = [metric for metric in search.measured if metric.startswith("valid/iw_elbo")]
+    if late:
         raise InputError(
-            f"{at}: {search.metric} is measured at the end only; a pruner needs a metric of every report, such as "
-            "valid/elbo"
+            f"{at}: {late[0]} is measured at the end only; a pruner needs metrics of every report, such as valid/elbo"
         )
     if "evaluation.every" in study.space:
         raise InputError(

@@ -77,6 +77,20 @@ class Dimension(Config):
             return list(range(int(low), int(high) + 1))
         return [low, high]
 
+    def admits(self, value: Any) -> bool:
+        """Whether a value is one of this dimension."""
+        if self.choices is not None:
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        low, high = self._ends()
+        kinds = int if self.is_integer else int | float
+        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+    def __str__(self) -> str:
+        """Its values in words."""
+        if self.choices is not None:
+            return f"one of {', '.join(json.dumps(choice) for choice in self.choices)}"
+        return f"{'a whole number ' if self.is_integer else ''}from {self.low:g} to {self.high:g}"
+
     def _ends(self) -> tuple[float, float]:
         assert self.low is not None
         assert self.high is not None

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from hdvae.config import Config, parse
 from hdvae.experiment import presets
 from hdvae.experiment.experiment import Experiment
 from hdvae.randomness.seeds import derive
 from hdvae_platform.study import space as spaces
+from hdvae_platform.study.constraints import Limits
 from hdvae_platform.study.expectation import Expectation
 from hdvae_platform.study.resources import ResourcesConfig
 from hdvae_platform.study.search_config import Direction, MethodConfig, NoSettings, PrunerConfig
@@ -39,12 +40,21 @@ class SearchConfig(Config):
     direction: Direction = "maximize"
     also: dict[str, Direction] = Field(default_factory=dict)
     """Further metrics to optimise: instead of one best trial there is then a Pareto front."""
+    start_with: tuple[dict[str, JsonValue], ...] = ()
+    """Parameter sets that are tried first."""
+    constraints: dict[str, Limits] = Field(default_factory=dict)
+    """Limits that metrics of a trial must keep, by its means over the seeds."""
     pruner: PrunerConfig | None = None
 
     @property
     def objectives(self) -> dict[str, Direction]:
         """Every metric that the search optimises, with its direction; the first is the study's metric."""
         return {self.metric: self.direction, **self.also}
+
+    @property
+    def measured(self) -> list[str]:
+        """Every metric that the search reads, each once: its objectives, and what its constraints are about."""
+        return list(dict.fromkeys([*self.objectives, *self.constraints]))
 
 
 class ConfirmConfig(Config):
@@ -66,6 +76,12 @@ def _checked_name(name: str) -> str:
     )
 
 
+def _checked_trial(text: str) -> str:
+    if re.fullmatch(r"[^/:]+/\d+", text):
+        return text
+    raise ValueError(f"{json.dumps(text)} is no trial: write STUDY/TRIAL, such as first/2")
+
+
 class Study(Config):
     """One study file."""
 
@@ -74,11 +90,21 @@ class Study(Config):
     expect: tuple[Expectation, ...] = ()
     """What the claim says of the arms; the report says whether the data support it."""
     experiment: Experiment
+    start_from: Annotated[str, AfterValidator(_checked_trial)] | None = None
+    """A trial of another study, `STUDY/TRIAL`: each seed goes on from the checkpoint of its own run there."""
     space: dict[str, Dimension] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, max_length=1000)] = (0,)
     confirm: ConfirmConfig | None = None
     resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def source(self) -> tuple[str, int] | None:
+        """Study and trial from which the runs go on; None if they start with initial weights."""
+        if self.start_from is None:
+            return None
+        name, _, trial = self.start_from.rpartition("/")
+        return name, int(trial)
 
     @property
     def holds_out(self) -> bool:
@@ -110,12 +136,17 @@ class Study(Config):
         """The part of a study that never changes under its name: another definition needs another name."""
         return {
             "experiment": self.experiment.plain(),
+            "start_from": self.start_from,
             "confirm.images": "held_out" if self.holds_out else "same",
             "space": {path: dimension.model_dump(mode="json") for path, dimension in self.space.items()},
             "method": self.search.method.model_dump(mode="json"),
             "metric": self.search.metric,
             "direction": self.search.direction,
             "also": [list(pair) for pair in self.search.also.items()],
+            "constraints": {
+                metric: limits.model_dump(mode="json", exclude_none=True)
+                for metric, limits in self.search.constraints.items()
+            },
             "pruner": self.search.pruner.model_dump(mode="json") if self.search.pruner else None,
         }
 
@@ -132,6 +163,7 @@ class Study(Config):
             "expect": [one.model_dump(mode="json", exclude_none=True) for one in self.expect],
             "trials": self.search.trials,
             "hours": self.search.hours,
+            "start_with": self.start_sets(),
             "seeds": list(self.seeds),
             "confirm": self.confirm.model_dump(mode="json") if self.confirm else None,
             "resources": self.resources.model_dump(mode="json"),
@@ -140,14 +172,14 @@ class Study(Config):
     @staticmethod
     def rebuilt(name: str, definition: Mapping[str, Any], plan: Mapping[str, Any]) -> Study:
         """The study with a recorded definition and plan; a setting that did not exist then has its default."""
-        search: dict[str, Any] = {
-            key: definition[key] for key in ("method", "metric", "direction", "pruner") if key in definition
-        }
+        kept = ("method", "metric", "direction", "constraints", "pruner")
+        search: dict[str, Any] = {key: definition[key] for key in kept if key in definition}
         search |= {"also": dict(definition.get("also", ()))}
-        search |= {key: plan[key] for key in ("trials", "hours") if key in plan}
+        search |= {key: plan[key] for key in ("trials", "hours", "start_with") if key in plan}
         parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
-        kept = {key: plan[key] for key in ("claim", "expect", "seeds", "confirm", "resources") if key in plan}
-        return parse(Study, {"name": name, **parts, **kept}, f"study {name}")
+        parts |= {"start_from": definition.get("start_from")}
+        planned = {key: plan[key] for key in ("claim", "expect", "seeds", "confirm", "resources") if key in plan}
+        return parse(Study, {"name": name, **parts, **planned}, f"study {name}")
 
     def confirmation_seeds(self) -> list[int]:
         """The seeds of confirmation runs: none of the search's, the same for every trial, so that trials are paired."""
@@ -175,6 +207,17 @@ class Study(Config):
     def sets(self, random: np.random.Generator) -> Iterator[dict[str, Any]]:
         """The parameter sets of the space in the order of the file, each once; real numbers are drawn at random."""
         return spaces.parameter_sets(self.space, random)
+
+    def start_sets(self) -> list[dict[str, Any]]:
+        """The parameter sets that are tried first, as a sampler would suggest them: in the order of the space."""
+        return [
+            {
+                path: float(params[path]) if dimension.choices is None and not dimension.is_integer else params[path]
+                for path, dimension in self.space.items()
+                if path in params
+            }
+            for params in self.search.model_dump(mode="json")["start_with"]
+        ]
 
     def parameter_sets(self) -> int | None:
         """The number of parameter sets that the search tries at most; None if only its hours limit it."""

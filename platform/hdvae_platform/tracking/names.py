@@ -34,6 +34,10 @@ class Tag:
     """The varied settings: dotted path → value, as JSON."""
     FINGERPRINT: Final = "hdvae.fingerprint"
     """A checksum of the experiment."""
+    STARTED_FROM: Final = "hdvae.started_from"
+    """The handle of the run that a run goes on from; absent if it starts with initial weights."""
+    SOURCE_CHECKSUM: Final = "hdvae.source_checksum"
+    """The checksum of the checkpoint that a run goes on from."""
     DATA_CHECKSUM: Final = "hdvae.data_checksum"
     DATA_OVERLAP: Final = "hdvae.data_overlap"
     """Which images stand in two splits of the data, in words; `none` if no image does."""
@@ -44,6 +48,11 @@ class Tag:
     """How a run was evaluated on test images."""
     BEST: Final = "hdvae.best"
     """Of a study's run: the handle of the best trial's run, or those of the Pareto front."""
+    FEASIBLE: Final = "hdvae.feasible"
+    """Whether the trial of a run keeps the constraints of its search, `true` or `false`; of a study's run how many
+    trials do. Only where the search has constraints."""
+    CONSTRAINTS: Final = "hdvae.constraints"
+    """Of a study's run: the constraints of its search, in words."""
     SUMMARISED: Final = "hdvae.summarised"
     """Of a study's run: how many runs its description and the registered model account for."""
     REPORTED: Final = "hdvae.reported"
@@ -98,6 +107,8 @@ class Param:
     """Of a study's run: `minimize` or `maximize`."""
     ALSO: Final = "also"
     """Of a study's run: pairs of a further metric and its direction, as JSON."""
+    CONSTRAINTS: Final = "constraints."
+    """How those of a study's run begin that are limits of its search: `constraints.METRIC.at_most`."""
 
 
 EVALUATION = "evaluation"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.constraints import Limits
 from hdvae_platform.tracking.client import Client, TrackedRun
 from hdvae_platform.tracking.names import Param, RunKind, Tag
 
@@ -28,6 +29,16 @@ class StudyRun(TrackedRun):
         """Every metric that the search optimises, and whether it looks for its largest value; `metric` first."""
         also = dict(json.loads(self.params.get(Param.ALSO, "[]")))
         return {self.metric: self.maximises, **{metric: way == "maximize" for metric, way in also.items()}}
+
+    @property
+    def constraints(self) -> dict[str, Limits]:
+        """The constraints of the search."""
+        limits: dict[str, dict[str, float]] = {}
+        for name, value in self.params.items():
+            if name.startswith(Param.CONSTRAINTS):
+                metric, _, limit = name.removeprefix(Param.CONSTRAINTS).rpartition(".")
+                limits.setdefault(metric, {})[limit] = float(value)
+        return {metric: Limits(**kept) for metric, kept in limits.items()}
 
     @property
     def summarised(self) -> str | None:

@@ -15,6 +15,7 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.network.precision import precision_caveat
 from hdvae.training.loop import train
 from hdvae.training.process import prepare_process
+from hdvae.training.snapshot import Snapshot
 from hdvae.training.state import TrainState
 from hdvae.workers import ALONE, Workers
 from hdvae_platform.display.image_grid import grid_png
@@ -23,9 +24,10 @@ from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import samples_file, slots_file, study_of
+from hdvae_platform.store.sources import Source
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.training.computing import computing
-from hdvae_platform.training.messages import Notify, Started, Warned
+from hdvae_platform.training.messages import Notify, Resumed, Started, Warned
 from hdvae_platform.training.session import RunSession
 from hdvae_platform.training.spec import RunSpec
 from hdvae_platform.training.stop_watcher import StopWatcher
@@ -72,9 +74,17 @@ def run(spec: RunSpec, notify: Notify, workers: Workers = ALONE, leaving: Callab
     with StopWatcher(leaving, asked) as watcher:
         on = computing(spec.threads, workers.size, device)
         session = RunSession(attempt, notify, workers, watcher.stop_requested, Goal(**spec.goal), on)
-        state = train(experiment, dataset, spec.seed, session, device)
+        source = None if spec.source is None else partial(_read, Source(**spec.source), storage, notify)
+        state = train(experiment, dataset, spec.seed, session, device, source)
     if workers.is_first:
         _draw_pictures(attempt, state, spec.seed)
+
+
+def _read(source: Source, storage: Storage, notify: Notify) -> Snapshot:
+    """The checkpoint that a run goes on from."""
+    snapshot = source.read(storage)
+    notify(Resumed(source.step))
+    return snapshot
 
 
 def _draw_pictures(attempt: Attempt, state: TrainState, seed: int) -> None:

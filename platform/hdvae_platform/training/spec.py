@@ -10,6 +10,7 @@ from hdvae.experiment.experiment import Experiment
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.journal import ELBO, Goal
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.sources import Source
 from hdvae_platform.store.storage import Storage
 
 
@@ -31,6 +32,7 @@ class RunSpec:
         grouped: whether the workers are a group of processes of their own; otherwise the run's only process trains it.
         patience: seconds to wait for a storage that is full or away.
         goal: the fields of the `Goal` by which the best checkpoint is chosen.
+        source: the fields of the `Source` that the run goes on from; None if it starts with initial weights.
     """
 
     folder: str
@@ -46,6 +48,7 @@ class RunSpec:
     grouped: bool = False
     patience: float = 0.0
     goal: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] | None = None
 
     @staticmethod
     def of(
@@ -61,6 +64,7 @@ class RunSpec:
         grouped: bool = False,
         elsewhere: bool = False,
         goal: Goal = ELBO,
+        source: Source | None = None,
     ) -> RunSpec:
         """The spec of a run, with paths valid in every process. If `elsewhere`, it may run without the home folder."""
         plain = experiment.plain()
@@ -80,6 +84,7 @@ class RunSpec:
             grouped=grouped,
             patience=places.patience,
             goal=asdict(goal),
+            source=None if source is None else asdict(source),
         )
 
     def plain(self) -> dict[str, Any]:

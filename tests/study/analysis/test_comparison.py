@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -475,3 +477,31 @@ def test_only_differences_that_are_withheld_are_missed():
     against = compare(*many, against={"a": 3})
     assert (len(against.differences), against.caveats) == (2 * 13 - 13, [])
     assert compare(*many, trend="a", metrics=["valid/elbo"]).caveats == []
+
+
+def test_trials_that_do_not_keep_the_constraints_are_marked():
+    """By their means over the seeds, a pruned one by its last report; confirmed ones by their fresh seeds."""
+
+    def one(kind, trial, seed, kl, state="COMPLETE"):
+        made = confirmable(kind, trial, seed, -10.0 - trial, state)
+        return replace(made, params={"model.width": "8"}, metrics={**made.metrics, "valid/kl": kl})
+
+    parent = replace(searched(), params={**searched().params, "constraints.valid/kl.at_most": "1.0"})
+    runs = [
+        *(one("run", 0, seed, kl) for seed, kl in enumerate((0.5, 1.7))),
+        *(one("run", 1, seed, kl) for seed, kl in enumerate((0.9, 1.1))),
+        one("run", 2, 0, 1.5, "PRUNED"),
+        one("run", 3, 0, 0.5, "RUNNING"),
+        one("confirmation", 1, 7, 1.25),
+    ]
+    found = compare(parent, *runs)
+    assert [arm["feasible"] for arm in found.plain()["arms"]] == [False, True, False, None]
+    assert [confirmed["feasible"] for confirmed in found.plain()["confirmations"]] == [False]
+    shown = as_text(found)
+    assert re.findall(r"\((\d)\) a \d \(infeasible\)", shown) == ["0", "2"]
+    assert "trial 1: a 1 (infeasible)" in shown
+    pooled = answer(Store(parent, *runs), Question(["s"], by=["model.width"]))
+    assert [arm.feasible for arm in pooled.arms] == [None]
+    free = compare(searched(), *runs)
+    assert "infeasible" not in as_text(free)
+    assert [arm.feasible for arm in free.arms] == [None] * 4

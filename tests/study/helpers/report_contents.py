@@ -57,7 +57,7 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
         arm.curves = {run.run_id: (curves or {}).get(i, {}) for run in runs}
         arms.append(arm)
     kept = best_arms(arms, study)
-    status = StudyStatus("made", "Made up.", "finished", 0, runs=[], trainings_saved=None, trials=[])
+    status = StudyStatus("made", "Made up.", "finished", 0, [], trainings_saved=None, feasible={}, trials=[])
     for arm in arms:
         for run, seed in zip(arm.arm.runs, arm.arm.seeds, strict=True):
             row = {"number": arm.place, "seed": seed, "state": "COMPLETE", "kind": "search", "error": None}

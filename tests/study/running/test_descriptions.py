@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -47,8 +48,17 @@ CONFIRMED = [run(1, 7, -4.0, kind="confirmation"), run(1, 8, -2.0, kind="confirm
         ([], "maximize", None),
     ],
 )
-def test_the_best_run(runs, direction, best):
-    found = best_run(runs, direction)
+def test_the_best_run(edit, runs, direction, best):
+    found = best_run(load_study(edit({"search/direction": direction})), runs)
+    assert (None if found is None else (found.trial, found.seed)) == best
+
+
+@pytest.mark.parametrize(("limit", "best"), [(3.0, (0, 1)), (2.0, (1, 0)), (0.5, None)])
+def test_the_best_run_is_of_a_feasible_trial(edit, limit, best):
+    study = load_study(edit({"search/constraints": {"valid/kl": {"at_most": limit}}}))
+    kls = {0: 2.5, 1: 1.0}
+    runs = [replace(one, also={"valid/kl": kls[one.trial]}) for one in SEARCH if one.trial in kls]
+    found = best_run(study, runs)
     assert (None if found is None else (found.trial, found.seed)) == best
 
 

@@ -42,3 +42,23 @@ def test_a_driver_that_was_replaced_makes_no_run(begin, places, monkeypatch):
     Records(places.database).take("small", "second")
     assert ["taken" in line or "took" in line for line in begin()] == [True]
     assert list(Client(places).find({"hdvae.kind": "run"})) == []
+
+
+def test_mlflow_is_told_which_trials_are_feasible(edit, places):
+    changes = {"search/constraints": {"valid/kl": {"at_most": 1.0}}, "seeds": [0], "search/trials": 2}
+    study = load_study(edit(changes))
+    records = Records(places.database)
+    records.define(study.name, study.definition(), study.plan(), {})
+    records.take(study.name, "this test")
+    search, tracker = Search(study, places.database, records), Tracker(places, print)
+    tracking = StudyTracking(study, tracker, records, Storage(places.storage), {"hdvae.data_checksum": ""})
+    for kl in (2.0, 0.5):
+        run = search.next()
+        tracking.begin(run, study.experiment_at(run.params), new=True)
+        tracking.end(run, search.finish(run.trial, run.seed, -1.0, kl).state)
+    tracking.end_study(search.runs(), done=True)
+    assert tracker.close(60)
+    found = {run.tags.get("hdvae.trial"): run for run in Client(places).find({"hdvae.study": "small"})}
+    assert [found[trial].tags["hdvae.feasible"] for trial in ("0", "1", None)] == ["false", "true", "1 of 2 trials"]
+    assert found[None].tags["hdvae.constraints"] == "valid/kl at most 1"
+    assert found[None].params["constraints.valid/kl.at_most"] == "1.0"

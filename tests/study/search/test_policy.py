@@ -56,3 +56,14 @@ def test_the_pareto_front_is_confirmed_before_dominated_trials(study):
     trials = [Trial(n, RunState.COMPLETE, {}, value, RunState.COMPLETE) for n, value in enumerate(values)]
     seeds = two.confirmation_seeds()
     assert confirmations(two, trials) == [(0, seeds[0]), (0, seeds[1]), (2, seeds[0]), (2, seeds[1])]
+
+
+def test_only_feasible_trials_are_confirmed(study):
+    bounded = study(constraints={"valid/kl": {"at_most": 1.0}})
+    beyond = [{"valid/kl at most 1": excess} for excess in (0.1, 0.0, -0.5, -0.9)]
+    trials = [
+        Trial(n, RunState.COMPLETE, {}, [-float(n)], RunState.COMPLETE, excesses=excess)
+        for n, excess in enumerate(beyond)
+    ]
+    assert [trial for trial, _ in confirmations(bounded, trials)] == [1, 1, 2, 2]
+    assert confirmations(bounded, trials[:1]) == []

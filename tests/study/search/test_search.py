@@ -3,10 +3,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 
 import optuna
 import pytest
 
+from benchmarks.constraints import OPTIMUM
+from benchmarks.constraints import search as benchmark
 from hdvae_platform.search import optuna_study
 from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.search.optuna_study import DRAWS
@@ -14,10 +17,12 @@ from hdvae_platform.search.search import Search
 from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Fenced
+from hdvae_platform.store.best import why_none
 from hdvae_platform.store.records import Records
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.search_config import PrunerConfig
 from hdvae_platform.study.space import set_key
+from hdvae_platform.study.study import Study
 
 SPACE = {
     "training.freebits": {"low": 0.1, "high": 4.0, "log": True},
@@ -230,6 +235,162 @@ def test_a_driver_whose_study_was_taken_issues_and_tells_nothing(study_file, url
             act()
     reissued = Search(study, url, new).next()
     assert (reissued.trial, reissued.seed, reissued.attempt) == (first.trial, first.seed, 2)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_sets_to_start_with_are_tried_first_and_once(edit, begin, url, method):
+    first = {"training.temperature": 0.1, "model.width": 4, "training.freebits": 1}
+    second = {"training.freebits": 0.5, "model.width": 16, "training.temperature": [[0, 0.8], [20, 0.1]]}
+    third = {"training.freebits": 4.0, "model.width": 2, "training.temperature": 0.1}
+
+    def study(*sets):
+        search = {"method": method, "trials": 6, "start_with": list(sets)}
+        return load_study(edit({"space": SPACE, "search": search, "seeds": [0]}))
+
+    search, tried = begin(study(first, second)), []
+    tried.append(search.next().params)
+    for sets in ((first, second), (first, second, third)):
+        again = begin(study(*sets))
+        run = again.next()
+        tried.append(run.params)
+        again.finish(run.trial, run.seed, 1.0)
+    tried += [run.params for run in finish_all(again)]
+    assert tried[0] == tried[1] == {**first, "training.freebits": 1.0}, "an interrupted run goes on"
+    assert tried[2:4] == [second, third]
+    assert len(tried) == 7, "one of them twice"
+    assert len(set(map(set_key, tried))) == 6
+    assert Study.rebuilt("small", study(first).definition(), study(first).plan()).start_sets() == [tried[0]]
+
+
+KL = "valid/kl at most 1"
+
+
+@pytest.fixture
+def constrained(edit):
+    """Three sets with two seeds; the best two are confirmed with one seed."""
+    return load_study(
+        edit(
+            {
+                "space": {"training.freebits": {"choices": [1.0, 2.0, 3.0]}},
+                "search/constraints": {"valid/kl": {"at_most": 1.0}},
+                "confirm": {"top": 2, "seeds": 1},
+            }
+        )
+    )
+
+
+def searched(search, kls):
+    """Finish the runs of the search, with the KL of each; the better, the lower the trial's number."""
+    for kl in kls:
+        run = search.next()
+        search.finish(run.trial, run.seed, -float(run.trial), kl)
+
+
+def test_a_trial_is_feasible_by_its_means_over_the_seeds(constrained, begin, url):
+    search = begin(constrained)
+    assert search.total_runs() == 8
+    searched(search, [0.5, 1.7, 0.9, 1.1, 0.25])
+    search = begin(constrained)
+    searched(search, [0.25])
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.constraints[KL] for trial in stored] == pytest.approx([0.1, 0.0, -0.75])
+    assert [trial.is_feasible for trial in known_trials(constrained, url)] == [False, True, True]
+    assert search.total_runs() == 8
+    confirmed = finish_all_of(search, 0.5)
+    assert [run.trial for run in confirmed] == [1, 2], "trial 0 is better, but not feasible"
+
+
+def finish_all_of(search, kl):
+    runs = []
+    while (run := search.next()) is not None:
+        search.finish(run.trial, run.seed, 1.0, kl)
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_where_no_trial_is_feasible_none_is_confirmed_and_this_is_said(constrained, begin):
+    search = begin(constrained)
+    assert why_none(constrained, search.runs()) == "has no complete trial yet"
+    searched(search, [2.0] * 5)
+    assert search.total_runs() == 8
+    searched(search, [2.0])
+    assert search.is_done()
+    assert search.total_runs() == 6
+    assert why_none(constrained, search.runs()) == "has no feasible trial: none has valid/kl at most 1"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_launch_that_was_killed_between_constraint_and_value_loses_neither(constrained, begin, url):
+    search = begin(constrained)
+    search.next(), search.next()
+    for seed in (0, 1):
+        search._records.set_run("small", 0, seed, state="COMPLETE", value=-1.0, also={"valid/kl": 1.5})
+    trial = optuna.load_study(study_name="small", storage=url).trials[0]
+    optuna_study.running_trial(search._optuna._optuna, trial).set_constraint(KL, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        begin(constrained)
+    stored = optuna.load_study(study_name="small", storage=url).trials[0]
+    assert (stored.state.name, stored.value, stored.constraints) == ("COMPLETE", -1.0, {KL: 0.5})
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_mended_trial_carries_its_constraints(constrained, begin, url):
+    search = begin(constrained)
+    for _ in range(2):
+        run = search.next()
+        search.fail(run.trial, run.seed, "non-finite")
+    mended = begin(constrained, retry_failed=True)
+    searched(mended, [3.0, 3.0])
+    (first, *_), stored = known_trials(constrained, url), optuna.load_study(study_name="small", storage=url).trials
+    assert not first.is_feasible
+    assert [trial.constraints for trial in stored if trial.state.name == "COMPLETE"] == [{KL: 2.0}]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_pruned_trial_is_feasible_by_its_last_report(edit, begin, url):
+    changes = {
+        "experiment/training/steps": 40,
+        "space": {"training.freebits": {"choices": [1.0, 2.0, 3.0, 4.0]}},
+        "search": {"pruner": "asha", "constraints": {"valid/kl": {"at_most": 1.0}}},
+        "seeds": [0],
+    }
+    search = begin(load_study(edit(changes)))
+    for value, kl in ((-1.0, 0.5), (-2.0, 0.5), (-3.0, 1.5), (-4.0, math.nan)):
+        run = search.next()
+        assert search.report(run.trial, 0, 10, value, kl) == (value < -1.0)
+    stored = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.constraints.get(KL) for trial in stored] == [None, -0.5, 0.5, math.inf]
+    assert [run.also for run in search.runs()[1:]] == [{"valid/kl": 0.5}, {"valid/kl": 1.5}, {}]
+
+
+def test_a_value_of_a_constraint_that_is_not_finite_is_a_failure(constrained, begin):
+    search = begin(constrained)
+    run = search.next()
+    assert search.finish(run.trial, run.seed, -1.0, math.nan).error == "valid/kl is nan"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_constraints_steer_the_search(edit, begin):
+    """Free bits above 1 are infeasible, and the better the larger: late trials of TPE keep below, or close to it."""
+    space = {"training.freebits": {"low": 0.1, "high": 4.0, "log": True}}
+    search = {"method": "tpe", "trials": 30, "constraints": {"valid/kl": {"at_most": 1.0}}}
+    search = begin(load_study(edit({"space": space, "search": search, "seeds": [0]})))
+    tried = []
+    while (run := search.next()) is not None:
+        tried.append(run.params["training.freebits"])
+        search.finish(run.trial, run.seed, tried[-1], tried[-1])
+    assert sum(value > 1 for value in tried[-10:]) <= 5
+    assert statistics.median(abs(math.log(value)) for value in tried[-10:]) < 0.6
+
+
+def test_the_benchmark_of_constraints_reports_a_feasible_best_trial():
+    found = benchmark("tpe", seed=0, trials=12)
+    assert found.feasible
+    assert found.value <= OPTIMUM
+    assert 0 < found.feasible_trials < 12
 
 
 @pytest.fixture

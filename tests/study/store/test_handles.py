@@ -146,3 +146,16 @@ def test_of_several_metrics_the_front_is_listed(records):
         "no run first/best: study first searches for valid/elbo, valid/kl; "
         "choose a run of its Pareto front: first/0/0, first/1/0, first/3/0"
     )
+
+
+def test_the_best_trial_keeps_the_constraints(records):
+    define(records, search={"constraints": {"valid/kl": {"at_most": 1.0}}})
+    for trial, (value, kls) in enumerate([(-1.0, (0.5, 1.7)), (-2.0, (0.9, 1.1)), (-3.0, (0.1, 0.1))]):
+        for seed, kl in enumerate(kls):
+            add(records, trial, seed, value, also={"valid/kl": kl})
+    assert resolve("first/best", records).handle == "first/1/0", "trial 0 is better, but 1.1 on average"
+    for trial, kl in ((1, 1.2), (2, 0.9)):
+        add(records, trial, 7, -5.0 + trial, kind="confirmation", also={"valid/kl": kl})
+    assert resolve("first/best", records).handle == "first/2/0", "trial 1 is not feasible on its fresh seed"
+    records.set_run("first", 2, 7, also={"valid/kl": 9.0})
+    assert "study first has no feasible trial: none has valid/kl at most 1" in refused("first/best", records)

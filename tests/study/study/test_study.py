@@ -62,6 +62,25 @@ BAD = [
     ({"search": {"also": {"valid/kl": "minimize"}, "pruner": "asha"}}, ["search.pruner", "search.also"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo"}}, ["measured at the end only", "valid/elbo"]),
     ({"search": {"pruner": "asha", "metric": "valid/iw_elbo@S=5"}}, ["measured at the end only", "valid/elbo"]),
+    (
+        {"search/constraints": {"valid/relaxation_bais": {"at_most": 1}}},
+        ["search.constraints", "'valid/relaxation_bias'"],
+    ),
+    ({"search/constraints": {"test/elbo": {"at_most": 1}}}, ["search.constraints", "not be tuned on the test split"]),
+    ({"search/constraints": {"valid/relaxation_bias@tau=9": {"at_most": 1}}}, ["not measured", "@tau=0.5"]),
+    ({"search/constraints": {"valid/kl": {"most": 1}}}, ["search.constraints.valid/kl.most", "'at_most'"]),
+    ({"search/constraints": {"valid/kl": {}}}, ["search.constraints.valid/kl", "give at_most, at_least, or both"]),
+    ({"search/constraints": {"valid/kl": 0.5}}, ["search.constraints.valid/kl", "a mapping"]),
+    ({"search/constraints": {"valid/kl": {"at_most": 1, "at_least": 2}}}, ["at_least 2 is above at_most 1"]),
+    (
+        {"search": {"pruner": "asha", "constraints": {"valid/iw_elbo": {"at_least": -90}}}},
+        ["valid/iw_elbo is measured at the end only"],
+    ),
+    ({"start_from": "first"}, ["start_from", "write STUDY/TRIAL, such as first/2"]),
+    ({"start_from": "first/best"}, ["start_from", "write STUDY/TRIAL, such as first/2"]),
+    ({"start_from": "small/0"}, ["start_from: small/0 is a trial of this study"]),
+    ({"start_from": "first/0"}, ["space.model.latent: the network is that of first/0"]),
+    ({"start_from": "first/0", "confirm": {}}, ["confirm: fresh seeds have no checkpoint in first/0"]),
     ({"search/pruner": {"asha": {"garce": 5}}}, ["search.pruner.asha.garce", "'grace'"]),
     ({"search/pruner": {"asha": {"grace": 0}}}, ["search.pruner.asha.grace", "at least 1"]),
     ({"search/pruner": {"asha": {"reduction": 1}}}, ["search.pruner.asha.reduction", "at least 2"]),
@@ -397,6 +416,37 @@ def test_a_study_of_several_metrics_is_rebuilt_from_its_record(edit):
     assert other.definition() != study.definition()
 
 
+CATEGORICAL = {"model.latent": "categorical", "training.temperature": 0.1, "training.freebits": 1}
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        ([{"model.latnt": "normal"}], ["start_with.0: model.latnt is not varied", "'model.latent'"]),
+        ([{"model.latent": "normal"}], ["start_with.0: training.freebits is missing"]),
+        ([CATEGORICAL, {"model.latent": "categorical"}], ["start_with.1: training.temperature is missing"]),
+        ([{**CATEGORICAL, "model.latent": "normal"}], ["temperature varies only when model.latent", "leave it out"]),
+        ([{**CATEGORICAL, "training.temperature": 0.2}], ["temperature = 0.2 is not in the space: it is one of 0.1, "]),
+        ([{**CATEGORICAL, "training.freebits": 4.5}], ["freebits = 4.5 is not in the space: it is from 0.1 to 4"]),
+        ([{**CATEGORICAL, "training.freebits": "much"}], ['freebits = "much" is not in the space']),
+        (
+            [CATEGORICAL, {**CATEGORICAL, "training.freebits": 1.0}],
+            ["start_with.1: is the same as search.start_with.0"],
+        ),
+        ([{"model.latent": "normal", "training.freebits": n} for n in (1, 2, 3, 4)], ["4 sets are more than", "3"]),
+        ([3], ["search.start_with.0", "a mapping"]),
+    ],
+)
+def test_sets_to_start_with_are_in_the_space(edit, sets, words):
+    search = {"method": "tpe", "trials": 3, "start_with": sets}
+    said = refused(edit({"space/training.freebits": {"low": 0.1, "high": 4.0}, "search": search}))
+    assert all(word in said for word in words), said
+
+
+def test_a_grid_has_no_sets_to_start_with(edit):
+    assert "leave start_with out" in refused(edit({"search/start_with": [{"model.latent": "normal"}]}))
+
+
 @pytest.mark.parametrize(
     ("method", "trials", "start"),
     [("tpe", 4, 3), ("tpe", 20, 5), ("gp", 400, 10), ("nsga2", 10, 4), ("nsga2", 40, 8), ("nsga2", 999, 20)],
@@ -448,6 +498,16 @@ def test_a_pruner_waits_for_the_end_of_the_schedules_that_the_trials_use(edit, c
     study = settled(load_study(edit({**plain, "experiment/training/temperature": 0.5, **changes})))
     assert study.search.pruner.grace == grace
     assert settled(study) == study
+
+
+def test_constraints_are_part_of_the_definition(edit):
+    limits = {"valid/kl": {"at_most": 3, "at_least": 1.5}, "valid/elbo": {"at_least": -90.0}}
+    study = load_study(edit({"search/constraints": limits}))
+    assert study.search.measured == ["valid/elbo", "valid/kl"]
+    recorded = json.loads(json.dumps(study.definition()))
+    assert Study.rebuilt(study.name, recorded, study.plan()) == study
+    other = load_study(edit({"search/constraints": {"valid/kl": {"at_most": 4}}}))
+    assert "constraints.valid/kl.at_most was 3.0, is 4.0" in str(first_difference(recorded, other.definition()))
 
 
 def test_fresh_seeds_are_fixed_and_not_those_of_the_search(edit):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hdvae_platform.analysis.labels import label
+from hdvae_platform.analysis.labels import label, marked
 from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.commands.study.options import insecure_option, remote_option
@@ -62,4 +62,4 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
     costs = ["" if row[cost] is None else f"{row[cost]:.0f}" for cost in ("images_per_second", "memory_peak_mb")]
     cells = [row["handle"], row["kind"], row["state"], row["step"], row["attempts"], *costs, left]
-    return [*map(str, cells), label(row["params"])]
+    return [*map(str, cells), marked(label(row["params"]), row["feasible"])]
