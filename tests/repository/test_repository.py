@@ -46,8 +46,14 @@ def test_every_dependency_is_locked():
         assert name.lower().replace("_", "-") in names, requirement
 
 
-IMPORTED_AS = {"grpcio": "grpc", "nvidia-ml-py": "pynvml", "pillow": "PIL", "pyyaml": "yaml"}
-NAMED_ONLY = {"optuna-dashboard": "optuna_dashboard", "psycopg": "postgresql"}
+IMPORTED_AS = {
+    "grpcio": "grpc",
+    "nvidia-ml-py": "pynvml",
+    "optuna-dashboard": "optuna_dashboard",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}
+NAMED_ONLY = {"psycopg": "postgresql"}
 """Dependencies that are used without an import in the sources, and what the sources or documents say of them."""
 
 

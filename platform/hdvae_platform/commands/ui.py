@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import click
 
 from hdvae.errors import InputError
 from hdvae_platform.commands.options import home_option
-from hdvae_platform.store.places import UI_HOST, UI_PORT, Places, redacted
+from hdvae_platform.store.places import UI_PORT, Places, redacted
 from hdvae_platform.web.live import Live
+from hdvae_platform.web.proxy import TOKEN, proxy
 from hdvae_platform.web.server import live_app, page_of
-from hdvae_platform.web.serving import bound, serving
+from hdvae_platform.web.serving import serving
 
 START_LIMIT = 180.0
 """Seconds within which a page must answer."""
-OPTUNA = """
-import os, sys
-from optuna_dashboard import run_server
-run_server(os.environ["HDVAE_STUDY_DB"], host=sys.argv[1], port=int(sys.argv[2]))
-"""
-"""Starts Optuna's page. Its own command takes the database on the command line only, which other users can read."""
 
 
 @click.command()
@@ -67,35 +64,87 @@ def ui(name: str | None, live_port: int, mlflow_port: int, optuna_port: int, hom
     live = Live(places)
     if name is not None:
         live.study(name)
-    pages: dict[str, subprocess.Popen[bytes]] = {}
     with ExitStack() as stack:
-        stack.callback(_close, pages)
-        address = stack.enter_context(serving(live_app(live), live_port))
         try:
+            address = stack.enter_context(serving(live_app(live), live_port))
             click.echo(f"Live    {address}{page_of(name)}")
-            _open(pages, places, name, mlflow_port, optuna_port)
+            pages = _Pages(stack, places)
+            if places.tracking.startswith("http"):
+                click.echo(f"MLflow  {redacted(places.tracking).rstrip('/')}/{_place_in_mlflow(places, name)}")
+            else:
+                place, token = _place_in_mlflow(places, name), secrets.token_urlsafe()
+                pages.open("MLflow", _mlflow, mlflow_port, token, f"/?{TOKEN}={token}{place}")
+            pages.open("Optuna", _optuna, optuna_port)
             click.echo("Ctrl-C closes all")
-            while all(page.poll() is None for page in pages.values()):
-                time.sleep(0.5)
+            ended = pages.wait()
         except KeyboardInterrupt:
             click.echo("closed")
             return
-        ended = next(name for name, page in pages.items() if page.poll() is not None)
-        raise InputError(f"{ended}'s page ended unexpectedly")
+    raise InputError(f"{ended}'s page ended unexpectedly")
 
 
-def _open(
-    pages: dict[str, subprocess.Popen[bytes]], places: Places, name: str | None, mlflow_port: int, optuna_port: int
-) -> None:
-    """Start the pages of MLflow, unless it has a server, and of Optuna."""
-    at = _place_in_mlflow(places, name)
-    if places.tracking.startswith("http"):
-        click.echo(f"MLflow  {redacted(places.tracking).rstrip('/')}{at}")
-    else:
-        port = _free(mlflow_port)
-        _start(pages, "MLflow", port, _mlflow(places, port), places, at)
-    port = _free(optuna_port)
-    _start(pages, "Optuna", port, _optuna(port), places)
+class _Pages:
+    """The pages of other programs, each a process that listens at a socket in a private folder, behind the guard.
+
+    Args:
+        stack: closes them.
+        places: where everything lives.
+    """
+
+    def __init__(self, stack: ExitStack, places: Places) -> None:
+        self._stack, self._places = stack, places
+        self._folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdvae-ui-"))
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def open(
+        self, name: str, command: Callable[[Places, str], list[str]], port: int, token: str | None = None, at: str = ""
+    ) -> None:
+        """Start a page, wait until it answers, serve it at a port, and print its address.
+
+        Args:
+            name: of the page.
+            command: its command line, for a socket.
+            port: where it is served, if the port is free.
+            token: what lets a browser change something on it; None if nothing can be changed.
+            at: the place on the page.
+
+        Raises:
+            InputError: the page ended, or does not answer within `START_LIMIT` seconds.
+        """
+        path = f"{self._folder}/{name}"
+        with tempfile.TemporaryFile() as log:
+            page = subprocess.Popen(
+                command(self._places, path), env=_environment(self._places), stdout=log, stderr=subprocess.STDOUT
+            )
+            self._stack.callback(_close, page)
+            self._processes[name] = page
+            limit = time.monotonic() + START_LIMIT
+            while not _answers(path):
+                if page.poll() is not None or time.monotonic() > limit:
+                    how = "did not start" if page.poll() is not None else f"does not answer after {START_LIMIT:.0f} s"
+                    raise InputError(f"{name}'s page {how}: {_last_line(log)}")
+                time.sleep(0.2)
+        address = self._stack.enter_context(serving(proxy(path, token), port))
+        click.echo(f"{name}  {address}{at}")
+
+    def wait(self) -> str:
+        """Wait until a page ends; which one it was."""
+        while True:
+            for name, page in self._processes.items():
+                if page.poll() is not None:
+                    return name
+            time.sleep(0.5)
+
+
+def _close(page: subprocess.Popen[bytes]) -> None:
+    page.terminate()
+    page.wait()
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return redacted(lines[-1]) if lines else "it printed nothing"
 
 
 def _place_in_mlflow(places: Places, name: str | None) -> str:
@@ -105,26 +154,18 @@ def _place_in_mlflow(places: Places, name: str | None) -> str:
 
     try:
         client = Client(places)  # makes the database of a study that has only begun, without disturbing its driver
-        return f"/#{client.runs_page(name)}"
+        return f"#{client.runs_page(name)}"
     except Unreachable:
         return ""
 
 
-def _close(pages: Mapping[str, subprocess.Popen[bytes]]) -> None:
-    for page in pages.values():
-        page.terminate()
-    for page in pages.values():
-        page.wait()
-
-
-def _mlflow(places: Places, port: int) -> list[str]:
+def _mlflow(places: Places, path: str) -> list[str]:
     artifacts = ["--default-artifact-root", places.artifacts] if places.artifacts else []
-    address = ["--host", UI_HOST, "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *artifacts, *address]
+    return [sys.executable, "-m", "mlflow", "server", *artifacts, "--workers", "1", "--uvicorn-opts", f"--uds {path}"]
 
 
-def _optuna(port: int) -> list[str]:
-    return [sys.executable, "-c", OPTUNA, UI_HOST, str(port)]
+def _optuna(places: Places, path: str) -> list[str]:
+    return [sys.executable, "-m", "hdvae_platform.search.optuna_page", path]
 
 
 def _environment(places: Places) -> dict[str, str]:
@@ -137,36 +178,7 @@ def _environment(places: Places) -> dict[str, str]:
     return {**os.environ, **addresses, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-def _free(port: int) -> int:
-    """A free port: this one, or another if it is taken."""
-    with bound(port) as probe:
-        return int(probe.getsockname()[1])
-
-
-def _start(
-    pages: dict[str, subprocess.Popen[bytes]], name: str, port: int, command: list[str], places: Places, at: str = ""
-) -> None:
-    """Start a page, wait until it answers, and print its address; `at` is the place on it.
-
-    Raises:
-        InputError: the page ended, or does not answer within `START_LIMIT` seconds.
-    """
-    with tempfile.TemporaryFile() as log:
-        pages[name] = subprocess.Popen(command, env=_environment(places), stdout=log, stderr=subprocess.STDOUT)
-        limit = time.monotonic() + START_LIMIT
-        while not _answers(port):
-            if pages[name].poll() is not None or time.monotonic() > limit:
-                late = pages[name].poll() is None
-                log.seek(0)
-                lines = log.read().decode(errors="replace").strip().splitlines()
-                said = redacted(lines[-1]) if lines else "it printed nothing"
-                how = f"does not answer after {START_LIMIT:.0f} s" if late else "did not start"
-                raise InputError(f"{name}'s page {how}: {said}")
-            time.sleep(0.2)
-    click.echo(f"{name}  http://{UI_HOST}:{port}{at}")
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
-        return probe.connect_ex((UI_HOST, port)) == 0
+        return probe.connect_ex(path) == 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 NAMES = ("127.0.0.1", "localhost")
 """The names of this machine. A site whose name is made to point here (DNS rebinding) is refused by its own name."""
 READS = (hdrs.METH_GET, hdrs.METH_HEAD)

@@ -8,11 +8,12 @@ from importlib import resources
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from hdvae.errors import InputError
 from hdvae_platform.search.trials import DATABASE_FAULTS
 from hdvae_platform.store.places import redacted
-from hdvae_platform.web.guard import Handler, guard, read_only
+from hdvae_platform.web.guard import guard, read_only
 from hdvae_platform.web.live import Live
 
 FILES = {

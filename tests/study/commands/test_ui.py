@@ -6,7 +6,9 @@ import contextlib
 import json
 import re
 import signal
+import stat
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -38,6 +40,16 @@ def listening(port):
 LOOPBACK = "0100007F"
 
 
+def status(address, method="GET", body=None, **headers):
+    """How a request is answered."""
+    asked = urllib.request.Request(address, body, {"Content-Type": "application/json", **headers}, method=method)
+    try:
+        with urllib.request.urlopen(asked) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux says in a file who listens where")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_the_pages_answer_on_this_machine_only_and_close_together(places, study_file, end):
@@ -57,16 +69,22 @@ def test_the_pages_answer_on_this_machine_only_and_close_together(places, study_
             assert json.load(answer)["states"]["waiting"] == 6
         with urllib.request.urlopen(addresses["MLflow"]) as answer:
             assert b"MLflow" in answer.read()
+        written = addresses["MLflow"] + "/ajax-api/2.0/mlflow/experiments/create"
+        assert status(written, "POST", b'{"name": "other"}') == 403
+        assert status(addresses["Optuna"] + "/api/studies/1", "DELETE") == 405
+        assert status(addresses["Optuna"] + "/api/studies", Host="evil.example") == 403
         with urllib.request.urlopen(addresses["Optuna"] + "/api/studies") as answer:
             assert b'"small"' in answer.read()
         assert [listening(int(address.rpartition(":")[2])) for address in addresses.values()] == [{LOOPBACK}] * 3
         seen = command_lines()
-        assert "mlflow server" in seen
+        sockets = Path(re.search(rf"{places.artifacts} --workers 1 --uvicorn-opts --uds (\S+)/MLflow", seen)[1])
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
         assert places.database not in seen, "an address can hold a password"
         assert places.tracking not in seen
         page.send_signal(end)
         assert page.wait(30) == 0
-        assert "--port 15731" not in command_lines(), "MLflow's page is left"
+        assert str(sockets) not in command_lines(), "a page is left"
+        assert not sockets.exists()
     finally:
         watchdog.cancel()
         page.kill()

@@ -401,7 +401,7 @@ def test_the_live_page_and_mlflow_show_the_study(chromium, finished):
     try:
         live = re.fullmatch(r"Live    (http://127\.0\.0\.1:\d+/studies/small)\n", ui.stdout.readline())[1]
         see_live_page(chromium, live)
-        place = re.fullmatch(r"MLflow  ((http://127\.0\.0\.1:\d+)/#/\S+)\n", ui.stdout.readline())
+        place = re.fullmatch(r"MLflow  ((http://127\.0\.0\.1:\d+)/\?token=\S+#/\S+)\n", ui.stdout.readline())
         address = place[2]
         chromium.look(2000)
         see_runs_in_mlflow(chromium, place[1])
@@ -416,7 +416,8 @@ def test_the_live_page_and_mlflow_show_the_study(chromium, finished):
         chromium.driver.switch_to.default_content()
         errors = [one for one in chromium.said() if one["level"] == "SEVERE"]  # MLflow's table warns of its own options
         assert [one for one in errors if NO_USERS not in one["message"]] == []
-        assert all(asked.startswith((address, "data:", "blob:", "about:")) for asked in chromium.requests())
+        asked = chromium.requests()
+        assert all(one.startswith(("http://127.0.0.1:", "data:", "blob:", "about:")) for one in asked), asked
     finally:
         ui.send_signal(signal.SIGINT)
         ui.communicate(30)
