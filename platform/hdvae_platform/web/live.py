@@ -22,7 +22,7 @@ from hdvae_platform.web.snapshot import Snapshot
 READS = 300
 """The most journals opened and reports read for one answer, together."""
 FRESH = 1.0
-"""Seconds for which an answer is given again: several open pages cost what one costs."""
+"""Seconds for which an answer is given again, once all is read: several open pages cost what one costs."""
 
 
 @dataclass
@@ -75,7 +75,8 @@ class Live:
             study = record.as_study()
             kept = self._kept(record, study)
             shown = metric if metric in kept.curves.metrics else study.search.metric
-            if kept.answer is None or kept.metric != shown or self._clock() - kept.answered > FRESH:
+            is_fresh = kept.metric == shown and self._clock() - kept.answered <= FRESH
+            if kept.answer is None or kept.answer["unread"] or not is_fresh:
                 study, state, trials = self._state(record)
                 snapshot = Snapshot(study, state, trials, record.created, kept.curves)
                 unread = kept.curves.read(snapshot.drawn, READS)
