@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from hdvae.errors import InputError, nearest
@@ -29,30 +30,69 @@ def check(study: Study, where: str) -> None:
         where: named in errors, e.g. the study file.
 
     Raises:
-        InputError: one line with the field, what is wrong and the nearest right thing.
+        InputError: one line for each fault, with the field, what is wrong and the nearest right thing.
     """
-    _check_batch_size(study, study.experiment, where)
+    experiments = [study.experiment]
+    parts: list[Callable[[], None]] = [
+        lambda: _check_batch_size(study, study.experiment, f"{where}: experiment."),
+        lambda: _check_search(study, where),
+        lambda: _check_seeds(study, where),
+        lambda: _check_source(study, where),
+        lambda: _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)]),
+        lambda: _check_pruner(study, where),
+        *(partial(_check_dimension, study, path, where, experiments) for path in study.space),
+    ]
+    _check_all(parts)
+    if study.search.method.name == "grid":
+        if (sets := count_sets(study.space)) > MOST_SETS:
+            raise InputError(f"{where}: space: a grid of {sets} parameter sets; at most {MOST_SETS} are allowed")
+        experiments = _grid(study, f"{where}: space")
+    expectations = [
+        partial(_check_expectation, study, expectation, f"{where}: expect.{place}", experiments)
+        for place, expectation in enumerate(study.expect)
+    ]
+    _check_all([lambda: check_start_sets(study, where), *expectations])
+
+
+def _grid(study: Study, at: str) -> list[Experiment]:
+    """The experiments of a grid, whose values may be valid each on its own but not together."""
+    try:
+        return [study.experiment_at(params) for params in study.grid()]
+    except InputError as fault:
+        raise InputError(f"{at}: {str(fault).splitlines()[0]}") from None
+
+
+def _check_all(parts: Sequence[Callable[[], None]]) -> None:
+    """Make some checks.
+
+    Raises:
+        InputError: the faults that they found, each in a line.
+    """
+    faults = []
+    for part in parts:
+        try:
+            part()
+        except InputError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise InputError("\n".join(dict.fromkeys(faults)))
+
+
+def _check_search(study: Study, where: str) -> None:
+    """There is an end of the search, and no run of it sees what is held out for confirmations."""
     method = study.search.method.name
     if method != "grid" and study.search.trials is None and study.search.hours is None:
         raise InputError(f"{where}: search.trials is missing: {method} search needs a number of trials, or of hours")
-    if len(set(study.seeds)) != len(study.seeds):
-        raise InputError(f"{where}: seeds: {list(study.seeds)} has a seed twice")
     if study.holds_out and (study.experiment.evaluation.part != "all" or "evaluation.part" in study.space):
         raise InputError(
             f"{where}: confirm.images: held_out decides which part of the validation images a run is evaluated on: "
             "leave out evaluation.part"
         )
-    _check_source(study, where)
-    _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)])
-    _check_pruner(study, where)
-    experiments = [study.experiment, *_check_space(study, where)]
-    check_start_sets(study, where)
-    if method == "grid":
-        if (sets := count_sets(study.space)) > MOST_SETS:
-            raise InputError(f"{where}: space: a grid of {sets} parameter sets; at most {MOST_SETS} are allowed")
-        experiments = [study.experiment_at(params) for params in study.grid()]
-    for place, expectation in enumerate(study.expect):
-        _check_expectation(study, expectation, f"{where}: expect.{place}", experiments)
+
+
+def _check_seeds(study: Study, where: str) -> None:
+    if len(set(study.seeds)) != len(study.seeds):
+        raise InputError(f"{where}: seeds: {list(study.seeds)} has a seed twice")
 
 
 def _check_source(study: Study, where: str) -> None:
@@ -84,30 +124,33 @@ def check_images(study: Study, available: int) -> None:
         raise InputError(f"confirm.images: held_out needs two validation images, and there is {available}")
 
 
-def _check_space(study: Study, where: str) -> list[Experiment]:
-    """Check the dimensions of the space; returns experiments in which each of their values stands at least once."""
-    experiments = []
-    for path, dimension in study.space.items():
-        at = f"{where}: space.{path}"
-        _check_dimension(dimension, at, study.search.method.name)
-        _check_conditions(study, path, at)
-        for value in dimension.examples():
-            for context in _contexts(study, path):
+def _check_dimension(study: Study, path: str, where: str, experiments: list[Experiment]) -> None:
+    """Check a dimension of the space; experiments in which each of its values stands are added to `experiments`."""
+    dimension, at = study.space[path], f"{where}: space.{path}"
+    _check_values(dimension, at, study.search.method.name)
+    _check_conditions(study, path, at)
+    for value in dimension.examples():
+        for context in _contexts(study, path):
+            try:
                 experiments.append(study.experiment_at({**context, path: value}))
-                _check_batch_size(study, experiments[-1], where)
-    return experiments
+            except InputError as fault:
+                first = str(fault).splitlines()[0]
+                raise InputError(f"{at}: {first.removeprefix(f'space.{path}: ')}") from None
+            if path in (PRESET, "training.batch_size"):
+                _check_batch_size(study, experiments[-1], f"{at}: ")
 
 
 def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
     """Each metric of the search is measured on `valid`, and named once."""
     fields = {**dict.fromkeys(search.constraints, "constraints"), **dict.fromkeys(search.also, "also")}
     for metric in search.measured:
+        at = f"{where}: search.{fields.get(metric, 'metric')}"
         try:
             check_tunable(metric)
         except InputError as fault:
-            raise InputError(f"{where}: search.{fields.get(metric, 'metric')}: {fault}") from None
+            raise InputError(f"{at}: {fault}") from None
         if metric.startswith("valid/") and metric not in measured:
-            raise InputError(f"{where}: {metric} is not measured{nearest(metric, measured)}")
+            raise InputError(f"{at}: {metric} is not measured{nearest(metric, measured)}")
     if search.metric in search.also:
         raise InputError(f"{where}: search.also: {search.metric} is search.metric already: name each metric once")
 
@@ -200,14 +243,14 @@ def _leaves(plain: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
-def _check_batch_size(study: Study, experiment: Experiment, where: str) -> None:
+def _check_batch_size(study: Study, experiment: Experiment, at: str) -> None:
     try:
         check_shares(experiment.training.batch_size, study.resources.min_workers)
     except InputError as fault:
-        raise InputError(f"{where}: {fault}") from None
+        raise InputError(f"{at}{fault}") from None
 
 
-def _check_dimension(dimension: Dimension, at: str, method: str) -> None:
+def _check_values(dimension: Dimension, at: str, method: str) -> None:
     if (dimension.choices is None) == (dimension.low is None and dimension.high is None):
         raise InputError(f"{at}: give either choices or low and high")
     if dimension.choices is not None:

@@ -30,7 +30,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """
     document = Document.read(_text(path), str(path))
     try:
-        study = parse(Study, _with_preset(document.plain), str(path))
+        study = parse(Study, _with_preset(document.plain, str(path)), str(path))
         if overrides:
             study = _overridden(study, overrides)
         check(study, str(path))
@@ -72,11 +72,14 @@ def preset_study(name: str, overrides: Sequence[str] = (), base: Study | None = 
     return _overridden(study, overrides) if overrides else study
 
 
-def _with_preset(plain: Any) -> Any:
+def _with_preset(plain: Any, where: str) -> Any:
     """The values of a study file, with the preset that its experiment names merged in."""
     if not isinstance(plain, dict) or "experiment" not in plain:
         return plain
-    return {**plain, "experiment": presets.expanded(plain["experiment"])}
+    try:
+        return {**plain, "experiment": presets.expanded(plain["experiment"])}
+    except InputError as fault:
+        raise InputError(f"{where}: experiment.preset: {fault}") from None
 
 
 def _nearest_file(path: Path) -> str:

@@ -130,7 +130,7 @@ class Study(Config):
         if self.holds_out:
             plain["evaluation"]["part"] = "search" if kind == "search" else "held_out"
         shown = ", ".join(f"{path} = {json.dumps(value)}" for path, value in params.items())
-        return parse(Experiment, plain, where=f"experiment with {shown}" if params else "experiment")
+        return parse(Experiment, plain, where=f"with {shown}" if params else "experiment")
 
     def definition(self) -> dict[str, Any]:
         """The part of a study that never changes under its name: another definition needs another name."""
