@@ -98,9 +98,12 @@ def state_of(study: Study, record: StudyRecord, runs_known: Sequence[Run], trial
     known = {(run.trial, run.seed): run for run in runs_known}
     spent = study.hours_are_over(record.created, time.time())
     trials = [trial for trial in trials if trial.state != RunState.WAITING or not spent]
+    seeds_of: dict[int, set[int]] = {}
+    for number, seed in known:
+        seeds_of.setdefault(number, set()).add(seed)
     runs = []
     for trial in trials:
-        seeds = {seed for number, seed in known if number == trial.number}
+        seeds = seeds_of.get(trial.number, set())
         if trial.state not in (RunState.FAIL, RunState.PRUNED):  # such a trial gets no further seeds
             seeds |= set(study.seeds)
         for seed in sorted(seeds):

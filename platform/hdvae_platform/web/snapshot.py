@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hdvae_platform.analysis.labels import label
+from hdvae_platform.analysis.labels import label, marked
 from hdvae_platform.running.status import StudyState
 from hdvae_platform.search.trials import Trial
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import redacted
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.pareto import is_dominated
 from hdvae_platform.study.study import Study
 from hdvae_platform.web.curves import Curve, Curves, thinned
@@ -62,6 +63,7 @@ class Snapshot:
             "states": self._states(),
             "trials": trials,
             "seconds_left": self._seconds_left(),
+            "constraints": in_words(self.study.search.constraints),
             "objectives": [{"metric": name, "direction": direction} for name, direction in objectives.items()],
             "metrics": self.curves.metrics,
             "metric": metric,
@@ -82,10 +84,14 @@ class Snapshot:
 
     @cached_property
     def _ranked(self) -> list[Trial]:
-        """The complete trials, the best first by the study's metric."""
+        """The complete trials, the best first by the study's metric; infeasible ones come last."""
         sign = -1 if self.study.search.direction == "maximize" else 1
-        complete = [(sign * trial.value, trial.number, trial) for trial in self.trials if trial.value is not None]
-        return [trial for *_, trial in sorted(complete, key=lambda one: one[:2])]
+        complete = [
+            (not self._is_feasible(trial.number), sign * trial.value, trial.number, trial)
+            for trial in self.trials
+            if trial.value is not None
+        ]
+        return [trial for *_, trial in sorted(complete, key=lambda one: one[:3])]
 
     @cached_property
     def drawn(self) -> list[Run]:
@@ -134,7 +140,8 @@ class Snapshot:
         confirmed = [run.value for run in runs if run.kind == "confirmation" and run.value is not None]
         return {
             "trial": trial.number,
-            "settings": label(trial.params),
+            "settings": self._label(trial.number, trial.params),
+            "feasible": self._is_feasible(trial.number),
             "values": list(trial.values or ()),
             "seeds": sum(run.kind == "search" for run in runs),
             "confirmed": statistics.fmean(confirmed) if confirmed else None,
@@ -142,11 +149,12 @@ class Snapshot:
         }
 
     def _front(self) -> list[dict[str, Any]]:
-        """The complete trials of a search for several metrics, and whether each is on the Pareto front."""
+        """The complete trials of a search for several metrics; the front has feasible ones that no other beats."""
         if not self.study.search.also:
             return []
         signs = [1 if way == "maximize" else -1 for way in self.study.search.objectives.values()]
-        scores = {one.number: [s * v for s, v in zip(signs, one.values or (), strict=True)] for one in self._ranked}
+        feasible = [one for one in self._ranked if self._is_feasible(one.number)]
+        scores = {one.number: [s * v for s, v in zip(signs, one.values or (), strict=True)] for one in feasible}
         front: dict[int, list[float]] = {}
         for trial, score in sorted(scores.items(), key=lambda one: one[1], reverse=True):
             if not is_dominated(score, front.values()):  # whatever dominates it came before it
@@ -156,7 +164,7 @@ class Snapshot:
         return [
             {
                 "trial": one.number,
-                "settings": label(one.params),
+                "settings": self._label(one.number, one.params),
                 "values": list(one.values or ()),
                 "front": one.number in front,
             }
@@ -178,7 +186,15 @@ class Snapshot:
         ]
 
     def _named(self, run: Run, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"handle": handle(self.study.name, run.trial, run.seed), "kind": run.kind, "settings": label(params)}
+        name = handle(self.study.name, run.trial, run.seed)
+        return {"handle": name, "kind": run.kind, "settings": self._label(run.trial, params)}
+
+    def _is_feasible(self, trial: int) -> bool:
+        """Whether a trial that has values keeps the constraints of the search."""
+        return self.state.feasible.get(trial, True)
+
+    def _label(self, trial: int, params: Mapping[str, Any]) -> str:
+        return marked(label(params), self.state.feasible.get(trial))
 
     def _curves(self, metric: str) -> list[dict[str, Any]]:
         """The curves of a metric, one entry for each trial that is drawn."""
@@ -186,7 +202,7 @@ class Snapshot:
         settings = {run.trial: params for run, params in self.state.runs}
         found: dict[int, dict[str, Any]] = {}
         for run in self.drawn:
-            one = {"trial": run.trial, "settings": label(settings[run.trial]), "runs": []}
+            one = {"trial": run.trial, "settings": self._label(run.trial, settings[run.trial]), "runs": []}
             points = _points(self.curves.of(run), at)
             shown = {"seed": run.seed, "kind": run.kind, "state": run.state, "points": points}
             found.setdefault(run.trial, one)["runs"].append(shown)

@@ -112,6 +112,20 @@ def test_the_front_of_a_search_for_two_metrics(driven, watch):
     assert [one["metric"] for one in told["objectives"]] == ["valid/elbo", "valid/relaxation_bias"]
 
 
+def test_infeasible_trials_are_no_best_and_marked(driven, watch):
+    limit = {"valid/relaxation_bias": {"at_most": 0.6}}
+    study = driven({"seeds": [0], "search": {"also": {"valid/kl": "minimize"}, "constraints": limit}})
+    for elbo, bias, kl in ((-3.0, 0.5, 2.0), (-1.0, 0.9, 1.0), (-2.0, 0.6, 3.0)):
+        run = study.begin()
+        study.report(run, 20, elbo=elbo, relaxation_bias=bias, kl=kl)
+        study.search.finish(run.trial, run.seed, elbo, kl, bias)
+    told = watch(study)
+    assert told["constraints"] == "valid/relaxation_bias at most 0.6"
+    assert [(one["trial"], one["feasible"]) for one in told["best"]] == [(2, True), (0, True), (1, False)]
+    assert [(one["trial"], one["front"]) for one in told["front"]] == [(2, True), (0, True), (1, False)]
+    assert [one["settings"] for one in told["curves"]] == ["freebits 3.0", "freebits 1.0", "freebits 2.0 (infeasible)"]
+
+
 def test_secrets_in_errors_are_not_shown(driven, watch):
     study = driven()
     run = study.begin()

@@ -79,8 +79,9 @@ function showProgress(study) {
     ["runs complete", `${study.complete} of ${study.runs}`],
     ["trials done", of === null ? `${done}` : `${done} of ${of}`],
     study.seconds_left === null ? null : ["time left, about", duration(study.seconds_left)],
+    study.constraints ? ["feasible", study.constraints] : null,
     ["first launched", new Date(1000 * study.created).toLocaleString()],
-    best && only ? [`best ${study.objectives[0].metric} so far`, `${value(best.values[0])} (trial ${best.trial})`] : null,
+    best && only && best.feasible ? [`best ${study.objectives[0].metric} so far`, `${value(best.values[0])} (trial ${best.trial})`] : null,
   ];
   find("#facts").replaceChildren(...facts.filter(Boolean).map(([term, text]) => {
     const both = make("div");
@@ -209,7 +210,7 @@ function showFront(study) {
   }
   const third = study.objectives.length > 2 ? ` The front is that of all ${study.objectives.length} metrics.` : "";
   const ways = [one, other].map((way) => `${way.metric} is to be ${way.direction}d`).join(", ");
-  find("#front .note").textContent = `Complete trials, by their means over seeds; ${ways}. Numbered: the Pareto front, the trials that no other beats.${third}`;
+  find("#front .note").textContent = `Complete trials, by their means over seeds; ${ways}. Numbered: the Pareto front, the trials that no other${study.constraints ? " feasible one" : ""} beats.${third}`;
 }
 
 function showBest(study) {
@@ -223,7 +224,7 @@ function showBest(study) {
     ...(confirmed ? [number(one.confirmations ? `${value(one.confirmed)} (${plural(one.confirmations, "seed")})` : "")] : []),
     one.settings,
   ])));
-  find("#best .note").textContent = `Means over seeds, the best by ${names[0]} first.` + (confirmed ? " Confirmed: the mean over fresh seeds." : " The best of many trials is partly the luckiest one.");
+  find("#best .note").textContent = `Means over seeds, the best by ${names[0]} first${study.constraints ? ", infeasible ones last" : ""}.` + (confirmed ? " Confirmed: the mean over fresh seeds." : " The best of many trials is partly the luckiest one.");
 }
 
 function showFailures(study) {
