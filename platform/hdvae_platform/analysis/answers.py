@@ -139,12 +139,20 @@ def answer_of(study: Study, runs: Sequence[tuple[Run, Mapping[str, Any]]], *, fi
 
 
 def answer_in_words(answer: Answer) -> str:
-    """The best trials and the verdicts for a terminal; of a study without a best trial, why none is feasible."""
+    """The best trials and the verdicts for a terminal; of a study without a best trial, why none is feasible.
+
+    Of a single experiment there is no best trial.
+    """
     none = [f"no best trial: study {answer.study.name} {answer.none}"] if answer.study.search.constraints else []
-    best = none if not answer.best else [_front(answer) if answer.is_front else _single(answer)]
+    best = none if not answer.best else [best_in_words(answer)] if answer.study.space else []
     verdicts = [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answer.verdicts]
     untested = [f"expected: {one}\nnot tested before the study is finished" for one in answer.untested]
     return "\n\n".join([*best, *verdicts, *untested])
+
+
+def best_in_words(answer: Answer) -> str:
+    """The best trial, or the Pareto front, for a terminal."""
+    return _front(answer) if answer.is_front else _single(answer)
 
 
 def _single(answer: Answer) -> str:

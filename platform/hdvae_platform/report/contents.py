@@ -108,7 +108,7 @@ class Contents:
     @property
     def best(self) -> list[str]:
         """The names of the arms of the best trial, or of those of the Pareto front."""
-        numbers = [one.trial.number for one in self.answer.best]
+        numbers = [one.trial.number for one in self.answer.best] if self.study.space else []
         return [self.trials[number] for number in numbers if number in self.trials]
 
     @property

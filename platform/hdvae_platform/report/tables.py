@@ -140,7 +140,7 @@ def best_table(contents: Contents) -> Table | None:
             cells.append(Cell("—", -math.inf) if confirmed is None else _seeds_cell(confirmed, fresh))
         rows.append((None, [*cells, Cell(best.handle)]))
     label = "The Pareto front" if answer.is_front else "The best trial"
-    return Table(label, header, rows, frozenset(range(1, len(header) - 1))) if rows else None
+    return Table(label, header, rows, frozenset(range(1, len(header) - 1))) if rows and answer.study.space else None
 
 
 def _seeds_cell(value: Interval, seeds: int) -> Cell:

@@ -120,7 +120,7 @@ def _description(client: Client, storage: Storage, answer: Answer, arms: list[Ar
 
 def _best(answer: Answer) -> list[str]:
     """The best trial with its values, or the trials of the Pareto front."""
-    if not answer.best:
+    if not answer.best or not answer.study.space:
         return []
     listed = [f"{escaped(one.label)} (`{one.handle}`)" for one in answer.best[:MAX_ARMS]]
     if answer.is_front:

@@ -63,6 +63,11 @@ def test_what_is_not_confirmed_or_not_finished_says_so():
         answer_of(study(), [], finished=True).chosen(None)
 
 
+def test_a_single_experiment_has_no_best_trial():
+    lone = study().model_copy(update={"space": {}})
+    assert answer_in_words(answer_of(lone, list(runs(0, [-90.0])), finished=True)) == ""
+
+
 def test_a_front_has_all_its_metrics_and_a_trial_of_it_is_chosen_by_number():
     found = answer_of(
         study(also={BIAS: "minimize"}),

@@ -84,6 +84,19 @@ def test_schedules_are_words_on_the_axis(monkeypatch):
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "0.8→0.1 at 50", "0.8→0.2 over 40, cosine"]
 
 
+def test_none_is_a_value_and_a_setting_that_does_not_apply_is_not(monkeypatch):
+    space = {"model.latent": {"choices": ["normal", "categorical"]}}
+    space["training.gradient_clip"] = {"choices": [None, 1.0], "when": {"model.latent": "categorical"}}
+    sets = [
+        {"model.latent": "normal"},
+        *({"model.latent": "categorical", "training.gradient_clip": c} for c in (None, 1.0)),
+    ]
+    found = contents(space, sets, [[{ELBO: -1.0}]] * 3)
+    clip = Setting("training.gradient_clip", found.study.space["training.gradient_clip"])
+    (axes,) = made(monkeypatch, metric_by_setting, found, [ELBO], clip).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["none", "1.0"]
+
+
 def test_what_varies_is_drawn_and_one_value_is_not():
     found = grid()
     assert [one.title for one in usual_plots(found)] == [

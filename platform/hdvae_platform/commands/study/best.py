@@ -10,7 +10,7 @@ import click
 import yaml
 
 from hdvae.errors import InputError
-from hdvae_platform.analysis.answers import Answer, Best, answer_in_words, answer_of, best_values
+from hdvae_platform.analysis.answers import Answer, Best, answer_of, best_in_words, best_values
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
@@ -43,7 +43,7 @@ def best(name: str, out: Path | None, trial: int | None, home: Path, as_json: bo
     if as_json:
         click.echo(json.dumps({**answer.plain(), "out": None if out is None else str(out)}, indent=1))
         return
-    click.echo(answer_in_words(answer))
+    click.echo(best_in_words(answer))
     if out is not None:
         click.echo(f"written: {out}; `hdvae train {out}` trains it again, `hdvae study run {out}` with all its seeds")
 

@@ -31,7 +31,7 @@ from hdvae_platform.report.drawing import (
     style_of,
     wrapped_axis_name,
 )
-from hdvae_platform.report.figures.common import caption_of, value_in_words, with_standard_error
+from hdvae_platform.report.figures.common import NOT_VARIED, caption_of, value_in_words, with_standard_error
 from hdvae_platform.study.space import Dimension
 
 FEWEST_IN_QUARTILES = 4
@@ -78,14 +78,14 @@ def metric_by_setting(contents: Contents, metrics: Sequence[str], setting: Setti
     points = [
         _Point(arm, at)
         for arm in contents.complete
-        if (at := arm.arm.settings.get(setting.path)) is not None and any(map(arm.values, metrics))
+        if (at := arm.arm.settings.get(setting.path, NOT_VARIED)) is not NOT_VARIED and any(map(arm.values, metrics))
     ]
     scale = _Scale.of(setting.dimension, [point.at for point in points])
     if len(scale.places) < 2:
         return NotDrawn(name, title, "fewer than two of its values have complete runs.")
     series = _series(points, setting.path)
-    pruned = [(at, run.last) for run in contents.pruned if scale.has(at := run.settings.get(setting.path))]
-    lined = scale.listed
+    pruned = [(at, run.last) for run in contents.pruned if scale.has(at := run.settings.get(setting.path, NOT_VARIED))]
+    lined = setting.dimension.choices is not None
 
     def draw() -> Sheet:
         styles = dict(zip(series, SERIES, strict=False))
@@ -93,19 +93,12 @@ def metric_by_setting(contents: Contents, metrics: Sequence[str], setting: Setti
         sheet = Sheet([2.2 if len(metrics) > 1 else 2.8] * len(metrics), legend, share=True, of_arms=len(series) < 2)
         for axes, metric in zip(sheet.panels, metrics, strict=True):
             values = [value for point in points for value in point.arm.values(metric)]
-            ends = [last[metric] for _, last in pruned if metric in last]
-            low, high = _limits(values or [0.0], ends, 0.0 if "relaxation_bias" in metric else -math.inf)
-            for at, last in pruned:
-                if metric in last:
-                    axes.plot(
-                        scale.place(at),
-                        min(max(last[metric], low), high),
-                        "x",
-                        color=INK,
-                        alpha=0.35,
-                        markersize=4,
-                        clip_on=False,
-                    )
+            ends = [(scale.place(at), last[metric]) for at, last in pruned if metric in last]
+            least = 0.0 if "relaxation_bias" in metric else -math.inf
+            low, high = _limits(values or [0.0], [end for _, end in ends], least)
+            for x, end in ends:
+                cross: dict[str, Any] = {"color": INK, "alpha": 0.35, "markersize": 4, "clip_on": False}
+                axes.plot(x, min(max(end, low), high), "x", **cross)
             for text, group in series.items():
                 _draw_series(axes, scale, group, metric, styles[text] if len(series) > 1 else None, lined)
             axes.set_ylim(low, high)
