@@ -110,7 +110,7 @@ class Answer:
                 if (confirmed := one.confirmed(metric)) is None
                 else {**vars(confirmed), "values": list(one.trial.fresh[metric])},
             }
-            for metric in self.study.search.objectives
+            for metric in self.study.search.measured
         }
         return {
             "trial": one.trial.number,
@@ -165,7 +165,17 @@ def _single(answer: Answer) -> str:
 
 def best_values(answer: Answer, best: Best) -> list[str]:
     """The values of a best trial, a line for each metric."""
-    return [f"{metric}: {_value(answer, best, metric)}" for metric in answer.study.search.objectives]
+    lines = {metric: _value(answer, best, metric) for metric in answer.study.search.measured}
+    limits = {
+        metric: f"; feasible, {limit_in_words(answer.study, metric)}" for metric in answer.study.search.constraints
+    }
+    return [f"{metric}: {line}{limits.get(metric, '')}" for metric, line in lines.items()]
+
+
+def limit_in_words(study: Study, metric: str) -> str:
+    """The limits that the search sets to a metric, such as `at most 0.5`; empty for none."""
+    limits = study.search.constraints.get(metric)
+    return "" if limits is None else " and ".join(limits.excesses(0.0))
 
 
 def _value(answer: Answer, best: Best, metric: str) -> str:
@@ -180,7 +190,8 @@ def _value(answer: Answer, best: Best, metric: str) -> str:
 
 def _front(answer: Answer) -> str:
     wanted = ", ".join(f"{way} {metric}" for metric, way in answer.study.search.objectives.items())
-    header = ["run", *(name for metric in answer.study.search.objectives for name in (metric, "confirmed")), "settings"]
+    wanted += f", with {in_words(answer.study.search.constraints)}" if answer.study.search.constraints else ""
+    header = ["run", *(name for metric in answer.study.search.measured for name in (metric, "confirmed")), "settings"]
     rows = [[best.handle, *front_cells(answer, best), best.label] for best in answer.best]
     title = "Pareto front so far" if answer.so_far else "Pareto front"
     return f"{title}, {wanted}: {_counted(len(answer.best), 'trial')}\n{table(header, rows)}"
@@ -188,7 +199,7 @@ def _front(answer: Answer) -> str:
 
 def front_cells(answer: Answer, best: Best) -> list[str]:
     """For each metric, the means of a trial in the search and with fresh seeds."""
-    values = ((best.search(metric), best.confirmed(metric)) for metric in answer.study.search.objectives)
+    values = ((best.search(metric), best.confirmed(metric)) for metric in answer.study.search.measured)
     return ["—" if value is None else mean_in_words(value) for pair in values for value in pair]
 
 

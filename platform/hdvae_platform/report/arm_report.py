@@ -72,6 +72,11 @@ class ArmReport:
     curves: dict[str, Curve] = field(default_factory=dict)
     samples: Samples | None = None
 
+    @property
+    def is_allowed(self) -> bool:
+        """Whether its trial is not known to break the constraints of the search."""
+        return self.arm.feasible is not False
+
     def interval(self, metric: str) -> Interval | None:
         """Mean over the seeds that have the metric, with its 95% interval; None without a value."""
         return mean_over_seeds(self.arm, metric)
@@ -93,8 +98,8 @@ def quality(arm: ArmReport, study: Study) -> float:
 
 
 def pareto_front(arms: Sequence[ArmReport], objectives: Mapping[str, Direction]) -> list[ArmReport]:
-    """The arms that no other arm dominates in these metrics, by their means; with one metric, the best."""
-    compared = [arm for arm in arms if all(arm.values(metric) for metric in objectives)]
+    """The feasible arms that no other one dominates in these metrics, by their means; with one metric, the best."""
+    compared = [arm for arm in arms if arm.is_allowed and all(arm.values(metric) for metric in objectives)]
     scores = [[_score(arm, metric, way) for metric, way in objectives.items()] for arm in compared]
     return [arm for arm, score in zip(compared, scores, strict=True) if not is_dominated(score, scores)]
 
@@ -114,10 +119,12 @@ def arms_with(arms: Sequence[ArmReport], metric: str) -> list[ArmReport]:
 def best_arms(arms: Sequence[ArmReport], study: Study) -> list[ArmReport]:
     """The best arms in the order of the trials; the best of those with complete runs get a style for figures.
 
-    In a search for several metrics, those of the Pareto front come first.
+    In a search for several metrics, those of the Pareto front come first. Infeasible ones come last.
     """
     front = {arm.name for arm in pareto_front(arms, study.search.objectives)}
-    best = sorted(arms, key=lambda arm: (arm.name in front, quality(arm, study)), reverse=True)[:MAX_ARMS]
+    best = sorted(arms, key=lambda arm: (arm.name in front, arm.is_allowed, quality(arm, study)), reverse=True)[
+        :MAX_ARMS
+    ]
     highlighted = [arm for arm in best if arm.arm.runs][:MAX_HIGHLIGHTED]
     for style, arm in enumerate(sorted(highlighted, key=lambda arm: arm.place)):
         arm.style = style

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdvae.evaluation.metrics import error_name
-from hdvae_platform.analysis.answers import mean_in_words
+from hdvae_platform.analysis.answers import limit_in_words, mean_in_words
 from hdvae_platform.analysis.caveats import checksum, code
 from hdvae_platform.analysis.comparison_text import MAX_INCONCLUSIVE
 from hdvae_platform.analysis.confirmation import Confirmation, confirmed_labels
@@ -126,14 +126,15 @@ def mark_of_best(contents: Contents) -> str:
 def best_table(contents: Contents) -> Table | None:
     """The best trial or the Pareto front: the values in the search and with fresh seeds; None without any."""
     answer = contents.answer
-    objectives = answer.study.search.objectives
-    header = ["trial", *(name for metric in objectives for name in (metric, "confirmed")), "run"]
+    search = answer.study.search
+    limits = {metric: f", {limit_in_words(answer.study, metric)}" for metric in search.constraints}
+    header = ["trial", *(name for m in search.measured for name in (f"{m}{limits.get(m, '')}", "confirmed")), "run"]
     rows = []
     for best in answer.best:
         number = best.trial.number
         link = f"#arm-{contents.trials[number]}" if number in contents.trials else None
         cells = [Cell(f"{number}. {best.label}", number, link=link)]
-        for metric in objectives:
+        for metric in search.measured:
             cells.append(_seeds_cell(best.search(metric), len(best.trial.search[metric])))
             confirmed = best.confirmed(metric)
             fresh = len(best.trial.fresh.get(metric, ()))

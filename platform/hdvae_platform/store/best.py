@@ -24,7 +24,7 @@ class BestTrial:
     Attributes:
         number: of the trial.
         seed: the lowest seed of its complete runs.
-        search: each metric that the study searches for, by its complete runs of the search.
+        search: each metric that the search reads, by its complete runs of the search.
         fresh: the same by its complete confirmation runs; no metric without any.
     """
 
@@ -75,9 +75,9 @@ def _measured(study: Study, runs: Sequence[Run], kind: Kind) -> dict[int, dict[s
     for run in runs:
         if run.kind == kind and run.state == RunState.COMPLETE and run.value is not None and run.trial not in out:
             values = {**run.also, study.search.metric: run.value}
-            of_trial = measured.setdefault(run.trial, {metric: [] for metric in study.search.objectives})
-            for metric, column in of_trial.items():
-                column.append(values[metric])
+            of_trial = measured.setdefault(run.trial, {metric: [] for metric in study.search.measured})
+            for metric in of_trial.keys() & values.keys():
+                of_trial[metric].append(values[metric])
     return measured
 
 

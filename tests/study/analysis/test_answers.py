@@ -63,6 +63,22 @@ def test_what_is_not_confirmed_or_not_finished_says_so():
         answer_of(study(), [], finished=True).chosen(None)
 
 
+def test_a_constrained_search_tells_the_value_that_was_limited_and_never_an_infeasible_best():
+    limited = study(constraints={BIAS: {"at_most": 0.5}})
+    trials = [*runs(1, [-90.0], biases=[0.9]), *runs(2, [-95.0], biases=[0.4]), *runs(3, [-99.0], biases=[0.1])]
+    found = answer_of(limited, trials, finished=True)
+    assert answer_in_words(found).splitlines() == [
+        "best: trial 2, freebits 2.0",
+        "valid/elbo: -95.00 in the search, 1 seed; not confirmed",
+        "valid/relaxation_bias: 0.40 in the search, 1 seed; not confirmed; feasible, at most 0.5",
+        "run: s/2/0",
+    ]
+    broken = [*trials, *runs(2, [-95.0, -96.0], "confirmation", biases=[0.6, 0.7])]
+    assert answer_in_words(answer_of(limited, broken, finished=True)).startswith(
+        "no best trial: study s has no feasible"
+    )
+
+
 def test_a_single_experiment_has_no_best_trial():
     lone = study().model_copy(update={"space": {}})
     assert answer_in_words(answer_of(lone, list(runs(0, [-90.0])), finished=True)) == ""

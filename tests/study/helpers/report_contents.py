@@ -35,8 +35,8 @@ PLAIN = {
 }
 
 
-def contents(space, sets, numbers, *, curves=None, importances="not asked", search=None, expect=()):
-    """A report's contents: parameter sets, and for each its metrics by seed."""
+def contents(space, sets, numbers, *, curves=None, importances="not asked", search=None, expect=(), feasible=None):
+    """A report's contents: parameter sets, and for each its metrics by seed, and whether it is feasible."""
     plain = {**PLAIN, "space": space, "search": search or {"method": "grid"}, "expect": list(expect)}
     study = parse(Study, plain, "made")
     arms = []
@@ -52,7 +52,7 @@ def contents(space, sets, numbers, *, curves=None, importances="not asked", sear
             TrackedRun(f"run-{i}-{seed}", "FINISHED", {**tags, "hdvae.seed": str(seed)}, {}, metrics, 60.0)
             for seed, metrics in enumerate(seeds)
         ]
-        held = Arm(params, runs, trials={("made", i)})
+        held = Arm(params, runs, trials={("made", i)}, feasible=feasible and feasible(i))
         arm = ArmReport(str(i), i, label(params), held, study.experiment_at(params))
         arm.curves = {run.run_id: (curves or {}).get(i, {}) for run in runs}
         arms.append(arm)
@@ -91,8 +91,8 @@ def _runs(study, sets, numbers):
     """The complete runs as the study database has them, with their parameters."""
     for trial, (params, seeds) in enumerate(zip(sets, numbers, strict=True)):
         for seed, metrics in enumerate(seeds):
-            if all(math.isfinite(metrics.get(metric, math.nan)) for metric in study.search.objectives):
-                also = {metric: metrics[metric] for metric in study.search.also}
+            if all(math.isfinite(metrics.get(metric, math.nan)) for metric in study.search.measured):
+                also = {metric: metrics[metric] for metric in study.search.measured[1:]}
                 value = metrics[study.search.metric]
                 yield Run(trial, seed, RunState.COMPLETE, 1, value, None, None, True, "search", also), params
 

@@ -18,6 +18,7 @@ from hdvae_platform.report.arm_report import MAX_HIGHLIGHTED
 from hdvae_platform.report.figures.pareto_front import _cross, label_offsets, pareto_front
 from hdvae_platform.report.page import html
 from tests.study.helpers.report_contents import PLAIN, biased, contents, drawn_again, widths
+from tests.study.report.test_figures import made
 
 
 def test_bars_of_the_pareto_front_are_over_seeds():
@@ -95,6 +96,23 @@ def test_the_front_of_a_search_is_in_its_own_metrics_and_has_colours():
     drawn = pareto_front(found)
     assert [row[0] for row in drawn.rows if row[-1] == "yes"] == ["0", "1"]
     assert "arms 1, 0: no other arm is better in one metric and as good in the other." in drawn.caption
+
+
+def test_an_infeasible_trial_is_hollow_never_on_the_front_and_coloured_last(monkeypatch):
+    sets = [{"model.width": i + 1} for i in range(MAX_HIGHLIGHTED + 1)]
+    numbers = [[biased(-100.0 + i, 0.1 + 0.1 * i)] for i in range(len(sets))]
+    search = {"method": "random", "trials": 99, "constraints": {BIAS: {"at_most": 0.75}}}
+    found = contents({"model.width": {"low": 1, "high": 99}}, sets, numbers, search=search, feasible=lambda i: i < 7)
+    assert [arm.name for arm in found.highlighted] == list("0123456"), "trial 7 has the best ELBO, and is infeasible"
+    assert found.best == ["6"]
+    drawn = pareto_front(found)
+    assert [row[0] for row in drawn.rows if row[-1] == "yes"] == list("0123456")
+    assert "Hollow: infeasible trials." in drawn.caption
+    (axes,) = made(monkeypatch, pareto_front, found).axes
+    hollow = [line.get_xdata()[0] for line in axes.lines if line.get_fillstyle() == "none"]
+    assert hollow == [pytest.approx(0.8)]
+    page = html(found, [])
+    assert "valid/relaxation_bias, at most 0.75" in page[page.index('id="best"') : page.index('id="experiment"')]
 
 
 def test_names_with_dollars_and_markup_are_drawn_as_they_are():

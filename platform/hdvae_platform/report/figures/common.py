@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,8 +32,9 @@ NOT_VARIED = object()
 def caption_of(contents: Contents, *sentences: str) -> str:
     """A caption; it says how many arms are highlighted, if not all are."""
     complete, highlighted = len(contents.complete), len(contents.highlighted)
+    hollow = ["Hollow: infeasible trials."] if any(not arm.is_allowed for arm in contents.complete) else []
     few = [f"Only the {highlighted} best of {complete} arms have a colour."] if highlighted < complete else []
-    return " ".join([*sentences, *few])
+    return " ".join([*sentences, *hollow, *few])
 
 
 def step_axis(axes: Axes) -> None:
@@ -55,6 +56,11 @@ def mean_line(arm: ArmReport, metric: str) -> tuple[list[int], list[float]]:
         for step, value in zip(*line_of(curve, metric), strict=True):
             by_step.setdefault(step, []).append(value)
     return sorted(by_step), [statistics.fmean(by_step[step]) for step in sorted(by_step)]
+
+
+def fill_of(arm: ArmReport) -> Literal["full", "none"]:
+    """How the markers of an arm are filled: those of an infeasible trial are hollow."""
+    return "full" if arm.is_allowed else "none"
 
 
 def interval_of(arm: ArmReport, metric: str) -> Interval:

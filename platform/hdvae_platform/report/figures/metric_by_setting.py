@@ -31,7 +31,7 @@ from hdvae_platform.report.drawing import (
     style_of,
     wrapped_axis_name,
 )
-from hdvae_platform.report.figures.common import NOT_VARIED, caption_of, value_in_words, with_standard_error
+from hdvae_platform.report.figures.common import NOT_VARIED, caption_of, fill_of, value_in_words, with_standard_error
 from hdvae_platform.study.space import Dimension
 
 FEWEST_IN_QUARTILES = 4
@@ -168,7 +168,8 @@ def _draw_series(
     for point in sorted(points, key=lambda point: scale.place(point.at)):
         x, own = scale.place(point.at), style or (GREY_DOT if point.arm.style is None else style_of(point.arm))
         values = point.arm.values(metric)
-        axes.plot([x] * len(values), values, own.marker, color=own.colour, alpha=0.7, markersize=4)
+        dots: dict[str, Any] = {"color": own.colour, "alpha": 0.7, "markersize": 4, "fillstyle": fill_of(point.arm)}
+        axes.plot([x] * len(values), values, own.marker, **dots)
         at_place.setdefault(x, []).extend(values)
     found = {x: values for x, values in at_place.items() if values}
     colour, dashes = (style.colour, style.line) if style else (INK, "-")

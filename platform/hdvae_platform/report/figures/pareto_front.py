@@ -14,7 +14,7 @@ from hdvae_platform.report.arm_report import ArmReport
 from hdvae_platform.report.arm_report import pareto_front as undominated
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import INK, Drawn, NotDrawn, Sheet, axis_limits, legend_of, render, style_of
-from hdvae_platform.report.figures.common import bar_of, caption_of, interval_of, mean_of
+from hdvae_platform.report.figures.common import bar_of, caption_of, fill_of, interval_of, mean_of
 from hdvae_platform.report.formatting import mean_and_limits
 from hdvae_platform.study.search_config import Direction
 
@@ -49,11 +49,12 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
         for arm in compared:
             if arm.style is None:
                 colour = INK if arm.name in front else GREY
-                axes.plot(*at[arm.name], "o", color=colour, alpha=0.6, markersize=5 if arm.name in front else 3)
+                size = 5 if arm.name in front else 3
+                axes.plot(*at[arm.name], "o", color=colour, alpha=0.6, markersize=size, fillstyle=fill_of(arm))
         for arm in shown:
             _cross(axes, arm, across, vertical)
             style = style_of(arm)
-            axes.plot(*at[arm.name], marker=style.marker, color=style.colour, markersize=8)
+            axes.plot(*at[arm.name], marker=style.marker, color=style.colour, markersize=8, fillstyle=fill_of(arm))
         axes.set_xlim(*axis_limits(_drawn(compared, across), 0.0 if across == BIAS else -math.inf))
         axes.set_ylim(*axis_limits(_drawn(compared, vertical)))
         axes.set_xlabel(_axis(across, ways[across]))
