@@ -88,6 +88,7 @@ def html(contents: Contents, figures: Sequence[Drawn | NotDrawn]) -> str:
         empty_arms=empty_arms_table(contents),
         differences=[differences_in(contents, metric) for metric in contents.metrics],
         best=best_table(contents),
+        no_best=contents.answer.none if contents.study.search.constraints else "",
         legend=[
             # our own drawing
             {"arm": arm, "swatch": Markup(swatch(arm)), "mark": arm.name in contents.best}  # noqa: S704

@@ -112,6 +112,11 @@ def test_an_infeasible_trial_is_hollow_never_on_the_front_and_coloured_last(monk
     hollow = [line.get_xdata()[0] for line in axes.lines if line.get_fillstyle() == "none"]
     assert hollow == [pytest.approx(0.8)]
     page = html(found, [])
+    search["constraints"] = {BIAS: {"at_most": 0.01}}
+    none = contents({"model.width": {"low": 1, "high": 99}}, sets, numbers, search=search, feasible=lambda _: False)
+    assert "There is none: the study has no feasible trial: none has valid/relaxation_bias at most 0.01." in html(
+        none, []
+    )
     assert "valid/relaxation_bias, at most 0.75" in page[page.index('id="best"') : page.index('id="experiment"')]
 
 
