@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from hdvae.errors import InputError
-from hdvae_platform.analysis.answers import Answer, answer_of
+from hdvae_platform.analysis.answers import answer_of
 from hdvae_platform.analysis.caveats import as_lines
 from hdvae_platform.analysis.compare import compare as answer
 from hdvae_platform.analysis.comparison import Comparison, Question
@@ -26,7 +26,7 @@ from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
-from hdvae_platform.store.storage import write_atomically
+from hdvae_platform.store.storage import StorageAway, write_atomically
 from hdvae_platform.tracking.client import Client
 
 FORMATS = ("terminal", "md", "csv", "json", "parquet")
@@ -95,8 +95,8 @@ def compare(form: str | None, out: Path | None, everything: bool, home: Path, as
     places = Places.known(home, "tracking")
     client = Client(places)
     comparison = answer(client, question)
-    if question.is_whole:
-        comparison = replace(comparison, answers=list(_answers(client, places, question.studies)))
+    if question.is_whole and form not in ("csv", "parquet"):
+        comparison = _summed_up(comparison, client, places)
     if form in ("csv", "parquet") and comparison.caveats:
         click.echo(as_lines(comparison.caveats), err=True)
     if out is not None and not is_figure:
@@ -108,17 +108,29 @@ def compare(form: str | None, out: Path | None, everything: bool, home: Path, as
     click.echo(_rendered(comparison, form, everything).decode().rstrip("\n"))
 
 
-def _answers(client: Client, places: Places, studies: Sequence[str]) -> Iterator[Answer]:
-    """What the studies answer, as far as the study database is there and knows them."""
+def _summed_up(comparison: Comparison, client: Client, places: Places) -> Comparison:
+    """The same with what the studies answer, as far as the study database knows them.
+
+    MLflow alone is enough to compare arms. Where the study database or the storage does not answer, a caveat says so.
+    """
+    answers, caveats = [], list(comparison.caveats)
     try:
         Places.known(places.home, "database")
     except InputError:
-        return  # MLflow alone is enough to compare arms
-    records = Records(places.database)
-    for record in filter(None, map(records.study, studies)):
+        return comparison
+    try:
+        records = Records(places.database)
+    except InputError as fault:
+        return replace(comparison, caveats=[*caveats, f"no best trials and verdicts: {fault}"])
+    for record in filter(None, map(records.study, comparison.studies)):
         state = study_state(places, record)
         found = answer_of(record.as_study(), state.runs, finished=state.state == "finished")
-        yield with_verdicts(found, client, places)
+        try:
+            found = with_verdicts(found, client, places)
+        except StorageAway as fault:
+            caveats.append(f"no verdicts of {record.name}: {fault}")
+        answers.append(found)
+    return replace(comparison, answers=answers, caveats=caveats)
 
 
 def _check_together(asked: Mapping[str, Any]) -> None:

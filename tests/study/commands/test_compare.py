@@ -251,6 +251,14 @@ def test_caveats_say_what_makes_numbers_less_comparable(home, capsys):
     assert json.loads(capsys.readouterr().out)["caveats"] == []
 
 
+def test_a_study_database_that_does_not_answer_costs_the_best_trials_alone(home, capsys, monkeypatch):
+    monkeypatch.setenv("HDVAE_STUDY_DB", "sqlite:////nowhere/at/all.db")
+    assert hdvae(["compare", "known", "--home", str(home)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("! no best trials and verdicts: ")
+    assert "(5) latent categorical, width 8" in shown
+
+
 def test_settings_in_which_studies_differ_are_named(home, capsys):
     """Only those that no label says; of many the first, with values where they are short."""
     client, long = Client(Places.under(home)), "[[0, 0.8], [200000, 0.3], [400000, 0.1]]"
