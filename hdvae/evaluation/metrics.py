@@ -8,7 +8,8 @@ Unless stated otherwise, metrics are means over images, in nats per image.
 from __future__ import annotations
 
 from hdvae.errors import InputError, nearest
-from hdvae.experiment.experiment import Experiment
+from hdvae.experiment.experiment import Experiment, LayerConfig
+from hdvae.experiment.schedules import LEARNED
 from hdvae.network.wiring import WIRINGS
 
 DESCRIPTIONS = {
@@ -124,9 +125,8 @@ def error_name(metric: str) -> str:
 
 
 def metric_names(experiment: Experiment) -> list[str]:
-    """The names, without the split, of all metrics in an evaluation of this experiment."""
-    wiring, levels = WIRINGS[experiment.model.wiring], len(experiment.model.layers)
-    names = [wiring.name(node, levels) for node in wiring.nodes(levels)]
+    """The names, without the split, of all metrics in the last evaluation of this experiment."""
+    names = list(_layers(experiment))
     relaxed = [name for name in DESCRIPTIONS if name not in AT_ZERO]
     relaxed += [f"distance/{name}" for name in names] if experiment.model.latent == "categorical" else []
     relaxed += [f"dropped_mass/{name}" for name in names] if experiment.model.top_m_reads else []
@@ -143,6 +143,28 @@ def metric_names(experiment: Experiment) -> list[str]:
             for se in ("", "_se")
         ),
     ]
+
+
+def training_metric_names(experiment: Experiment) -> list[str]:
+    """The names, without the split, of all metrics of training in the last report of this experiment."""
+    model, training = experiment.model, experiment.training
+    layers = _layers(experiment)
+    memories = layers if model.latent == "categorical" else {}
+    sampled_reads = model.top_m_reads and training.estimator == "concrete"
+    return [
+        *(name for name in TRAINING_DESCRIPTIONS if name != "clipped" or training.gradient_clip is not None),
+        *(f"kl/{name}" for name in layers),
+        *(f"tau/{name}" for name in layers if training.temperature == LEARNED),
+        *(f"dropped_mass/{name}" for name in layers if sampled_reads),
+        *(f"slots_used/{name}" for name in memories),
+        *(f"dead_slots/{name}" for name, k in memories.items() if training.dead_window(k.classes) <= training.steps),
+    ]
+
+
+def _layers(experiment: Experiment) -> dict[str, LayerConfig]:
+    """The names of the groups of variables in metrics, and the settings of their layers."""
+    wiring, layers = WIRINGS[experiment.model.wiring], experiment.model.layers
+    return {wiring.name(node, len(layers)): layers[node.level - 1] for node in wiring.nodes(len(layers))}
 
 
 def check_tunable(name: str) -> None:

@@ -14,6 +14,7 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.randomness.shares import check_shares
 from hdvae.training.continuation import FREE
 from hdvae_platform.study.expectation import Expectation, Settings, fitting, sides
+from hdvae_platform.study.measured import check_measured
 from hdvae_platform.study.space import PRESET, Dimension, count_sets, fits
 from hdvae_platform.study.start_sets import check_start_sets
 from hdvae_platform.study.study import SearchConfig, Study
@@ -38,7 +39,7 @@ def check(study: Study, where: str) -> None:
         lambda: _check_search(study, where),
         lambda: _check_seeds(study, where),
         lambda: _check_source(study, where),
-        lambda: _check_objectives(study.search, where, [f"valid/{name}" for name in metric_names(study.experiment)]),
+        lambda: _check_objectives(study.search, where),
         lambda: _check_pruner(study, where),
         *(partial(_check_dimension, study, path, where, experiments) for path in study.space),
     ]
@@ -51,7 +52,11 @@ def check(study: Study, where: str) -> None:
         partial(_check_expectation, study, expectation, f"{where}: expect.{place}", experiments)
         for place, expectation in enumerate(study.expect)
     ]
-    _check_all([lambda: check_start_sets(study, where), *expectations])
+    measured = [
+        partial(check_measured, study, metric, f"{where}: search.{field}")
+        for metric, field in _metric_fields(study.search).items()
+    ]
+    _check_all([lambda: check_start_sets(study, where), *measured, *expectations])
 
 
 def _grid(study: Study, at: str) -> list[Experiment]:
@@ -140,17 +145,19 @@ def _check_dimension(study: Study, path: str, where: str, experiments: list[Expe
                 _check_batch_size(study, experiments[-1], f"{at}: ")
 
 
-def _check_objectives(search: SearchConfig, where: str, measured: Sequence[str]) -> None:
-    """Each metric of the search is measured on `valid`, and named once."""
+def _metric_fields(search: SearchConfig) -> dict[str, str]:
+    """The metrics that a search needs, each with the field that names it."""
     fields = {**dict.fromkeys(search.constraints, "constraints"), **dict.fromkeys(search.also, "also")}
-    for metric in search.measured:
-        at = f"{where}: search.{fields.get(metric, 'metric')}"
+    return {metric: fields.get(metric, "metric") for metric in search.measured}
+
+
+def _check_objectives(search: SearchConfig, where: str) -> None:
+    """Each metric of the search exists, and is named once."""
+    for metric, field in _metric_fields(search).items():
         try:
             check_tunable(metric)
         except InputError as fault:
-            raise InputError(f"{at}: {fault}") from None
-        if metric.startswith("valid/") and metric not in measured:
-            raise InputError(f"{at}: {metric} is not measured{nearest(metric, measured)}")
+            raise InputError(f"{where}: search.{field}: {fault}") from None
     if search.metric in search.also:
         raise InputError(f"{where}: search.also: {search.metric} is search.metric already: name each metric once")
 

@@ -9,7 +9,7 @@ import torch
 
 from hdvae.errors import InputError, Interrupted
 from hdvae.evaluation.evaluation import choose_images, evaluate
-from hdvae.evaluation.metrics import DESCRIPTIONS, SLOT_USE, TRAINING_DESCRIPTIONS, check_tunable
+from hdvae.evaluation.metrics import DESCRIPTIONS, SLOT_USE, TRAINING_DESCRIPTIONS, check_tunable, training_metric_names
 from hdvae.network.dropout import Dropout
 from hdvae.network.wiring import WIRINGS, Node
 from hdvae.training.snapshot import trained_model
@@ -321,7 +321,10 @@ def test_resumed_is_uninterrupted_with_every_objective(choice):
 
 @every_choice
 def test_reports_have_every_name_with_every_objective(choice):
-    state, session = run(experiment_of(**choice))
+    experiment = experiment_of(**choice)
+    state, session = run(experiment)
+    last = {name for name in session.reports[-1][1] if name.startswith("train/")}
+    assert last == {f"train/{name}" for name in training_metric_names(experiment)}
     for _, metrics in session.reports:
         for name, value in metrics.items():
             check_tunable(name)

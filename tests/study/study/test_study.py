@@ -175,6 +175,23 @@ BAD = [
     ({"space/training.temperature/when": {"model.latent": "binary"}}, ["model.latent is never"]),
     ({"search/metric": "valid/elbo@tau=0.3"}, ["valid/elbo@tau=0.3 is not measured"]),
     ({"search/metric": "valid/kl/layer_9"}, ["valid/kl/layer_9 is not measured", "did you mean 'valid/kl/layer_2'"]),
+    ({"search/metric": "train/kl/layer_9"}, ["train/kl/layer_9 is not measured", "did you mean 'train/kl/layer_2'"]),
+    ({"search/metric": "train/clipped"}, ["train/clipped is not measured"]),
+    ({"search": {"also": {"train/tau/layer_1": "minimize"}}}, ["train/tau/layer_1 is not measured"]),
+    (
+        {"search/metric": "valid/perplexity/layer_1"},
+        ['valid/perplexity/layer_1 is not measured with model.latent = "normal": choose a metric that every run has'],
+    ),
+    (
+        {
+            "search": {"method": "random", "trials": 2, "metric": "train/slots_used/layer_1"},
+            "space": {
+                "model.wiring": {"choices": ["lvae", "biva"]},
+                "training.freebits": {"low": 0.1, "high": 2.0, "when": {"model.wiring": "lvae"}},
+            },
+        },
+        ['train/slots_used/layer_1 is not measured with model.wiring = "biva"'],
+    ),
     (
         {
             "experiment/model/keys": "plain",
