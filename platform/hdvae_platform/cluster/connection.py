@@ -134,6 +134,7 @@ def _check_access(head: str, insecure: bool) -> None:
     where = f"--address {head}"
     try:
         ray_internals.ask_head(head, token=os.environ["RAY_AUTH_MODE"].lower() == "token")
+        is_open = not (insecure or is_loopback(head)) and _is_open(head)
     except PermissionError:
         raise InputError(
             f"{where}: the cluster requires its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with "
@@ -141,21 +142,20 @@ def _check_access(head: str, insecure: bool) -> None:
         ) from None
     except ConnectionError as fault:
         raise InputError(f"{where}: no Ray head answers there: {str(fault).splitlines()[-1]}") from None
-    if not (insecure or is_loopback(head)) and not _wants_token(head):
+    if is_open:
         raise InputError(
             f"{where}: the cluster accepts commands from anybody who can reach it: "
             "start it with RAY_AUTH_MODE=token, or give --insecure"
         )
 
 
-def _wants_token(head: str) -> bool:
+def _is_open(head: str) -> bool:
+    """Whether a head answers without a token. Raises `ConnectionError` if it does not answer at all."""
     try:
         ray_internals.ask_head(head, token=False)
     except PermissionError:
-        return True
-    except ConnectionError:
-        pass
-    return False
+        return False
+    return True
 
 
 def _reach(address: str) -> None:

@@ -16,6 +16,7 @@ import ray
 from benchmarks.nodes import Hosts, can_have_hosts, cluster
 from hdvae.errors import InputError
 from hdvae.evaluation.metrics import COSTS
+from hdvae_platform.cluster import connection, ray_internals
 from hdvae_platform.cluster.connection import grows_to
 from hdvae_platform.cluster.preflight import ANSWER_WAIT
 from hdvae_platform.store.journal import Journal
@@ -236,6 +237,19 @@ def test_a_ray_that_is_open_to_everybody_is_refused(edit, hdvae, monkeypatch):
     done = hdvae("study", "run", edit({}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "RAY_AUTH_MODE is disabled: anybody who can reach this machine could run code on it" in done.stderr
+
+
+def test_a_head_that_does_not_answer_in_time_is_not_called_open(monkeypatch):
+    """It is asked twice: with the token, and without."""
+
+    def ask(head, *, token):
+        if not token:
+            raise ConnectionError("Deadline Exceeded")
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(ray_internals, "ask_head", ask)
+    with pytest.raises(InputError, match=r"^--address 10.0.0.1:6379: no Ray head answers there: Deadline Exceeded$"):
+        connection._check_access("10.0.0.1:6379", insecure=False)
 
 
 def test_a_ray_that_was_imported_without_a_token_is_refused(monkeypatch):
