@@ -303,8 +303,13 @@ class Experiment(Config):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the settings: equal settings have equal hashes on every machine."""
-        return fingerprint(self.plain())
+        """A short hash of the settings: equal settings have equal hashes on every machine.
+
+        The place of your own images does not count: their checksum stands beside it wherever it is used.
+        """
+        plain = self.plain()
+        del plain["data"]["path"]
+        return fingerprint(plain)
 
 
 def fingerprint(plain: Any) -> str:

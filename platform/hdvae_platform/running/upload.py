@@ -113,8 +113,13 @@ class RunUpload:
 
 
 def settings(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """The parameters of a run in MLflow: dotted path → value, and the seed."""
-    return {**flattened(experiment.plain()), Param.SEED: seed}
+    """The parameters of a run in MLflow: dotted path → value, and the seed.
+
+    MLflow refuses parameters that change. The place of your own images may, and a tag has their checksum.
+    """
+    plain = experiment.plain()
+    del plain["data"]["path"]
+    return {**flattened(plain), Param.SEED: seed}
 
 
 class StudyTracking:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -133,9 +134,15 @@ class Study(Config):
         return parse(Experiment, plain, where=f"with {shown}" if params else "experiment")
 
     def definition(self) -> dict[str, Any]:
-        """The part of a study that never changes under its name: another definition needs another name."""
+        """The part of a study that never changes under its name: another definition needs another name.
+
+        The place of a user's own images is part of the plan: they may be elsewhere on another machine. Their checksum
+        is recorded beside the definition.
+        """
+        experiment = self.experiment.plain()
+        del experiment["data"]["path"]
         return {
-            "experiment": self.experiment.plain(),
+            "experiment": experiment,
             "start_from": self.start_from,
             "confirm.images": "held_out" if self.holds_out else "same",
             "space": {path: dimension.model_dump(mode="json") for path, dimension in self.space.items()},
@@ -161,6 +168,7 @@ class Study(Config):
         return {
             "claim": self.claim,
             "expect": [one.model_dump(mode="json", exclude_none=True) for one in self.expect],
+            "data.path": self.experiment.data.path,
             "trials": self.search.trials,
             "hours": self.search.hours,
             "start_with": self.start_sets(),
@@ -176,7 +184,9 @@ class Study(Config):
         search: dict[str, Any] = {key: definition[key] for key in kept if key in definition}
         search |= {"also": dict(definition.get("also", ()))}
         search |= {key: plan[key] for key in ("trials", "hours", "start_with") if key in plan}
-        parts = {"experiment": definition["experiment"], "space": definition["space"], "search": search}
+        experiment = copy.deepcopy(definition["experiment"])
+        experiment["data"]["path"] = plan["data.path"]
+        parts = {"experiment": experiment, "space": definition["space"], "search": search}
         parts |= {"start_from": definition.get("start_from")}
         planned = {key: plan[key] for key in ("claim", "expect", "seeds", "confirm", "resources") if key in plan}
         return parse(Study, {"name": name, **parts, **planned}, f"study {name}")
