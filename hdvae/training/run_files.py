@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -73,9 +74,21 @@ def newest_attempt(files: Files, run: str) -> int:
 
 def standing(files: Files, run: str, folder: str) -> list[str]:
     """The valid files in a folder of a run, sorted: those of the newest attempt, and those that it continues from."""
+    return valid_files(files, run, folder)[folder]
+
+
+def valid_files(files: Files, run: str, *folders: str) -> dict[str, list[str]]:
+    """The valid files in each of some folders of a run, sorted; the record of the newest attempt is read once."""
     newest = newest_attempt(files, run)
-    taken = json.loads(files.read(f"{run}/{ATTEMPTS}/{newest:04d}.json"))[folder] if newest else []
-    return [name for name in files.list(f"{run}/{folder}") if name in taken or written_by(name) == newest]
+    taken = json.loads(files.read(f"{run}/{ATTEMPTS}/{newest:04d}.json")) if newest else {}
+    return {
+        folder: [
+            name
+            for name in files.list(f"{run}/{folder}")
+            if written_by(name) == newest or name in taken.get(folder, [])
+        ]
+        for folder in folders
+    }
 
 
 def written_by(name: str) -> int:
@@ -95,8 +108,17 @@ def step_of(name: str) -> int:
 
 def stems(files: Files, run: str) -> dict[int, str]:
     """Step → name, without suffix, of its valid checkpoint, by increasing step; of two, the newer attempt's."""
-    names = [name for name in standing(files, run, CHECKPOINTS) if name.endswith(".json")]
-    return {step_of(name): name.removesuffix(".json") for name in names}
+    return stems_of(standing(files, run, CHECKPOINTS))
+
+
+def stems_of(names: Iterable[str]) -> dict[int, str]:
+    """The same as `stems`, of the sorted names of the valid files."""
+    return {step_of(name): name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+
+def tensors_file(stem: str) -> str:
+    """The file with the tensors of a checkpoint, below the folder of its run."""
+    return f"{CHECKPOINTS}/{stem}.safetensors"
 
 
 def addresses(files: Files, run: str) -> dict[int, str]:
@@ -104,4 +126,4 @@ def addresses(files: Files, run: str) -> dict[int, str]:
 
     It lists the folder only once, since a run in progress may delete older checkpoints in between.
     """
-    return {step: files.address(f"{run}/{CHECKPOINTS}/{stem}.safetensors") for step, stem in stems(files, run).items()}
+    return {step: files.address(f"{run}/{tensors_file(stem)}") for step, stem in stems(files, run).items()}

@@ -23,6 +23,7 @@ from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import error_file, run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.store.run_summary import read_summary
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.study import Study
 from hdvae_platform.training.messages import (
@@ -92,9 +93,10 @@ class Driver:
         ended = sum(run.state.is_terminal for run in search.runs())
         steps = study.experiment.training.steps
         self._progress = Progress(study.search.metric, steps, search.total_runs(), ended, echo, clock)
-        self._clock = clock
+        self._clock, self._goal = clock, Goal(study.search.metric, study.search.direction)
         self._waits_for_runs = True
         self._fault: Exception | None = None
+        self._untidy = ""
         self._slots: Callable[[], int] = lambda: study.resources.concurrent * study.resources.min_workers
         self._elsewhere = False
         self._live: dict[str, _LiveRun] = {}
@@ -114,8 +116,8 @@ class Driver:
         self._progress.say(f"starting, {'1 run' if at_a_time == 1 else f'{at_a_time} runs'} at a time")
 
     def request_stop(self) -> None:
-        """Stop the study, because of a signal. After a second request the driver no longer waits for its runs."""
-        self._waits_for_runs = not self.interrupted
+        """Stop the study, because of a signal; if it stops already, the driver no longer waits for its runs."""
+        self._waits_for_runs = not self.stop.is_set()
         self.interrupted = True
         self.stop.set()
 
@@ -264,6 +266,7 @@ class Driver:
                 self._left_its_process(assignment, step)
             case _:
                 self._interrupted(assignment)
+        self._summarise(assignment)
         del self._live[trial_id]  # last: what fails above is interrupted in `interrupt_all`
 
     def died(self, trial_id: str) -> None:
@@ -271,6 +274,7 @@ class Driver:
         live = self._live.get(trial_id)
         if live is not None:
             self._died(live.assignment, PROCESS_KILLED)
+            self._summarise(live.assignment)
             del self._live[trial_id]
 
     def guard(self, act: Callable[[], Any]) -> Any:
@@ -280,6 +284,17 @@ class Driver:
         except Exception as fault:  # noqa: BLE001 - raised by `raise_fault`; Tune would bury it under its own
             self._end_by(fault)
             return None
+
+    def tidy(self, act: Callable[[], Any]) -> None:
+        """Call a function that the study can do without for now. If it raises, a line says so, once in a row."""
+        try:
+            act()
+            self._untidy = ""
+        except Exception as fault:  # noqa: BLE001 - told; the function is called again
+            line = f"{type(fault).__name__}: {_last_line(str(fault) or 'no reason given')}"
+            if line != self._untidy:
+                self._progress.say(f"resources of ended runs could not be released, which is tried again: {line}")
+            self._untidy = line
 
     def _end_by(self, fault: Exception) -> None:
         self._fault = self._fault or fault
@@ -309,9 +324,15 @@ class Driver:
             workers=workers,
             grouped=self.study.resources.uses_worker_group,
             elsewhere=self._elsewhere,
-            goal=Goal(self.study.search.metric, self.study.search.direction),
+            goal=self._goal,
             source=self.tracking.sources.get(assignment.seed),
         )
+
+    def _summarise(self, assignment: Assignment) -> None:
+        """Record how far a run came, if it has ended: nobody needs to read its files then to know."""
+        if self.search.run(assignment.trial, assignment.seed).state.is_terminal:
+            summary, _ = read_summary(self.storage, self._folder(assignment), assignment.attempt, self._goal)
+            self.search.summarise(assignment.trial, assignment.seed, summary)
 
     def _died(self, assignment: Assignment, how: str, details: str | None = None) -> None:
         """Queue a run again that was killed or crashed; it has failed if that happened too often."""

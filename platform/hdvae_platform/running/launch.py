@@ -24,12 +24,13 @@ from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.progress import Echo
 from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import Search
-from hdvae_platform.search.trials import DATABASE_FAULTS
+from hdvae_platform.search.trials import DATABASE_FAULTS, forget_study
 from hdvae_platform.store import lease
+from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import study_marker
 from hdvae_platform.store.places import Places, redacted
-from hdvae_platform.store.records import Records, Run
+from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.sources import Source, sources_of
 from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.study.annealing import experiments_of
@@ -116,13 +117,14 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     for caveat in caveats_of_study(study, dataset.size("valid"), machine):
         echo(f"! {caveat}")
     sources = sources_of(study, experiments_of(study), records, Storage(places.storage, places.patience, echo))
+    is_new = known is None
     _define(study, records, dataset.checksum, launch.accept_code_change)
     driver = lease.driver_name()
     records.take(study.name, driver, lease.dead(records.study(study.name)))
     with ExitStack() as stack:
         stack.callback(records.release, study.name, driver)
-        records.replan(study.name, study.plan())
-        records.recode(study.name, provenance.code())
+        if is_new:
+            stack.push(_withdrawing(study.name, places, records))
         stop = stack.enter_context(lease.beating(records, study.name, driver))
         return _drive(study, places, records, provenance.data_tags(dataset), sources, stop, echo, launch)
 
@@ -167,6 +169,18 @@ def _check_seeds(study: Study, before: Study, records: Records) -> None:
         )
 
 
+def _withdrawing(name: str, places: Places, records: Records) -> Callable[..., None]:
+    """Removes the records of a study whose first launch is refused, so that its file can still be changed."""
+
+    def withdraw(kind: type[BaseException] | None, *_: object) -> None:
+        refused = kind is not None and issubclass(kind, InputError) and not issubclass(kind, Fenced)
+        if refused and not records.runs(name):
+            forget_study(places.database, name)
+            records.forget(name)
+
+    return withdraw
+
+
 def _drive(
     study: Study,
     places: Places,
@@ -180,24 +194,36 @@ def _drive(
     search = Search(study, places.database, records, retry_failed=launch.retry_failed)
     if search.is_done() and not _mlflow_answers(places, echo):
         return Ended(search.runs(), finished=True, sent=False)
+    known = records.study(study.name)
+    assert known is not None
     tracker = Tracker(places, echo)
     tracking = StudyTracking(study, tracker, records, Storage(places.storage, places.patience), data_tags, sources)
     driver = Driver(study, places, search, tracking, stop, echo)
     with ExitStack() as stack:
         stack.enter_context(_stopped_by_signals(driver))
         stack.push(_closing(tracker, echo))
-        stack.callback(driver.end_study)
-        stack.callback(driver.interrupt_all)
-        tracking.begin_study()
+
+        def begin() -> None:
+            """Change the study; called once nothing can refuse the launch any more."""
+            records.replan(study.name, study.plan())
+            records.recode(study.name, provenance.code())
+            if search.has_work():
+                driver.storage.write(study_marker(study.name), _marker(known))
+            search.begin()
+            tracking.begin_study()
+            stack.callback(driver.end_study)
+            stack.callback(driver.interrupt_all)
+
         driver.catch_up()
-        if search.has_work():
+        if not search.has_work():
+            begin()
+        elif not stop.is_set():
             driver.storage.check()
-            _claim_folder(driver.storage, study.name, records)
-        if search.has_work() and not stop.is_set():
+            _check_folder(driver.storage, known)
             from hdvae_platform.running.tuning import place_runs
 
             echo(f"watch it run: hdvae ui {study.name} --home {short_path(places.home)}")
-            place_runs(driver, launch.address, insecure=launch.insecure, handle_signals=lambda: _handle_signals(driver))
+            place_runs(driver, launch.address, begin, lambda: _handle_signals(driver), insecure=launch.insecure)
     search.check()  # a driver that slept may have lost the study, and only its heartbeat knows
     if driver.interrupted and not search.is_done():
         raise KeyboardInterrupt
@@ -206,21 +232,19 @@ def _drive(
     return Ended(search.runs(), search.is_done(), tracker.is_complete)
 
 
-def _claim_folder(storage: Storage, name: str, records: Records) -> None:
+def _marker(record: StudyRecord) -> bytes:
+    """What the folder of a study says about the study database that it belongs to."""
+    return json.dumps({"created": record.created}).encode()
+
+
+def _check_folder(storage: Storage, record: StudyRecord) -> None:
     """Check that the study's folder belongs to this study database; another's study may have the same name.
 
     Raises:
         InputError: it is another's.
     """
-    known = records.study(name)
-    assert known is not None
-    mine = {"created": known.created}
-    try:
-        found = json.loads(storage.read(study_marker(name)))
-    except FileNotFoundError:
-        storage.write(study_marker(name), json.dumps(mine).encode())
-        return
-    if found != mine:
+    name = record.name
+    if storage.exists(study_marker(name)) and storage.read(study_marker(name)) != _marker(record):
         raise InputError(
             f"{storage.address(name)} belongs to a study {name} of another study database: give this one another name, "
             "or check whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"

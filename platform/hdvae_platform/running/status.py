@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hdvae.training.run_files import addresses
 from hdvae_platform.search.policy import confirmations, trainings_saved
 from hdvae_platform.search.trials import Trial, known_trials
 from hdvae_platform.store.feasibility import feasible_trials
@@ -16,6 +15,7 @@ from hdvae_platform.store.layout import handle, run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.store.run_summary import RunSummary, read_summary
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 
@@ -139,13 +139,8 @@ def _to_come(study: Study, trials: Sequence[Trial], runs: Mapping[tuple[int, int
 
 def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool) -> dict[str, Any]:
     """The row of a run. Without a driver no run is running: it waits to be resumed."""
+    summary, left = _summary(study, storage, run, params, driven)
     folder = run_folder(study.name, run.trial, run.seed)
-    journal = Journal(storage, folder)
-    kept, reported = (addresses(storage, folder), journal.steps()) if run.attempts else ({}, [])
-    best = journal.best(Goal(study.search.metric, study.search.direction), kept) if kept else None
-    newest = max(kept, default=None)
-    running = run.state == RunState.RUNNING and driven
-    costs = journal.entry(reported[-1]).costs if reported else {}
     return {
         "handle": handle(study.name, run.trial, run.seed),
         "number": run.trial,
@@ -153,19 +148,32 @@ def _row(study: Study, storage: Storage, run: Run, params: dict[str, Any], drive
         "params": params,
         "seed": run.seed,
         "kind": run.kind,
-        "step": max([*kept, *reported], default=0),
+        "step": summary.step,
         "attempts": run.attempts,
         "error": run.error,
-        "checkpoint": None if newest is None else kept[newest],
-        "best_checkpoint": None if best is None else kept[best],
-        "images_per_second": costs.get("train/images_per_second"),
-        "memory_peak_mb": costs.get("system/memory_peak_mb"),
-        "gpu_memory_peak_mb": costs.get("system/gpu_memory_peak_mb"),
-        "gpu_utilization_percent": costs.get("system/gpu_utilization_percent"),
-        "seconds_left": _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None,
+        "checkpoint": summary.checkpoint and storage.address(f"{folder}/{summary.checkpoint}"),
+        "best_checkpoint": summary.best_checkpoint and storage.address(f"{folder}/{summary.best_checkpoint}"),
+        "images_per_second": summary.costs.get("train/images_per_second"),
+        "memory_peak_mb": summary.costs.get("system/memory_peak_mb"),
+        "gpu_memory_peak_mb": summary.costs.get("system/gpu_memory_peak_mb"),
+        "gpu_utilization_percent": summary.costs.get("system/gpu_utilization_percent"),
+        "seconds_left": left,
         "run_id": run.run_id,
         "started_from": None if study.source is None else handle(*study.source, run.seed),
     }
+
+
+def _summary(
+    study: Study, storage: Storage, run: Run, params: dict[str, Any], driven: bool
+) -> tuple[RunSummary, float | None]:
+    """How far a run is, and the seconds that it still takes if it is running; of ended runs the database knows it."""
+    kept = RunSummary(**(run.summary or {"attempts": 0}))
+    if run.attempts == kept.attempts and (run.state.is_terminal or not run.attempts):
+        return kept, None
+    goal = Goal(study.search.metric, study.search.direction)
+    summary, journal = read_summary(storage, run_folder(study.name, run.trial, run.seed), run.attempts, goal)
+    running = run.state == RunState.RUNNING and driven
+    return summary, _seconds_left(journal, run, study.experiment_at(params).training.steps) if running else None
 
 
 def _seconds_left(journal: Journal, run: Run, steps: int) -> float | None:

@@ -57,7 +57,7 @@ class StudyCallback(_PickledWithoutDriver, Callback):
         """Called by Tune in each round of its loop, also when nothing happens."""
         self._driver.guard(self._driver.warn_of_silence)
         if self._driver.study.resources.uses_worker_group and time.monotonic() - self._released > RELEASE_EVERY:
-            self._driver.guard(release)
+            self._driver.tidy(release)
             self._released = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:

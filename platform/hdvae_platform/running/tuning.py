@@ -26,14 +26,17 @@ GROUP_PARENT = {"CPU": 0, "memory": 1}
 """Resources of the process that waits for a worker group: none, but Tune does not start a process for nothing."""
 
 
-def place_runs(driver: Driver, address: str, *, insecure: bool, handle_signals: Callable[[], None]) -> None:
+def place_runs(
+    driver: Driver, address: str, begin: Callable[[], None], handle_signals: Callable[[], None], *, insecure: bool
+) -> None:
     """Have Tune run everything that the driver issues, until it stops.
 
     Args:
         driver: of the study.
         address: the Ray to use, as `cluster.connection.connected` takes it.
-        insecure: whether to use a Ray cluster without authentication.
+        begin: called before the first run is placed, once nothing can refuse the launch any more.
         handle_signals: makes signals stop the study; called again after Ray has replaced the handlers.
+        insecure: whether to use a Ray cluster without authentication.
 
     Raises:
         InputError: the cluster cannot be joined, or a run needs more than it has.
@@ -51,6 +54,7 @@ def place_runs(driver: Driver, address: str, *, insecure: bool, handle_signals: 
         at_a_time = resources.concurrent_runs(machines())
         if address != LOCAL:
             _prepare_machines(driver)
+        begin()
         driver.use_cluster(lambda: resources.slots(machines()), at_a_time, elsewhere=address != LOCAL)
         tuner = tune.Tuner(
             tune.with_resources(trainable, GROUP_PARENT if resources.uses_worker_group else resources.per_worker()),

@@ -67,7 +67,7 @@ class OptunaStudy:
             trials = self._optuna.get_trials(deepcopy=False)
             self._optuna.sampler = _sampler(study, len(trials))
         self._id = self._storage.get_study_id_from_name(study.name)
-        self._enqueue_unknown(trials)
+        self._is_queued = False
         found = self.trials()
         self._params = {trial.number: trial.params for trial in found}
         started = [trial for trial in found if trial.optuna_state != RunState.WAITING]
@@ -165,14 +165,17 @@ class OptunaStudy:
         trial.set_user_attr(attribute, value)
         self._optuna.tell(trial.number, state=TrialState.FAIL)
 
-    def _enqueue_unknown(self, trials: Sequence[FrozenTrial]) -> None:
+    def enqueue_unknown(self) -> None:
         """Queue the sets of a grid, or those that a search starts with, unless an earlier launch has."""
-        known = {set_key(trial.params) for trial in own_trials(self._study, trials)}
+        if self._is_queued:
+            return
+        known = {set_key(trial.params) for trial in self.trials()}
         is_grid = self._study.search.method.name == "grid"
         wanted = self._study.grid()[: self._study.parameter_sets()] if is_grid else self._study.start_sets()
         for params in wanted:
             if set_key(params) not in known:
                 self._enqueue(params)
+        self._is_queued = True
 
     def _enqueue(self, params: Params) -> None:
         """Queue a parameter set, so that Optuna suggests it after those queued before."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hdvae_platform.search.run_table import RunTable
 from hdvae_platform.store.records import Kind, Records, Run
 from hdvae_platform.store.run_state import RunState
+from hdvae_platform.store.run_summary import RunSummary
 from hdvae_platform.study.study import Study
 
 MAX_DEATHS = 3
@@ -17,7 +19,7 @@ MAX_DEATHS = 3
 
 
 class RunQueue:
-    """The runs of a study: each change of their states goes to the study database first.
+    """The runs of a study: each change of their states goes to the study database first, once the launch has begun.
 
     A run that an earlier launch left as running has lost its process, so it waits again.
 
@@ -32,9 +34,17 @@ class RunQueue:
         self._runs = RunTable(study.seeds, study.search.pruner is not None, left)
         self._pending: deque[tuple[int, int]] = deque()
         self._deaths: Counter[tuple[int, int]] = Counter()
+        self._to_record: deque[Callable[[], object]] | None = deque()  # None once the launch has begun
+
+    def begin(self) -> None:
+        """Record what this launch changes: until now it could be refused. `Search.next` calls this too."""
+        while self._to_record:
+            self._to_record[0]()
+            self._to_record.popleft()
+        self._to_record = None
 
     def runs(self) -> list[Run]:
-        """All recorded runs, with their present states."""
+        """All known runs, with their present states."""
         return self._runs.all()
 
     def run(self, trial: int, seed: int) -> Run:
@@ -76,6 +86,10 @@ class RunQueue:
         """Record what went wrong with a run that continues; the note stays until the run is complete."""
         self._set(self._runs[trial, seed], error=error)
 
+    def summarise(self, trial: int, seed: int, summary: RunSummary) -> None:
+        """Record how far a run came that has ended."""
+        self._set(self._runs[trial, seed], summary=summary.plain())
+
     def _take(self) -> Run | None:
         """Take the next run from the queue and mark it as running; None if the queue is empty."""
         if not self._pending:
@@ -88,7 +102,9 @@ class RunQueue:
         """Record the runs of a trial with these seeds that are new, and queue those that are WAITING."""
         for seed in seeds:
             if (trial, seed) not in self._runs:
-                self._runs.put(self._records.add_run(self._study.name, trial, seed, kind))
+                run = self._records.fresh_run(self._study.name, trial, seed, kind)
+                self._record(partial(self._records.add_run, self._study.name, trial, seed, kind))
+                self._runs.put(run)
             if self._runs[trial, seed].state == RunState.WAITING and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))
 
@@ -99,7 +115,7 @@ class RunQueue:
             self._enqueue(run.trial, [run.seed])
 
     def _forget_failures(self) -> None:
-        """Set the runs that failed to WAITING."""
+        """Have the runs that failed wait again."""
         for run in self.runs():
             if run.state == RunState.FAIL:
                 self._set(run, state=RunState.WAITING, error=None, tracked=False)
@@ -111,8 +127,14 @@ class RunQueue:
         return [key for key in runs if key not in self._runs]
 
     def _set(self, run: Run, **values: Any) -> None:
-        self._records.set_run(self._study.name, run.trial, run.seed, **values)
+        self._record(partial(self._records.set_run, self._study.name, run.trial, run.seed, **values))
         self._runs.put(replace(run, **values))
+
+    def _record(self, write: Callable[[], object]) -> None:
+        if self._to_record is None:
+            write()
+        else:
+            self._to_record.append(write)
 
 
 def _waiting(run: Run) -> Run:

@@ -53,6 +53,8 @@ class Assignment:
 class Search(RunQueue):
     """A queue of runs that refills itself with new trials, and at the end with confirmations of the best ones.
 
+    Until `begin`, nothing is recorded that this launch wants otherwise than the one before: it may still be refused.
+
     Args:
         study: a checked study, recorded by `Records.define`.
         url: SQLAlchemy URL of the study database.
@@ -72,11 +74,18 @@ class Search(RunQueue):
             self._take_up(trial)
         self._enqueue_left_confirmations()
 
+    def begin(self) -> None:
+        """Record what this launch changes: the runs that it adds or starts again, and the sets that are queued."""
+        super().begin()
+        if not self._has_begun_all_trials():
+            self._optuna.enqueue_unknown()
+
     def next(self) -> Assignment | None:
         """Issue the next run and mark it as running; None if nothing is left to issue.
 
         Runs that wait in the queue come first, then a new trial, and after the last trial the confirmations.
         """
+        self.begin()
         if not self._pending:
             if self._has_begun_all_trials():
                 for trial, seed in self._confirmations_to_come():

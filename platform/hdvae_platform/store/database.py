@@ -43,6 +43,7 @@ RUNS = sa.Table(
     sa.Column("run_id", sa.String(64)),
     sa.Column("tracked", sa.Boolean, nullable=False, default=False),
     sa.Column("kind", sa.String(12), nullable=False, default="search"),
+    sa.Column("summary", sa.JSON(none_as_null=True)),
 )
 CHANGES = sa.Table(
     "hdvae_changes",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hdvae.training.run_files import standing, step_of, written_by
@@ -58,10 +58,17 @@ class Journal:
         storage: where the run is.
         run: the folder of the run.
         clock: seconds since 1970; replaced where training is simulated.
+        names: its valid files, where they have been looked up: the journal as it was then.
     """
 
-    def __init__(self, storage: Storage, run: str, clock: Callable[[], float] = time.time) -> None:
-        self._storage, self._run, self._clock = storage, run, clock
+    def __init__(
+        self,
+        storage: Storage,
+        run: str,
+        clock: Callable[[], float] = time.time,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self._storage, self._run, self._clock, self._given = storage, run, clock, names
         self._names: dict[int, str] = {}
 
     def append(self, step: int, metrics: Mapping[str, float], costs: Mapping[str, float], attempt: Attempt) -> None:
@@ -76,7 +83,8 @@ class Journal:
 
     def steps(self) -> list[int]:
         """The recorded steps, increasing."""
-        self._names = {step_of(name): name for name in standing(self._storage, self._run, JOURNAL)}
+        names = standing(self._storage, self._run, JOURNAL) if self._given is None else self._given
+        self._names = {step_of(name): name for name in names}
         return list(self._names)
 
     def steps_by(self, attempt: int) -> list[int]:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from hdvae_platform.store.records import EXPIRY, HEARTBEAT, Records, StudyRecord
 
 
@@ -62,7 +60,7 @@ def beating(records: Records, study: str, driver: str) -> Iterator[threading.Eve
                 if records.beat(study, driver):
                     stop.set()
                 last = time.monotonic()
-            except SQLAlchemyError:
+            except Exception:  # noqa: BLE001 - whatever it is, no heartbeat was recorded; the next one may be
                 if time.monotonic() - last > EXPIRY:  # by now another driver may take over
                     stop.set()
 

@@ -42,6 +42,7 @@ class Run:
         run_id: of the run in MLflow.
         tracked: whether MLflow has everything about the run.
         kind: why the run is trained.
+        summary: how far it came (`store.run_summary.RunSummary`, as JSON-like values); None before it has ended.
     """
 
     trial: int
@@ -54,6 +55,7 @@ class Run:
     tracked: bool
     kind: Kind = "search"
     also: Mapping[str, float] = field(default_factory=dict)
+    summary: Mapping[str, Any] | None = None
 
     @staticmethod
     def fresh(trial: int, seed: int, kind: Kind = "search") -> Run:
@@ -310,15 +312,19 @@ class Records:
             rows = db.execute(query).mappings().all()
         return [_run(row) for row in rows]
 
+    def fresh_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> Run:
+        """A run that is not recorded yet; the numbers of its attempts go on from those of deleted studies."""
+        if name not in self._attempts:
+            self._attempts[name] = self._last(name)["attempts"]
+        return replace(Run.fresh(trial, seed, kind), attempts=self._attempts[name])
+
     def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> Run:
-        """Add a run in state WAITING, and return it.
+        """Record a run in state WAITING, and return it.
 
         Raises:
             Fenced: a later launch has taken the study.
         """
-        if name not in self._attempts:
-            self._attempts[name] = self._last(name)["attempts"]
-        run = replace(Run.fresh(trial, seed, kind), attempts=self._attempts[name])
+        run = self.fresh_run(name, trial, seed, kind)
         with self._writing(name) as db:
             db.execute(RUNS.insert().values(study=name, **_plain(vars(run))))
         return run

@@ -32,7 +32,7 @@ class Tracker:
         self._jobs: queue.Queue[Callable[[Client], object] | None] = queue.Queue()
         self._give_up = threading.Event()
         self._client: Client | None = None
-        self._complete = True
+        self._complete, self._is_through = True, False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -59,12 +59,13 @@ class Tracker:
     @property
     def is_complete(self) -> bool:
         """Whether MLflow took every job; known once the tracker is closed."""
-        return self._complete and not self._thread.is_alive()
+        return self._complete and self._is_through
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             if not self._do(job):
                 self._complete = False
+        self._is_through = True
 
     def _do(self, job: Callable[[Client], object]) -> bool:
         """Do a job, repeating it while the server is away; returns whether it was done in the end."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import mlflow
 import pytest
 
 from hdvae_platform.running.driver import SILENCE, Driver
+from hdvae_platform.running.status import study_status
 from hdvae_platform.running.upload import StudyTracking
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.images import load_data
@@ -164,6 +166,45 @@ def test_a_second_request_ends_the_wait_for_runs(drive):
     assert driver.next_spec("b") is None
     driver.request_stop()
     assert driver.should_end_runs()
+
+
+def test_a_signal_hurries_a_study_that_was_stopped_by_command(drive):
+    driver, _, _ = drive({"seeds": [0]})
+    driver.next_spec("a")
+    driver.stop.set()  # as its heartbeat does after `study stop`
+    assert not driver.should_end_runs()
+    driver.request_stop()
+    assert driver.should_end_runs()
+
+
+def test_a_fault_of_housekeeping_is_told_once_in_a_row_and_the_study_goes_on(drive):
+    driver, _, lines = drive({"seeds": [0]})
+
+    def release():
+        raise RuntimeError("the head does not answer")
+
+    for act in (release, release, list, release):
+        driver.tidy(act)
+    driver.raise_fault()
+    assert not driver.stop.is_set()
+    assert [line.partition(" · ")[2] for line in lines] == [
+        "resources of ended runs could not be released, which is tried again: RuntimeError: the head does not answer"
+    ] * 2
+
+
+def test_how_far_a_run_came_is_recorded_at_its_end(drive, places):
+    """Its status needs none of its files then."""
+    driver, _, _ = drive({"seeds": [0]})
+    run(RunSpec(**driver.next_spec("a")), lambda word: None)
+    driver.ended("a", Ended(EndKind.COMPLETED))
+    summary = driver.search.run(0, 0).summary
+    assert (summary["attempts"], summary["step"]) == (1, 20)
+    assert summary["checkpoint"] == "checkpoints/000000020-0001.safetensors"
+    assert summary["costs"].keys() == {"train/images_per_second", "system/memory_peak_mb"}
+    shutil.rmtree(places.storage)
+    row = study_status(places, Records(places.database).study("small")).trials[0]
+    folder = f"{places.storage}/small/trial-0000/seed-0"
+    assert (row["step"], row["checkpoint"]) == (20, f"{folder}/{summary['checkpoint']}")
 
 
 def test_a_run_that_ended_is_not_waited_for_when_the_study_stops(drive):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -17,10 +18,17 @@ import pytest
 
 import hdvae
 import hdvae_platform
+from hdvae.errors import InputError
 from hdvae_platform.cli import run as run_here
 from hdvae_platform.commands.study import run as run_command
 from hdvae_platform.running import launch
+from hdvae_platform.search.search import Search
+from hdvae_platform.search.trials import known_trials
+from hdvae_platform.store.images import load_data
 from hdvae_platform.store.records import Records
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.file import load_study
+from hdvae_platform.tracking import provenance
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.tracker import SERVER_WAIT
 from tests.study.helpers.commands import Command
@@ -257,16 +265,70 @@ def test_another_definition_needs_another_name(finished):
     assert done.stderr.count("\n") == 1
 
 
-def test_more_than_the_machine_has_and_fewer_seeds(places, edit, hdvae):
+def test_more_than_the_machine_has(places, edit, hdvae):
     file = edit({"resources": {"cpus_per_worker": 1000}})
     done = hdvae("study", "run", file)
     assert done.returncode == 2
     assert "a run needs 1000 CPU, but the cluster has" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
-    file = edit({"resources": {}, "seeds": [1]})
-    done = hdvae("study", "run", file)
-    assert done.returncode == 2
-    assert "[0] cannot be taken away" in done.stderr
+    assert Records(places.database).studies() == [], "its file may still be changed"
+    assert tracked(places) == ([], {})
+
+
+@pytest.fixture
+def begun(places, edit):
+    """Records a study of one trial whose only run has failed: the study, and what is known of it."""
+
+    def record(changes):
+        study = load_study(edit(changes))
+        definition = {**study.definition(), "data_checksum": load_data(study.experiment, places.home).checksum}
+        records = Records(places.database)
+        records.define(study.name, definition, study.plan(), provenance.code())
+        records.take(study.name, "this test")
+        search = Search(study, places.database, records)
+        run = search.next()
+        search.fail(run.trial, run.seed, "non-finite kl at step 3")
+        records.release(study.name, "this test")
+        return lambda: (
+            replace(records.study(study.name), launch=0),
+            records.runs(study.name),
+            known_trials(study, places.database),
+            records.changes(study.name),
+        )
+
+    return record
+
+
+def test_a_refused_launch_changes_nothing(places, edit, begun):
+    """Here it is refused for its folder; on a cluster the machines are looked at after that, and before any change."""
+    known = begun({"seeds": [0], "search": {"method": "grid", "trials": 1}})
+    before = known()
+    Storage(places.storage).write("small/study.json", b'{"created": 1.0}')
+    more = load_study(edit({"seeds": [0, 1], "search": {"method": "grid"}, "claim": "Another one."}))
+    with pytest.raises(InputError, match="belongs to a study small of another study database"):
+        launch.run_study(more, places, print, launch.Launch(retry_failed=True))
+    assert known() == before
+    assert tracked(places) == ([], {})
+
+
+def test_seeds_cannot_be_taken_away(places, edit, begun):
+    begun({"seeds": [0]})
+    with pytest.raises(InputError, match=r"begun with seeds \[0\]: \[0\] cannot be taken away"):
+        launch.run_study(load_study(edit({"seeds": [1]})), places, print, launch.Launch())
+
+
+def test_own_images_may_be_elsewhere_at_the_next_launch(places, edit, begun, tmp_path):
+    """`study submit` sends them to a folder of the cluster; their checksum says that they are the same."""
+    begun({"seeds": [0]})
+    shutil.copy(tmp_path / "images.npz", tmp_path / "moved.npz")
+    moved = load_study(edit({"experiment/data/path": str(tmp_path / "moved.npz"), "seeds": [0]}))
+    Storage(places.storage).write("small/study.json", b"{}")
+    with pytest.raises(InputError, match="belongs to a study"):  # which is looked at after the definition
+        launch.run_study(moved, places, print, launch.Launch())
+    others = {name: 1 - images for name, images in np.load(tmp_path / "images.npz").items()}
+    np.savez(tmp_path / "moved.npz", **others)
+    with pytest.raises(InputError, match="data_checksum was"):
+        launch.run_study(moved, places, print, launch.Launch())
 
 
 def test_a_folder_of_another_databases_study_is_left_alone(places, edit, hdvae):
@@ -279,6 +341,7 @@ def test_a_folder_of_another_databases_study_is_left_alone(places, edit, hdvae):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"{folder} belongs to a study small of another study database: give this one another name" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["study.json"]
+    assert Records(places.database).studies() == []
 
 
 def test_commands_that_only_read_do_not_wait_for_torch(finished, tmp_path):

@@ -13,9 +13,11 @@ from hdvae_platform.cli import run as hdvae
 from hdvae_platform.running.status import StudyState, study_state, study_status
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.attempts import Attempt
+from hdvae_platform.store.journal import Goal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
+from hdvae_platform.store.run_summary import read_summary
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.file import load_study
 from hdvae_platform.training.session import RunSession
@@ -125,6 +127,7 @@ def test_a_run_under_way(tmp_path, edit):
         made = Report(step, {"valid/elbo": elbo}, image, {"train/images_per_second": 100.0 * step})
         session.report(made, lambda: Snapshot({"w": torch.zeros(1)}, {"step": step}))
 
+    search.begin()
     waiting = row()
     assert (waiting["state"], waiting["step"], waiting["checkpoint"], waiting["seconds_left"]) == (
         "WAITING",
@@ -163,6 +166,52 @@ def test_nothing_runs_without_a_driver(tmp_path, edit):
     Search(study, places.database, records).next()
     row = study_status(places, records.study(study.name)).trials[0]
     assert (row["state"], row["attempts"], row["seconds_left"]) == ("WAITING", 1, None)
+
+
+@pytest.mark.parametrize("reports", [3, 12])
+def test_the_requests_of_a_status_are_bounded_for_an_unfinished_run_and_none_for_others(
+    tmp_path, edit, monkeypatch, reports
+):
+    places = Places.under(tmp_path / "home")
+    changes = {"seeds": [0], "experiment/training/steps": 120, "experiment/evaluation/every": 10}
+    study = load_study(edit({**ARMS, **changes}))
+    records = Records(places.database)
+    records.define(study.name, study.definition(), study.plan(), {})
+    records.take(study.name, "this test")
+    search, goal = Search(study, places.database, records), Goal()
+    for trial in range(2):
+        run = search.next()
+        folder = run_folder(study.name, run.trial, run.seed)
+        attempt = Attempt(Storage(places.storage), folder, run.attempt)
+        attempt.begin()
+        session = RunSession(attempt, lambda message: None)
+        for step in range(10, 10 * reports + 1, 10):
+            made = Report(step, {"valid/elbo": -float(step)}, {"image": torch.tensor([0])}, {})
+            session.report(made, lambda step=step: Snapshot({"w": torch.zeros(1)}, {"step": step}))
+        if trial == 0:
+            search.finish(run.trial, run.seed, -1.0)
+            search.summarise(run.trial, run.seed, read_summary(Storage(places.storage), folder, 1, goal)[0])
+    asked = []
+
+    class Counted(Storage):
+        def list(self, folder):
+            asked.append(folder)
+            return super().list(folder)
+
+        def read(self, name):
+            asked.append(name)
+            return super().read(name)
+
+    monkeypatch.setattr("hdvae_platform.running.status.Storage", Counted)
+    done, live, waiting = study_status(places, records.study(study.name)).trials
+    assert {request.split("/")[1] for request in asked} == {"trial-0001"}
+    assert len(asked) <= 11
+    assert (done["state"], live["state"], waiting["state"]) == ("COMPLETE", "RUNNING", "WAITING")
+    for row in (done, live):
+        assert row["step"] == 10 * reports
+        assert row["checkpoint"].endswith(f"{10 * reports:09d}-0001.safetensors")
+        assert row["best_checkpoint"].endswith("000000010-0001.safetensors")
+    assert (done["seconds_left"], waiting["checkpoint"]) == (None, None)
 
 
 def test_a_study_is_listed_and_stopped_while_the_storage_is_away(tmp_path, edit, monkeypatch, capsys):

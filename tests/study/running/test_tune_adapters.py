@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hdvae_platform.cluster.connection import release
 from hdvae_platform.running.tune_adapters import StudyCallback, StudySearcher, StudyStopper
 from hdvae_platform.training.messages import Ended, EndKind, Reported
 from hdvae_platform.training.tune_trainable import result_of
@@ -44,6 +45,14 @@ def test_any_other_error_is_the_death_of_its_process(last):
     driver = Calls()
     StudyCallback(driver).on_trial_error(0, [], trial(last))
     assert driver.calls == [("died", "a")]
+
+
+def test_what_killed_workers_reserved_is_released_as_housekeeping():
+    """A fault of it ends no study."""
+    driver = Calls()
+    driver.study = SimpleNamespace(resources=SimpleNamespace(uses_worker_group=True))
+    StudyCallback(driver).on_step_begin(0, [])
+    assert driver.calls == [("warn_of_silence",), ("tidy", release)]
 
 
 def test_reports_and_ends_arrive_as_messages():

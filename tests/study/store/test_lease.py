@@ -48,3 +48,20 @@ def test_nobody_is_not_dead(held):
     assert lease.dead(None) is None
     record = held("somebody else")
     assert lease.dead(record) is None
+
+
+def test_the_heart_beats_on_after_any_fault(held, monkeypatch):
+    """A thread that ended would lose the study to another driver, and hear no request to stop."""
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    beats = []
+
+    class Faulty:
+        def beat(self, study, driver):
+            beats.append(1)
+            if len(beats) < 3:
+                raise RuntimeError("a fault of no kind that was thought of")
+            return len(beats) > 4
+
+    with lease.beating(Faulty(), "s", "d") as stop:
+        assert stop.wait(10)
+    assert len(beats) > 4
