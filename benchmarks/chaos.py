@@ -259,7 +259,7 @@ def results(storage: Storage, name: str) -> Result:
     for trial, arm in enumerate(ARMS):
         folder = f"{name}/trial-{trial:04d}/seed-0"
         last = [f for f in standing(storage, folder, "checkpoints") if f.endswith(".safetensors")][-1]
-        snapshot = read_checkpoint(storage, f"{folder}/checkpoints/{last.removesuffix('.safetensors')}")
+        snapshot = read_checkpoint(storage, folder, f"checkpoints/{last.removesuffix('.safetensors')}")
         tensors = b"".join(t.numpy().tobytes() for _, t in sorted(snapshot.tensors.items()))
         journal = Journal(storage, folder)
         points = {(m, s): v for s in journal.steps() for m, v in journal.entry(s).metrics.items()}

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """Wrong input. The message is one line for the user; commands print it and exit with code 2."""
 
 
+class Damaged(InputError):
+    """A file is not what was written, or belongs elsewhere. The message names it, and says how it differs."""
+
+
 class NonFinite(ArithmeticError):
     """A quantity of the loss is not finite.
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from hdvae.config import parse
 from hdvae.data.dataset import Dataset
-from hdvae.errors import InputError
+from hdvae.errors import Damaged, InputError
 from hdvae.evaluation.importance import importance_weighted
 from hdvae.evaluation.sampling import prior_samples, reconstructions
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE, evaluating
 from hdvae.training import loop
-from hdvae.training.checkpoints import Damaged, encode, read_address
+from hdvae.training.checkpoints import encode, read_address
 from hdvae.training.in_memory import InMemory
-from hdvae.training.run_files import CHECKPOINTS
+from hdvae.training.run_files import CHECKPOINTS, Folder, newest_attempt
 from hdvae.training.snapshot import Snapshot, trained_model
 
 
@@ -57,12 +57,18 @@ class TrainedModel:
         return Snapshot(tensors, {**values, "step": self.step})
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint into a folder, from which `hdvae.load` reads it. Training cannot resume from it."""
-        place = Path(folder) / CHECKPOINTS
-        place.mkdir(parents=True, exist_ok=True)
-        data, manifest = encode(self.snapshot(), self.step)
-        (place / f"{self.step:09d}-0000.safetensors").write_bytes(data)
-        (place / f"{self.step:09d}-0000.json").write_bytes(manifest)
+        """Write a checkpoint into a folder, from which `hdvae.load` reads it. Training cannot resume from it.
+
+        Raises:
+            InputError: the folder is that of a run, whose own checkpoints would be read instead.
+        """
+        if newest_attempt(Folder(str(folder)), "."):
+            raise InputError(f"{folder} is the folder of a run, which keeps its own checkpoints: give another folder")
+        stem = f"{CHECKPOINTS}/{self.step:09d}-0000"
+        (Path(folder) / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        data, manifest = encode(self.snapshot(), self.step, stem=stem)
+        (Path(folder) / f"{stem}.safetensors").write_bytes(data)
+        (Path(folder) / f"{stem}.json").write_bytes(manifest)
 
     @property
     def image(self) -> tuple[int, int]:

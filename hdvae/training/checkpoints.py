@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from hdvae.errors import InputError
-from hdvae.training.run_files import CHECKPOINTS, Files, Folder, stems
+from hdvae.errors import Damaged, InputError
+from hdvae.training.run_files import CHECKPOINTS, Files, Folder, stems_of, taken_over
+from hdvae.training.sealed import seal, unseal
 from hdvae.training.snapshot import Snapshot
 
-FORMAT = 1
 
+def encode(snapshot: Snapshot, step: int, run: str = "", stem: str = "") -> tuple[bytes, bytes]:
+    """The contents of the two files of a checkpoint: its tensors, and the manifest with their checksum.
 
-class Damaged(Exception):
-    """A checkpoint differs from what was written. The message says how."""
-
-
-def encode(snapshot: Snapshot, step: int) -> tuple[bytes, bytes]:
-    """The contents of the two files of a checkpoint: its tensors, and the manifest with their checksum."""
+    Args:
+        snapshot: what is kept.
+        step: of the snapshot.
+        run: the folder of its run, below the storage root; empty for a model outside a run.
+        stem: the name of both files in that folder, without suffix.
+    """
     data = save({name: tensor.cpu().contiguous() for name, tensor in snapshot.tensors.items()})
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "values": dict(snapshot.values),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    return data, json.dumps(manifest, indent=1).encode()
+    tensors = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return data, seal(run, f"{stem}.json", {"step": step, "values": dict(snapshot.values), "tensors": tensors})
 
 
-def read_checkpoint(files: Files, stem: str) -> Snapshot:
-    """Read the checkpoint in the files `stem.json` and `stem.safetensors`.
+def read_checkpoint(files: Files, run: str, stem: str, owner: str | None = None) -> Snapshot:
+    """Read the checkpoint in the files `stem.json` and `stem.safetensors` in the folder of a run.
 
     Raises:
-        Damaged: a file is missing or damaged.
+        Damaged: a file is missing, damaged, or belongs elsewhere.
+        InputError: a later version of hdvae wrote it.
     """
-    address = files.address(f"{stem}.safetensors")
+    manifest_file, tensors_file = f"{run}/{stem}.json", f"{run}/{stem}.safetensors"
+    address = files.address(tensors_file)
     try:
-        manifest: dict[str, Any] = json.loads(files.read(f"{stem}.json"))
-        data = files.read(f"{stem}.safetensors")
-        if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise Damaged(f"{address}: size or checksum differs from the manifest")
+        manifest = unseal(files.read(manifest_file), files.address(manifest_file), f"{stem}.json", owner).content
+        data = files.read(tensors_file)
+        written = manifest["tensors"]
+        if len(data) != written["bytes"] or hashlib.sha256(data).hexdigest() != written["sha256"]:
+            raise Damaged(f"{address} is damaged: size or checksum differs from its manifest")
         return Snapshot(load(data), manifest["values"])
-    except (FileNotFoundError, KeyError, ValueError, SafetensorError) as fault:
+    except FileNotFoundError as fault:
         raise Damaged(f"{address}: {fault}") from fault
+    except (KeyError, SafetensorError) as fault:
+        raise Damaged(f"{address} is no checkpoint: {fault}") from fault
 
 
-def newest(files: Files, run: str) -> tuple[Snapshot | None, list[str]]:
-    """The newest readable checkpoint of a run, if there is one, and the faults of newer ones."""
-    faults: list[str] = []
-    for stem in reversed(stems(files, run).values()):
+def newest(
+    files: Files, run: str, owner: str | None = None, without: Collection[int] = ()
+) -> tuple[Snapshot | None, list[str]]:
+    """The newest readable checkpoint of a run, if there is one, and the faults of newer ones.
+
+    Args:
+        files: where the run is.
+        run: its folder.
+        owner: the run that its files must belong to; None where only its attempts say which.
+        without: the steps of checkpoints that are passed over.
+    """
+    taken, faults = taken_over(files, run, owner), list[str]()
+    kept = stems_of(taken.valid_in(CHECKPOINTS, files.list(f"{run}/{CHECKPOINTS}")))
+    for stem in [kept[step] for step in reversed(kept) if step not in without]:
         try:
-            return read_checkpoint(files, f"{run}/{CHECKPOINTS}/{stem}"), faults
+            return read_checkpoint(files, run, f"{CHECKPOINTS}/{stem}", owner or taken.owner), faults
         except Damaged as fault:
             faults.append(str(fault))
     return None, faults
@@ -78,7 +87,9 @@ def read_address(address: str, place: Callable[[str], Files] = Folder) -> Snapsh
     address = address.rstrip("/")
     one = re.fullmatch(rf"(.*)/{CHECKPOINTS}/([\d-]+)\.safetensors", address)
     if one is not None:
-        return read_checkpoint(place(one[1]), f"{CHECKPOINTS}/{one[2]}")
+        root, _, folder = one[1].rpartition("/")
+        files = place(root or ".")
+        return read_checkpoint(files, folder, f"{CHECKPOINTS}/{one[2]}", taken_over(files, folder).owner)
     root, _, folder = address.removesuffix(f"/{CHECKPOINTS}").rpartition("/")
     snapshot, faults = newest(place(root or "."), folder)
     if snapshot is None:

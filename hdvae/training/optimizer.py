@@ -26,6 +26,18 @@ CACHED = 2**17
 """Number of entries updated at a time; with their moments and gradients, they fit into the cache of a core."""
 
 
+def moment_shapes(shape: Sequence[int], *, by_row: bool) -> dict[str, tuple[int, ...]]:
+    """The shapes of the state tensors of a parameter, by their names.
+
+    Args:
+        shape: of the parameter.
+        by_row: whether its gradients are sparse.
+    """
+    if by_row:
+        return dict(zip(ROW_MOMENTS, ((*shape[:-1], 2 * shape[-1]), tuple(shape[:-1])), strict=True))
+    return dict(zip(MOMENTS, (tuple(shape), tuple(shape), ()), strict=True))
+
+
 @dataclass
 class Group:
     """Parameters with a common learning rate, which may change from step to step.

@@ -11,15 +11,20 @@ the newest attempt lists it.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from hdvae.errors import Damaged
+from hdvae.training.sealed import unseal
+
 ATTEMPTS, CHECKPOINTS = "attempts", "checkpoints"
 """Folders of a run that the library reads."""
-_NUMBERED = re.compile(r"-(\d{4,})\.")
+_NUMBERED = re.compile(r"\d-(\d{4,})\.\w+$")
+_ATTEMPT = re.compile(r"(\d+)\.json")
 
 
 class Files(Protocol):
@@ -39,6 +44,10 @@ class Files(Protocol):
 
     def address(self, name: str) -> str:
         """The full address of a file, for messages."""
+        ...
+
+    def warn(self, line: str) -> None:
+        """Tell the user of a file that is passed over."""
         ...
 
 
@@ -66,29 +75,75 @@ class Folder:
         """The path of a file."""
         return str(self._root / name)
 
+    def warn(self, line: str) -> None:
+        """Warn, in Python's way."""
+        warnings.warn(line, stacklevel=2)
+
+
+def attempts(files: Files, run: str) -> list[int]:
+    """The numbers of the attempts at a run that have begun, increasing."""
+    names = map(_ATTEMPT.fullmatch, files.list(f"{run}/{ATTEMPTS}"))
+    return sorted(int(name[1]) for name in names if name)
+
 
 def newest_attempt(files: Files, run: str) -> int:
     """The number of the newest attempt of a run; 0 before the first one."""
-    return max((int(name.removesuffix(".json")) for name in files.list(f"{run}/{ATTEMPTS}")), default=0)
+    return max(attempts(files, run), default=0)
 
 
-def standing(files: Files, run: str, folder: str) -> list[str]:
+@dataclass(frozen=True)
+class Taken:
+    """What the newest readable record of an attempt says.
+
+    Attributes:
+        by: the number of the attempt; 0 without a record.
+        owner: the run that the record belongs to; None without a record.
+        files: folder → names of the files of earlier attempts that are valid.
+    """
+
+    by: int = 0
+    owner: str | None = None
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def valid_in(self, folder: str, names: Iterable[str]) -> list[str]:
+        """The valid ones among the names in a folder."""
+        listed = self.files.get(folder, ())
+        return [name for name in names if _NUMBERED.search(name) and (written_by(name) >= self.by or name in listed)]
+
+
+def taken_over(files: Files, run: str, owner: str | None = None) -> Taken:
+    """What the newest attempt has taken over. A record that is damaged is told of, and that of an older attempt used.
+
+    All files of the older attempt and of later ones are then valid: what an attempt that was shut out still wrote is
+    the same as what its successor did, to the last bit on the same machine.
+
+    Args:
+        files: where the run is.
+        run: its folder.
+        owner: the run that its files must belong to; None if that is not known.
+
+    Raises:
+        InputError: a later version of hdvae wrote the record.
+    """
+    for number in reversed(attempts(files, run)):
+        name = f"{ATTEMPTS}/{number:04d}.json"
+        try:
+            record = unseal(files.read(f"{run}/{name}"), files.address(f"{run}/{name}"), name, owner)
+            return Taken(number, record.run, record.content)
+        except Damaged as fault:
+            files.warn(str(fault))
+    return Taken()
+
+
+def standing(files: Files, run: str, folder: str, owner: str | None = None) -> list[str]:
     """The valid files in a folder of a run, sorted: those of the newest attempt, and those that it continues from."""
-    return valid_files(files, run, folder)[folder]
+    return valid_files(files, run, folder, owner=owner)[folder]
 
 
-def valid_files(files: Files, run: str, *folders: str) -> dict[str, list[str]]:
+def valid_files(files: Files, run: str, *folders: str, owner: str | None = None) -> dict[str, list[str]]:
     """The valid files in each of some folders of a run, sorted; the record of the newest attempt is read once."""
-    newest = newest_attempt(files, run)
-    taken = json.loads(files.read(f"{run}/{ATTEMPTS}/{newest:04d}.json")) if newest else {}
-    return {
-        folder: [
-            name
-            for name in files.list(f"{run}/{folder}")
-            if written_by(name) == newest or name in taken.get(folder, [])
-        ]
-        for folder in folders
-    }
+    taken = taken_over(files, run, owner)
+    return {folder: taken.valid_in(folder, files.list(f"{run}/{folder}")) for folder in folders}
 
 
 def written_by(name: str) -> int:
@@ -98,7 +153,13 @@ def written_by(name: str) -> int:
     2
     """
     match = _NUMBERED.search(name)
-    return int(match[1]) if match else 0
+    assert match is not None
+    return int(match[1])
+
+
+def is_of_attempt(name: str, newest: int) -> bool:
+    """Whether a file was written by an attempt, up to one; no other files are ever deleted."""
+    return _NUMBERED.search(name) is not None and written_by(name) <= newest
 
 
 def step_of(name: str) -> int:
@@ -106,9 +167,9 @@ def step_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-def stems(files: Files, run: str) -> dict[int, str]:
+def stems(files: Files, run: str, owner: str | None = None) -> dict[int, str]:
     """Step → name, without suffix, of its valid checkpoint, by increasing step; of two, the newer attempt's."""
-    return stems_of(standing(files, run, CHECKPOINTS))
+    return stems_of(standing(files, run, CHECKPOINTS, owner))
 
 
 def stems_of(names: Iterable[str]) -> dict[int, str]:
@@ -119,11 +180,3 @@ def stems_of(names: Iterable[str]) -> dict[int, str]:
 def tensors_file(stem: str) -> str:
     """The file with the tensors of a checkpoint, below the folder of its run."""
     return f"{CHECKPOINTS}/{stem}.safetensors"
-
-
-def addresses(files: Files, run: str) -> dict[int, str]:
-    """The address of the tensors of each step's checkpoint, in increasing order of steps.
-
-    It lists the folder only once, since a run in progress may delete older checkpoints in between.
-    """
-    return {step: files.address(f"{run}/{tensors_file(stem)}") for step, stem in stems(files, run).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
+
+OTHERWISE = "or delete the checkpoints of this run to train it from the beginning"
+"""What helps where a checkpoint cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,30 @@ def check_names(expected: Collection[str], found: Collection[str], part: str) ->
     faults = [f"{kind} {names[0]}{_and_more(names)}" for kind, names in differing.items() if names]
     if faults:
         raise InputError(
-            f"checkpoint, {part}: it {' and '.join(faults)}; use the version of hdvae that wrote it, "
-            "or delete the checkpoints of this run to train it from the beginning"
+            f"checkpoint, {part}: it {' and '.join(faults)}; use the version of hdvae that wrote it, {OTHERWISE}"
         )
+
+
+def check_tensors(shapes: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], part: str) -> None:
+    """Check that a checkpoint has exactly the tensors that are expected, and that all their values are finite.
+
+    Args:
+        shapes: the names and shapes that the experiment and this version of the program need.
+        found: the tensors in the checkpoint.
+        part: what is checked, for the message.
+
+    Raises:
+        InputError: a name or a shape differs, or a value is not finite.
+    """
+    check_names(shapes, found, part)
+    for name, tensor in found.items():
+        if tuple(tensor.shape) != tuple(shapes[name]):
+            raise InputError(
+                f"checkpoint, {part}: {name} has the shape {tuple(tensor.shape)} instead of {tuple(shapes[name])}; "
+                f"use the version of hdvae that wrote it, {OTHERWISE}"
+            )
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"checkpoint, {part}: {name} has values that are not finite; delete it, {OTHERWISE}")
 
 
 def _and_more(names: Collection[str]) -> str:
@@ -75,6 +99,6 @@ def trained_model(snapshot: Snapshot) -> HDVAE:
     model = HDVAE(experiment.model, (height, width))
     kinds = [kind for kind in ("best", "average", "model") if below(kind, snapshot.tensors)]
     weights = below(kinds[0], snapshot.tensors) if kinds else {}
-    check_names(model.state_dict(), weights, "weights")
+    check_tensors({name: own.shape for name, own in model.state_dict().items()}, weights, "weights")
     model.load_state_dict(weights)
     return model.eval()

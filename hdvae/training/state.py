@@ -21,8 +21,8 @@ from hdvae.objectives.temperature import LearnedTemperature
 from hdvae.randomness.seeds import derive
 from hdvae.training.continuation import check_continuation
 from hdvae.training.finite import FirstNonFinite
-from hdvae.training.optimizer import MOMENTS, ROW_MOMENTS, Adamax, Group
-from hdvae.training.snapshot import Snapshot, below, check_names, prefixed
+from hdvae.training.optimizer import ROW_MOMENTS, Adamax, Group, moment_shapes
+from hdvae.training.snapshot import Snapshot, below, check_names, check_tensors, prefixed
 
 GRADIENT_NORM = "gradient_norm"
 
@@ -217,7 +217,7 @@ class TrainState:
         """Continue from a snapshot of the same experiment and seed. The state must be fresh.
 
         Raises:
-            InputError: the snapshot lacks tensors that this state has, or has others.
+            InputError: the snapshot lacks tensors that this state has, has others, or has values that are not finite.
         """
         self._check(snapshot)
         self._take(snapshot)
@@ -260,15 +260,17 @@ class TrainState:
 
     def _check(self, snapshot: Snapshot) -> None:
         """Check that a snapshot has exactly the parts that this experiment needs; the state must be fresh."""
-        tensors, values, step = set(self.snapshot().tensors), {"worse"}, snapshot.values["step"]
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.snapshot().tensors.items()}
+        values, step = {"worse"}, snapshot.values["step"]
         if "best" in snapshot.values:
-            tensors |= {f"best/{name}" for name in self.model.state_dict()}
-        for name in self.parameters() if step else ():  # each has a gradient in every step
+            shapes |= {f"best/{name}": tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.parameters().items() if step else ():  # each has a gradient in every step
             by_row = f"optimizer/{name}/{ROW_MOMENTS[0]}" in snapshot.tensors
-            tensors |= {f"optimizer/{name}/{moment}" for moment in (ROW_MOMENTS if by_row else MOMENTS)}
+            moments = moment_shapes(parameter.shape, by_row=by_row)
+            shapes |= {f"optimizer/{name}/{moment}": shape for moment, shape in moments.items()}
         if step < self.experiment.training.steps and step % self.experiment.evaluation.every:
             values.add("means")  # of the steps since the last report
-        check_names(tensors, snapshot.tensors, f"step {step}")
+        check_tensors(shapes, snapshot.tensors, f"step {step}")
         check_names(values, values & snapshot.values.keys(), f"step {step}")
 
 

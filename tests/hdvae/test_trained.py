@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from hdvae.experiment.experiment import Experiment
 from hdvae.trained import TrainedModel
 from hdvae.training import loop
 from hdvae.training.in_memory import InMemory
+from hdvae.training.sealed import seal
 from hdvae.training.state import TrainState
 from hdvae.training.step import train_step
 
@@ -142,8 +143,37 @@ def test_a_late_file_of_an_attempt_that_was_shut_out_does_not_count(folder):
     TrainedModel.of(state.snapshot()).save(folder)
     names = [f"000000003-0000.{kind}" for kind in ("json", "safetensors")]
     (folder / "attempts").mkdir()
-    (folder / "attempts/0001.json").write_text(json.dumps({"checkpoints": names}))
+    (folder / "attempts/0001.json").write_bytes(seal("", "attempts/0001.json", {"checkpoints": names}))
     assert hdvae.load(folder).step == 3
+
+
+def test_a_model_is_not_saved_into_the_folder_of_a_run(folder, tmp_path):
+    """Its own checkpoints would be read instead."""
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts/0001.json").write_bytes(seal("s/trial-0000/seed-0", "attempts/0001.json", {}))
+    with pytest.raises(InputError, match=f"{tmp_path} is the folder of a run, which keeps its own checkpoints"):
+        hdvae.load(folder).save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir() if file.name != "model"] == ["attempts"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weights: weights * float("nan"), "has values that are not finite"),
+        (lambda weights: weights[..., :-1], r"has the shape \(.*\) instead of \("),
+    ],
+)
+def test_weights_that_no_model_can_use_are_one_line(change, words):
+    """In a checkpoint that is whole."""
+    state = trained()
+    snapshot = state.snapshot()
+    name = next(name for name in snapshot.tensors if name.startswith("model/") and snapshot.tensors[name].dim() > 1)
+    changed = replace(snapshot, tensors={**snapshot.tensors, name: change(snapshot.tensors[name])})
+    fresh = TrainState.fresh(state.experiment, state.model.image, state.seed)
+    for read in (TrainedModel.of, fresh.restore):
+        with pytest.raises(InputError, match=words) as fault:
+            read(changed)
+        assert "\n" not in str(fault.value)
 
 
 def test_training_in_this_process_is_a_function_of_the_seed(images):

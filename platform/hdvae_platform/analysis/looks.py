@@ -24,8 +24,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from hdvae.errors import Damaged
+from hdvae.training.sealed import seal, unseal
 from hdvae_platform.analysis.labels import expectation_in_words
-from hdvae_platform.store.layout import looks_folder
+from hdvae_platform.store.layout import look_file, looks_folder
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.expectation import Expectation
 
@@ -60,7 +62,7 @@ class Looks:
     """
 
     def __init__(self, storage: Storage, study: str) -> None:
-        self._storage, self._folder = storage, looks_folder(study)
+        self._storage, self._study, self._folder = storage, study, looks_folder(study)
 
     def look(self, expectation: Expectation, runs: Collection[RunKey]) -> Look:
         """The look at an expectation by a test of these runs; records it unless it is recorded.
@@ -76,18 +78,25 @@ class Looks:
         number = len(known) + 1
         record = {"expected": expectation_in_words(expectation), "number": number, "time": time.time()}
         record |= {"seeds": sorted({seed for _, seed in runs}), "runs": sorted(map(list, runs))}
+        file = look_file(f"{compared}-{number:04d}-{mine}.json")
         try:
-            self._storage.write(
-                f"{self._folder}/{compared}-{number:04d}-{mine}.json", json.dumps(record, indent=1).encode()
-            )
+            self._storage.write(f"{self._study}/{file}", seal(self._study, file, record))
         except OSError:  # a reader without the right to write, or a full storage: the verdict says so
             return Look(number, recorded=False)
         return Look(number)
 
     def records(self) -> list[dict[str, Any]]:
-        """What is recorded of each look: what was expected, number, time, seeds and runs; the oldest first."""
-        names = self._storage.list(self._folder)
-        found = [json.loads(self._storage.read(f"{self._folder}/{name}")) for name in names]
+        """What is recorded of each look: what was expected, number, time, seeds and runs; the oldest first.
+
+        The user is told of damaged records, which are left out; their names still count as looks.
+        """
+        found = []
+        for file in map(look_file, self._storage.list(self._folder)):
+            path = f"{self._study}/{file}"
+            try:
+                found.append(unseal(self._storage.read(path), self._storage.address(path), file, self._study).content)
+            except Damaged as fault:
+                self._storage.warn(f"{fault}; the record of this look is passed over")
         return sorted(found, key=lambda one: float(one["time"]))
 
 

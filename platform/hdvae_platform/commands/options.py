@@ -33,6 +33,11 @@ set_option = click.option(
 )
 
 
+def to_stderr(line: str) -> None:
+    """Print a line that is no part of a result."""
+    click.echo(line, err=True)
+
+
 def prepare_folder(out: Path) -> None:
     """Make the folder of `--out`, and check that it can be written before anything is computed.
 

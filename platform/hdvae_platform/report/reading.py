@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.analysis.answers import answer_of
@@ -17,7 +17,7 @@ from hdvae_platform.running.status import StudyStatus, study_status
 from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder, samples_file
-from hdvae_platform.store.per_image import find_per_image, read_per_image
+from hdvae_platform.store.per_image import read_per_image
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
 from hdvae_platform.store.run_state import RunState
@@ -28,8 +28,13 @@ from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.study_run import confirmation_runs, study_run
 
 
-def read_contents(places: Places, name: str) -> Contents:
+def read_contents(places: Places, name: str, say: Callable[[str], None] = lambda line: None) -> Contents:
     """Read everything that the report of a study says.
+
+    Args:
+        places: where the study lives.
+        name: of the study.
+        say: called with a line for each damaged file, which is passed over.
 
     Raises:
         InputError: the study is unknown, or none of its runs is complete.
@@ -41,7 +46,7 @@ def read_contents(places: Places, name: str) -> Contents:
         hint = nearest(name, [one.name for one in records.studies()]) or "; there are none yet"
         raise InputError(f"no study {name} in {places.home}{hint}")
     study = record.as_study()
-    client, storage = Client(places), Storage(places.storage)
+    client, storage = Client(places), Storage(places.storage, say=say)
     all_arms = read_arms(client, [name])
     arms = best_arms(_arm_reports(all_arms, study), study)
     _add_curves_and_samples(arms, client, storage, name)
@@ -105,9 +110,9 @@ def _add_curves_and_samples(arms: Sequence[ArmReport], client: Client, storage: 
         for run in arm.arm.runs:
             folder = run_folder(name, run.trial, run.seed)
             journal = Journal(storage, folder)
-            steps = journal.steps()
+            entries = journal.readable(journal.steps())
             arm.curves[run.run_id] = (
-                {step: journal.entry(step).metrics for step in steps} if steps else _history(client, run.run_id)
+                {step: entry.metrics for step, entry in entries.items()} if entries else _history(client, run.run_id)
             )
             if arm.samples is None and storage.exists(samples_file(folder)):
                 arm.samples = Samples(run.handle, storage.read(samples_file(folder)))
@@ -125,9 +130,9 @@ def _evaluated_images(arms: Sequence[ArmReport], storage: Storage, name: str) ->
     """The number of images with values, from the first run that stores values of each image."""
     for arm in arms:
         for run in arm.arm.runs:
-            folder = run_folder(name, run.trial, run.seed)
-            if find_per_image(storage, folder, "valid") is not None:
-                return int(read_per_image(storage, folder, "valid")[0].num_rows)
+            values = read_per_image(storage, run_folder(name, run.trial, run.seed), "valid")
+            if values is not None:
+                return int(values.num_rows)
     return None
 
 

@@ -54,14 +54,17 @@ def write_report(places: Places, name: str, folder: Path, plots: Sequence[str] =
             the folder cannot be written.
         Unreachable: MLflow, which has the numbers, does not answer.
     """
-    contents = read_contents(places, name)
+    damaged: list[str] = []
+    contents = read_contents(places, name, damaged.append)
     figures = all_figures(contents, plots)
     drawn = [one for one in figures if isinstance(one, Drawn)]
     files = {f"{REPORT_FIGURES}/{one.name}.{kind}": getattr(one, kind) for one in drawn for kind in ("svg", "png")}
     files[REPORT_PAGE] = html(contents, figures).encode()
     _write(folder, files, [one.name for one in figures if isinstance(one, NotDrawn)])
     notes = _log(contents, files)
-    return Written(folder / REPORT_PAGE, [folder / file for file in files if file != REPORT_PAGE], not notes, notes)
+    return Written(
+        folder / REPORT_PAGE, [folder / file for file in files if file != REPORT_PAGE], not notes, damaged + notes
+    )
 
 
 def is_reported(client: Client, places: Places, study: Study) -> bool:

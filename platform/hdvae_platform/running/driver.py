@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hdvae.errors import InputError
+from hdvae.errors import Damaged, InputError
 from hdvae.evaluation.metrics import error_name
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.running.descriptions import run_title
@@ -376,7 +376,11 @@ class Driver:
     def _completed(self, assignment: Assignment) -> None:
         journal = Journal(self.storage, self._folder(assignment))
         step = journal.steps()[-1]
-        metrics = journal.entry(step).metrics
+        try:
+            metrics = journal.entry(step).metrics
+        except Damaged as fault:
+            self._failed(assignment, f"{fault}; starting the run again makes this report again")
+            return
         value, *also = (metrics.get(metric, math.nan) for metric in self.study.search.measured)
         run = self.search.finish(assignment.trial, assignment.seed, value, *also)
         self.tracking.end(assignment, run.state)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hdvae_platform.analysis.looks import Looks
 from hdvae_platform.running.status import study_status
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
-from hdvae_platform.store.per_image import find_per_image
+from hdvae_platform.store.per_image import read_per_image
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage, StorageAway
@@ -57,13 +56,14 @@ METRICS = pa.schema(
 """A row for each point of each run, with the time at which it was measured."""
 
 
-def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
+def export(places: Places, record: StudyRecord, out: Path, say: Callable[[str], None]) -> list[Path]:
     """Write all records of a study into a new folder; after an error nothing is there.
 
     Args:
         places: where the study lives.
         record: the study.
         out: the folder; it may exist if it is empty.
+        say: called with a line for each damaged file, which is left out.
 
     Returns:
         The files, sorted.
@@ -79,7 +79,7 @@ def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
             made = Path(folder) / "made"
             made.mkdir()
-            _write(places, record, made)
+            _write(places, record, made, say)
             made.replace(out)
     except StorageAway:
         raise
@@ -88,11 +88,11 @@ def export(places: Places, record: StudyRecord, out: Path) -> list[Path]:
     return sorted(out.iterdir())
 
 
-def _write(places: Places, record: StudyRecord, out: Path) -> None:
+def _write(places: Places, record: StudyRecord, out: Path, say: Callable[[str], None]) -> None:
     study = record.as_study()
-    storage = Storage(places.storage)
+    storage = Storage(places.storage, say=say)
     (out / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    (out / "history.json").write_text(json.dumps(_history(places, record), indent=1))
+    (out / "history.json").write_text(json.dumps(_history(places, record, storage), indent=1))
     rows = study_status(places, record).trials
     runs = [{**row, "trial": row["number"], "settings": json.dumps(row["params"])} for row in rows]
     parquet.write_table(pa.Table.from_pylist(runs, RUNS), out / "runs.parquet")
@@ -105,7 +105,7 @@ def _write(places: Places, record: StudyRecord, out: Path) -> None:
         parquet.write_table(pa.concat_tables(images, promote_options="default"), out / "images.parquet")
 
 
-def _history(places: Places, record: StudyRecord) -> dict[str, Any]:
+def _history(places: Places, record: StudyRecord, storage: Storage) -> dict[str, Any]:
     """When the study began and with which data and code, how these changed, and the looks at its verdicts."""
     changes = Records(places.database).changes(record.name)
     return {
@@ -113,15 +113,14 @@ def _history(places: Places, record: StudyRecord) -> dict[str, Any]:
         "data_checksum": record.definition["data_checksum"],
         "code": record.code,
         "launches": record.launch,
-        "looks": Looks(Storage(places.storage), record.name).records(),
+        "looks": Looks(storage, record.name).records(),
         "changes": [{**vars(one), "time": datetime.fromtimestamp(one.time, UTC).isoformat()} for one in changes],
     }
 
 
 def _points(storage: Storage, study: str, trial: int, seed: int) -> Iterator[dict[str, Any]]:
     journal = Journal(storage, run_folder(study, trial, seed))
-    for step in journal.steps():
-        entry = journal.entry(step)
+    for step, entry in journal.readable(journal.steps()).items():
         when = datetime.fromtimestamp(entry.time / 1000, UTC)
         for metric, value in {**entry.metrics, **entry.costs}.items():
             yield {"trial": trial, "seed": seed, "step": step, "time": when, "metric": metric, "value": value}
@@ -130,9 +129,9 @@ def _points(storage: Storage, study: str, trial: int, seed: int) -> Iterator[dic
 def _images(storage: Storage, study: str, runs: Sequence[tuple[int, int]]) -> Iterator[pa.Table]:
     """The last values per image of the `valid` split, a table for each run."""
     for trial, seed in runs:
-        name = find_per_image(storage, run_folder(study, trial, seed), "valid")
-        if name is not None:
-            table = parquet.read_table(io.BytesIO(storage.read(name))).replace_schema_metadata(None)
+        table = read_per_image(storage, run_folder(study, trial, seed), "valid")
+        if table is not None:
+            table = table.replace_schema_metadata(None)
             for column, value in (("seed", seed), ("trial", trial)):
                 table = table.add_column(0, column, pa.array([value] * len(table), pa.int64()))
             yield table

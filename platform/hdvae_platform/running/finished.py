@@ -16,6 +16,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hdvae.errors import InputError
+from hdvae.training.sealed import seal, unseal
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.layout import REPORT_PAGE, RESULT, report_folder
 from hdvae_platform.store.places import Places
@@ -54,7 +56,7 @@ def kept_result(study: Study, places: Places) -> FinishedStudy | None:
         InputError: the data set is not there, or the study database cannot be reached.
     """
     folder = report_folder(places.home, study.name)
-    kept = _read(folder / RESULT)
+    kept = _read(folder / RESULT, study.name)
     if kept is None or not (folder / REPORT_PAGE).exists():
         return None
     try:
@@ -77,16 +79,15 @@ def keep_result(study: Study, places: Places, result: Result) -> None:
     record, runs = records.study(study.name), records.runs(study.name)
     assert record is not None
     kept = {"fingerprint": _fingerprint(study, places, record, runs), **vars(result)}
-    write_atomically(report_folder(places.home, study.name) / RESULT, json.dumps(kept, indent=1).encode())
+    write_atomically(report_folder(places.home, study.name) / RESULT, seal(study.name, RESULT, kept))
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path, study: str) -> dict[str, Any] | None:
     """A kept result; None if there is none that can be read, or it is damaged."""
     try:
-        kept = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        return unseal(file.read_bytes(), str(file), RESULT, study).content
+    except (OSError, InputError):
         return None
-    return kept if isinstance(kept, dict) and kept.keys() == {"fingerprint", "text", "document"} else None
 
 
 def _fingerprint(study: Study, places: Places, record: StudyRecord, runs: Sequence[Run]) -> str:

@@ -6,7 +6,6 @@ nothing is read back from its own experiment state. Ray is imported only when th
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from hdvae.errors import InputError
+from hdvae.errors import Damaged, InputError
 from hdvae.training.loop import check_batch
+from hdvae.training.sealed import seal, unseal
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
 from hdvae_platform.cluster.address import LOCAL, check_address
@@ -28,7 +28,7 @@ from hdvae_platform.search.trials import DATABASE_FAULTS, forget_study
 from hdvae_platform.store import lease
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.images import load_data
-from hdvae_platform.store.layout import study_marker
+from hdvae_platform.store.layout import MARKER, study_marker
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.sources import Source, sources_of
@@ -234,17 +234,23 @@ def _drive(
 
 def _marker(record: StudyRecord) -> bytes:
     """What the folder of a study says about the study database that it belongs to."""
-    return json.dumps({"created": record.created}).encode()
+    return seal(record.name, MARKER, {"created": record.created})
 
 
 def _check_folder(storage: Storage, record: StudyRecord) -> None:
     """Check that the study's folder belongs to this study database; another's study may have the same name.
 
     Raises:
-        InputError: it is another's.
+        InputError: it is another's, or does not say whose it is.
     """
     name = record.name
-    if storage.exists(study_marker(name)) and storage.read(study_marker(name)) != _marker(record):
+    try:
+        found = unseal(storage.read(study_marker(name)), storage.address(study_marker(name)), MARKER, name)
+    except FileNotFoundError:
+        return
+    except Damaged as fault:
+        raise InputError(f"{fault}; delete it if the folder belongs to this study") from None
+    if found.content != {"created": record.created}:
         raise InputError(
             f"{storage.address(name)} belongs to a study {name} of another study database: give this one another name, "
             "or check whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"

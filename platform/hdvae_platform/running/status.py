@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,9 +118,9 @@ def state_of(study: Study, record: StudyRecord, runs_known: Sequence[Run], trial
     return StudyState(record.name, study.claim, state, total, runs, saved, feasible)
 
 
-def study_status(places: Places, record: StudyRecord) -> StudyStatus:
-    """The status of a recorded study."""
-    study, storage, found = record.as_study(), Storage(places.storage), study_state(places, record)
+def study_status(places: Places, record: StudyRecord, say: Callable[[str], None] = lambda line: None) -> StudyStatus:
+    """The status of a recorded study; `say` is called with a line for each damaged file, which is passed over."""
+    study, storage, found = record.as_study(), Storage(places.storage, say=say), study_state(places, record)
     rows = [
         {**_row(study, storage, run, params, record.driven), "feasible": found.feasible.get(run.trial)}
         for run, params in found.runs
@@ -181,6 +181,9 @@ def _seconds_left(journal: Journal, run: Run, steps: int) -> float | None:
     own = journal.steps_by(run.attempts)
     if len(own) < 2:
         return None
-    first, last = journal.entry(own[0]), journal.entry(own[-1])
+    ends = list(journal.readable([own[0], own[-1]]).values())
+    if len(ends) < 2:
+        return None
+    first, last = ends
     pace = (last.time - first.time) / 1000 / (last.step - first.step)
     return max(0.0, (steps - last.step) * pace - (time.time() - last.time / 1000))

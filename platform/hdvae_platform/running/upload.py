@@ -86,8 +86,8 @@ class RunUpload:
         run_id = self.run_id or self.open(client)
         journal = Journal(self.storage, self.folder)
         for step in journal.steps():
-            if step not in self.sent:
-                client.log_entry(run_id, journal.entry(step))
+            for entry in journal.readable({step} - self.sent).values():
+                client.log_entry(run_id, entry)
                 self.sent.add(step)
 
     def close(self, client: Client, state: RunState) -> None:
@@ -108,7 +108,7 @@ class RunUpload:
                 client.log_file(self.run_id, picture, self.storage.read(f"{self.folder}/{picture}"))
         values = find_per_image(self.storage, self.folder, "valid")
         if values is not None:
-            client.log_file(self.run_id, per_image_artifact("valid"), self.storage.read(values))
+            client.log_file(self.run_id, per_image_artifact("valid"), values)
         client.close_run(self.run_id, STATUS_OF[state])
 
 

@@ -14,10 +14,9 @@ them draw the same picture; and a late deletion may remove an older file, but on
 
 from __future__ import annotations
 
-import json
-
 from hdvae.errors import InputError
-from hdvae.training.run_files import CHECKPOINTS, newest_attempt, standing
+from hdvae.training.run_files import CHECKPOINTS, newest_attempt, valid_files
+from hdvae.training.sealed import seal
 from hdvae_platform.store.layout import JOURNAL, PER_IMAGE, attempt_file, end_request, file_of_attempt
 from hdvae_platform.store.storage import Storage
 
@@ -49,8 +48,9 @@ class Attempt:
         """
         if self._newest() == self.number:
             return
-        valid = {folder: standing(self.storage, self.run, folder) for folder in FENCED_FOLDERS}
-        self.storage.write(attempt_file(self.run, self.number), json.dumps(valid).encode())
+        valid = valid_files(self.storage, self.run, *FENCED_FOLDERS, owner=self.run)
+        name = attempt_file(self.number)
+        self.storage.write(f"{self.run}/{name}", seal(self.run, name, valid))
 
     def check(self) -> None:
         """Check that this attempt has begun, and that no newer one has.
@@ -81,6 +81,10 @@ class Attempt:
         """Whether this attempt was asked to end."""
         return self.storage.exists(end_request(self.run, self.number))
 
+    def file(self, folder: str, stem: str, suffix: str) -> str:
+        """A name of this attempt's own in the folder of the run."""
+        return file_of_attempt(folder, stem, self.number, suffix)
+
     def write(self, folder: str, stem: str, suffix: str, data: bytes) -> None:
         """Write a file under a name of this attempt's own.
 
@@ -88,4 +92,4 @@ class Attempt:
             Fenced: a newer attempt has begun.
         """
         self.check()
-        self.storage.write(file_of_attempt(self.run, folder, stem, self.number, suffix), data)
+        self.storage.write(f"{self.run}/{self.file(folder, stem, suffix)}", data)

@@ -13,6 +13,7 @@ import sqlalchemy.orm  # which SQLAlchemy imports with the first statement: thre
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from hdvae.errors import InputError
+from hdvae.version import __version__
 from hdvae_platform.store.places import redacted
 
 SCHEMA = sa.MetaData()
@@ -56,6 +57,10 @@ CHANGES = sa.Table(
     sa.Column("after", sa.Text, nullable=False),
 )
 
+VERSION = 1
+"""The version of these tables, which the database keeps. A later one is refused; an earlier one may be read."""
+VERSIONS = sa.Table("hdvae_version", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
+
 _MADE_MEANWHILE = re.compile("already exists|UNIQUE constraint|duplicate key", re.IGNORECASE)
 """Words of databases about a table, or a row of a table of versions, that another process has just made."""
 
@@ -79,16 +84,35 @@ def connect(url: str) -> sa.Engine:
     """Open the study database; makes the tables where there are none.
 
     Raises:
-        InputError: it cannot be reached, or another version made its tables.
+        InputError: it cannot be reached, or another version of hdvae made its tables.
     """
     try:
         engine = sa.create_engine(url, pool_pre_ping=True)
-        makes_tables(SCHEMA.create_all)(engine)
+        makes_tables(_make_tables)(engine)
+        _check_version(engine, url)
         _check_columns(engine, url)
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as fault:
         reason = redacted(str(fault).splitlines()[0])
         raise InputError(f"study database {redacted(url)}: {reason}; check HDVAE_STUDY_DB") from None
     return engine
+
+
+def _make_tables(engine: sa.Engine) -> None:
+    """Make the tables where there are none, and note their version."""
+    SCHEMA.create_all(engine)
+    with engine.begin() as db:
+        if db.execute(VERSIONS.select()).first() is None:
+            db.execute(VERSIONS.insert().values(version=VERSION))
+
+
+def _check_version(engine: sa.Engine, url: str) -> None:
+    with engine.connect() as db:
+        found = db.execute(sa.select(sa.func.max(VERSIONS.c.version))).scalar_one()
+    if found > VERSION:
+        raise InputError(
+            f"study database {redacted(url)} has version {found}, but hdvae {__version__} knows versions up to "
+            f"{VERSION}: use the version that made it"
+        )
 
 
 def _check_columns(engine: sa.Engine, url: str) -> None:

@@ -9,13 +9,14 @@ values, and the first time stamp stays.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hdvae.errors import Damaged
 from hdvae.training.run_files import standing, step_of, written_by
+from hdvae.training.sealed import seal, unseal
 from hdvae_platform.store.attempts import Attempt
 from hdvae_platform.store.layout import JOURNAL
 from hdvae_platform.store.storage import Storage
@@ -72,18 +73,19 @@ class Journal:
         self._names: dict[int, str] = {}
 
     def append(self, step: int, metrics: Mapping[str, float], costs: Mapping[str, float], attempt: Attempt) -> None:
-        """Record a report, unless its step is recorded already.
+        """Record a report, unless its step is recorded already and can be read.
 
         Raises:
             Fenced: a newer attempt has begun.
         """
-        if step not in self.steps():
-            entry = Entry(step, int(1000 * self._clock()), dict(metrics), dict(costs))
-            attempt.write(JOURNAL, f"{step:09d}", ".json", json.dumps(vars(entry)).encode())
+        if step in self.steps() and self.readable([step]):
+            return
+        entry, stem = Entry(step, int(1000 * self._clock()), dict(metrics), dict(costs)), f"{step:09d}"
+        attempt.write(JOURNAL, stem, ".json", seal(self._run, attempt.file(JOURNAL, stem, ".json"), vars(entry)))
 
     def steps(self) -> list[int]:
         """The recorded steps, increasing."""
-        names = standing(self._storage, self._run, JOURNAL) if self._given is None else self._given
+        names = standing(self._storage, self._run, JOURNAL, self._run) if self._given is None else self._given
         self._names = {step_of(name): name for name in names}
         return list(self._names)
 
@@ -100,15 +102,29 @@ class Journal:
 
         Raises:
             KeyError: the step is not recorded.
+            Damaged: its file is damaged.
         """
         if step not in self._names:
             self.steps()
-        return Entry(**json.loads(self._storage.read(f"{self._run}/{JOURNAL}/{self._names[step]}")))
+        name = f"{JOURNAL}/{self._names[step]}"
+        path = f"{self._run}/{name}"
+        return Entry(**unseal(self._storage.read(path), self._storage.address(path), name, self._run).content)
+
+    def readable(self, steps: Iterable[int]) -> dict[int, Entry]:
+        """The reports of recorded steps; the user is told of damaged ones, which are left out."""
+        entries = {}
+        for step in steps:
+            try:
+                entries[step] = self.entry(step)
+            except Damaged as fault:
+                self._storage.warn(f"{fault}; the report is passed over")
+        return entries
 
     def best(self, goal: Goal, among: Iterable[int]) -> int | None:
         """The step with the best finite value of the goal's metric, the earliest of equals; None if none has one."""
         reported = sorted(set(among) & set(self.steps()))
-        values = {step: self.entry(step).metrics.get(goal.metric, math.nan) for step in reported}
-        finite = [step for step in reported if math.isfinite(values[step])]
+        entries = self.readable(reported)
+        values = {step: entry.metrics.get(goal.metric, math.nan) for step, entry in entries.items()}
+        finite = [step for step in values if math.isfinite(values[step])]
         sign = 1 if goal.direction == "maximize" else -1
         return max(finite, key=lambda step: sign * values[step], default=None)

@@ -38,6 +38,8 @@ STUDY_DATABASE, TRACKING_DATABASE = "optuna.db", "mlflow.db"
 """The databases in the home folder, where no server has them."""
 REPORT_PAGE, REPORT_FIGURES = "report.html", "figures"
 """The page of a report, and the folder of its figures."""
+MARKER = "study.json"
+"""In the folder of a study on the storage: which study database it belongs to."""
 RESULT = "result.json"
 """What `hdvae study run` printed of a finished study: beside the report's page."""
 DATA, SUBMITTED = "data", "submitted"
@@ -80,7 +82,7 @@ def is_part_of_study(name: str) -> bool:
 
 def study_marker(study: str) -> str:
     """The file that says which study database a study's folder belongs to."""
-    return f"{study}/study.json"
+    return f"{study}/{MARKER}"
 
 
 def shared_images(study: str, checksum: str) -> str:
@@ -98,12 +100,17 @@ def looks_folder(study: str) -> str:
     return f"{study}/{_LOOKS}"
 
 
+def look_file(name: str) -> str:
+    """The record of a look, in the folder of its study."""
+    return f"{_LOOKS}/{name}"
+
+
 # In the folder of a run
 
 
-def attempt_file(run: str, attempt: int) -> str:
+def attempt_file(attempt: int) -> str:
     """The record that an attempt has begun."""
-    return f"{run}/{ATTEMPTS}/{attempt:04d}.json"
+    return f"{ATTEMPTS}/{attempt:04d}.json"
 
 
 def end_request(run: str, attempt: int) -> str:
@@ -111,13 +118,13 @@ def end_request(run: str, attempt: int) -> str:
     return f"{run}/{REQUESTS}/{attempt:04d}-end"
 
 
-def file_of_attempt(run: str, folder: str, stem: str, attempt: int, suffix: str) -> str:
+def file_of_attempt(folder: str, stem: str, attempt: int, suffix: str) -> str:
     """A file under a name of its attempt's own.
 
-    >>> file_of_attempt("first/trial-0002/seed-0", JOURNAL, "000000300", 1, ".json")
-    'first/trial-0002/seed-0/journal/000000300-0001.json'
+    >>> file_of_attempt(JOURNAL, "000000300", 1, ".json")
+    'journal/000000300-0001.json'
     """
-    return f"{run}/{folder}/{stem}-{attempt:04d}{suffix}"
+    return f"{folder}/{stem}-{attempt:04d}{suffix}"
 
 
 def error_file(run: str) -> str:

@@ -47,15 +47,15 @@ def read_summary(storage: Storage, folder: str, attempts: int, goal: Goal) -> tu
         attempts: the number of its newest attempt.
         goal: how its checkpoints are compared.
     """
-    found = valid_files(storage, folder, CHECKPOINTS, JOURNAL)
+    found = valid_files(storage, folder, CHECKPOINTS, JOURNAL, owner=folder)
     journal, kept = Journal(storage, folder, names=found[JOURNAL]), stems_of(found[CHECKPOINTS])
     reported, best = journal.steps(), journal.best(goal, kept)
-    newest = max(kept, default=None)
+    newest, last = max(kept, default=None), list(journal.readable(reported[-1:]).values())
     summary = RunSummary(
         attempts,
         step=max([*kept, *reported], default=0),
         checkpoint=None if newest is None else tensors_file(kept[newest]),
         best_checkpoint=None if best is None else tensors_file(kept[best]),
-        costs=journal.entry(reported[-1]).costs if reported else {},
+        costs=last[0].costs if last else {},
     )
     return summary, journal

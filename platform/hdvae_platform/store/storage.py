@@ -50,13 +50,15 @@ class Storage:
         root: a local path, or a URL that pyarrow knows (`s3://bucket/prefix`). The endpoint and the credentials come
             from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …), since addresses are printed and recorded.
         patience: seconds for which a failed operation is repeated.
-        say: called with a line when the storage stops answering, and when it answers again.
+        say: called with a line when the storage stops answering, when it answers again, and for each damaged file that
+            is passed over.
 
     Every method raises `StorageAway` when the storage has failed for longer than `patience`.
     """
 
     def __init__(self, root: str, patience: float = 0.0, say: Callable[[str], None] = lambda line: None) -> None:
         self.root, self._patience, self._say = root, patience, say
+        self._told: set[str] = set()
         if "://" in root and re.search("[@?]", root):
             raise InputError(
                 f"storage {root.partition('://')[0]}://…: give no password or endpoint in the address, but in "
@@ -114,6 +116,12 @@ class Storage:
     def address(self, name: str) -> str:
         """The address of a file, for people."""
         return f"{self.root.rstrip('/')}/{name}"
+
+    def warn(self, line: str) -> None:
+        """Tell the user of a file that is passed over, once."""
+        if line not in self._told:
+            self._told.add(line)
+            self._say(line)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file: on local disk by a rename; on S3 an object exists once its last byte is written."""

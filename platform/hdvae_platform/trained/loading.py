@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hdvae.errors import InputError
+from hdvae.errors import Damaged, InputError
 from hdvae.trained import TrainedModel
-from hdvae.training.checkpoints import Damaged, read_address
+from hdvae.training.checkpoints import read_address
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store import handles
 from hdvae_platform.store.places import Places

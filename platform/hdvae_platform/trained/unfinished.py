@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hdvae.training.checkpoints import Damaged, encode, read_checkpoint
+from hdvae.errors import Damaged
+from hdvae.training.checkpoints import encode, read_checkpoint
 from hdvae.training.run_files import Folder
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.storage import write_atomically
@@ -38,7 +39,7 @@ class Unfinished:
 
     def __init__(self, home: Path, depends_on: Mapping[str, Any]) -> None:
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
-        self._folder = home / FOLDER / key
+        self._folder, self._key = home / FOLDER / key, key
         self.resumed, self.fault = 0, ""
 
     def __call__(self, images: range, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -57,11 +58,11 @@ class Unfinished:
         return found
 
     def _read(self, stem: str) -> dict[str, Tensor]:
-        kept = read_checkpoint(Folder(str(self._folder)), stem)
+        kept = read_checkpoint(Folder(str(self._folder.parent)), self._key, stem, self._key)
         return {name: kept.tensors[name] for name in kept.values["order"]}
 
     def _write(self, stem: str, found: dict[str, Tensor]) -> None:
-        data, manifest = encode(Snapshot(found, {"order": list(found)}), 0)
+        data, manifest = encode(Snapshot(found, {"order": list(found)}), 0, self._key, stem)
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / f"{stem}.safetensors", data)
         write_atomically(self._folder / f"{stem}.json", manifest)  # last: without it the results do not count

@@ -93,12 +93,12 @@ def _draw_pictures(attempt: Attempt, state: TrainState, seed: int) -> None:
     attempt.check()
     attempt.storage.write(samples_file(attempt.run), picture)
     journal = Journal(attempt.storage, attempt.run)
-    reports = journal.steps()
+    reports = journal.readable(journal.steps())
     if state.experiment.model.latent == "categorical" and len(reports) > 1:  # one report makes no curve
         # Takes half a second to import, which each process of a run would wait for.
         from hdvae_platform.training.slots_figure import slot_use
 
-        history = {step: journal.entry(step).metrics for step in reports}
+        history = {step: entry.metrics for step, entry in reports.items()}
         attempt.storage.write(slots_file(attempt.run), slot_use(history))
 
 

@@ -52,9 +52,13 @@ class RunSession:
         self._checkpoints = Checkpoints(attempt.storage, attempt.run)
 
     def latest(self) -> Snapshot | None:
-        """The newest readable checkpoint; the user is told of damaged newer ones, and if it was computed otherwise."""
+        """The newest readable checkpoint; the user is told of damaged newer ones, and if it was computed otherwise.
+
+        One whose report is damaged is passed over: the run makes the report again.
+        """
         self._attempt.begin()  # does nothing where the driver has begun it
-        snapshot, faults = self._checkpoints.latest()
+        kept = set(self._checkpoints.steps()) & set(self._journal.steps())
+        snapshot, faults = self._checkpoints.latest(without=kept - self._journal.readable(kept).keys())
         for fault in faults:
             self._notify(Warned(f"skipped a damaged checkpoint: {fault}", lasting=True))
         if snapshot is not None:

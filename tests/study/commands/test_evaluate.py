@@ -204,9 +204,13 @@ def test_a_contradicted_bound_is_loud(capsys, places, trained, monkeypatch):
 
 
 def test_training_keeps_the_values_of_each_image(places: Places, trained):
-    storage, folder = Storage(trained["checkpoint"].rsplit("/", 2)[0]), "."
-    table, notes = read_per_image(storage, folder, "valid")
-    assert notes == {"step": 20}
+    storage, folder = (
+        Storage(places.storage),
+        trained["checkpoint"].rsplit("/", 2)[0].removeprefix(f"{places.storage}/"),
+    )
+    table = read_per_image(storage, folder, "valid")
+    notes = json.loads(table.schema.metadata[NOTES])
+    assert (notes["step"], notes["run"]) == (20, folder)
     assert table.num_rows == 20
     for name in ("elbo", "iw_elbo@S=5", "jensen_bound@tau=0.1", "coupled_elbo@tau=current"):
         assert sum(table[name].to_pylist()) / 20 == pytest.approx(trained["metrics"][f"valid/{name}"])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from pyarrow import parquet
 
 from hdvae.experiment.experiment import fingerprint
+from hdvae_platform.running.export import export
+from hdvae_platform.store.records import Records
 from hdvae_platform.study.file import load_study
 from hdvae_platform.tracking.client import Client
 
@@ -86,3 +90,32 @@ def test_no_such_study(finished, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean 'small'?" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files_are_named_and_left_out(finished, tmp_path):
+    """A status and an export of the rest, which is all that they do not need these files for."""
+    places = finished[0]
+    record = Records(places.database).study("small")
+    storage = tmp_path / "studies"
+    shutil.copytree(places.storage, storage)
+    damaged = ["trial-0000/seed-0/journal/000000010-0001.json", "trial-0001/seed-1/attempts/0001.json"]
+    damaged += ["trial-0002/seed-0/per_image/valid-000000020-0001.parquet"]
+    for name in damaged:
+        file = storage / "small" / name
+        file.write_bytes(file.read_bytes()[:-3])
+    elsewhere, said = replace(places, storage=str(storage)), []
+    whole = export(places, record, tmp_path / "whole", said.append)
+    assert said == []
+    export(elsewhere, record, tmp_path / "rest", said.append)
+    assert len(said) == len(damaged)
+    assert all(any(name in line for line in said) for name in damaged)
+    tables = {}
+    for folder in ("whole", "rest"):
+        for table in ("metrics", "images"):
+            rows = parquet.read_table(tmp_path / folder / f"{table}.parquet").to_pylist()
+            tables[folder, table] = {json.dumps(row, default=str) for row in rows}
+    assert {json.loads(row)["step"] for row in tables["whole", "metrics"] - tables["rest", "metrics"]} == {10}
+    lost = tables["whole", "images"] - tables["rest", "images"]
+    runs = {(json.loads(row)["trial"], json.loads(row)["seed"]) for row in lost}
+    assert runs == {(2, 0)}
+    assert len(whole) == 5

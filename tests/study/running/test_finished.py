@@ -113,3 +113,9 @@ def test_a_file_that_was_deleted(study, places, file):
 def test_a_damaged_file(study, places, text):
     (report_folder(places.home, study.name) / RESULT).write_text(text, encoding="latin-1")
     assert kept_result(study, places) is None
+
+
+def test_a_result_with_another_digit(study, places):
+    file = report_folder(places.home, study.name) / RESULT
+    file.write_bytes(file.read_bytes().replace(b"1.5", b"1.6"))
+    assert kept_result(study, places) is None

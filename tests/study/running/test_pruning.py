@@ -123,9 +123,7 @@ def test_winners_are_confirmed_on_images_that_the_search_did_not_see(places, edi
     assert "measured differently" not in done.stdout + hdvae("compare", "small").stdout
     (fresh,) = load_study(file).confirmation_seeds()
     storage = Storage(places.storage)
-    seen = [
-        read_per_image(storage, run_folder("small", 0, seed), "valid")[0]["image"].to_pylist() for seed in (0, fresh)
-    ]
+    seen = [read_per_image(storage, run_folder("small", 0, seed), "valid")["image"].to_pylist() for seed in (0, fresh)]
     assert [len(images) for images in seen] == [12, 12], "of 24, of which evaluation.images wants 20"
     assert not set(seen[0]) & set(seen[1])
     found = {run.tags["hdvae.kind"]: run for run in Client(places).find({"hdvae.study": "small"})}

@@ -38,7 +38,7 @@ def seen(storage):
     journal = Journal(storage, "run")
     snapshot, faults = Checkpoints(storage, "run").latest()
     assert faults == []
-    values = read_per_image(storage, "run", "valid")[0]["elbo"].to_pylist()
+    values = read_per_image(storage, "run", "valid")["elbo"].to_pylist()
     entries = {step: journal.entry(step).metrics["valid/elbo"] for step in journal.steps()}
     return entries, (snapshot.values["step"], float(snapshot.tensors["w"])), values
 

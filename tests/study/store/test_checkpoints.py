@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hdvae.training.checkpoints import Damaged
+from hdvae.errors import Damaged
 from hdvae.training.loop import Report
 from hdvae.training.snapshot import Snapshot
 from hdvae_platform.store.attempts import Attempt

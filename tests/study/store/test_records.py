@@ -11,7 +11,7 @@ from hdvae.errors import InputError
 from hdvae_platform.search.trials import optuna_storage
 from hdvae_platform.store import records as module
 from hdvae_platform.store.attempts import Fenced
-from hdvae_platform.store.database import connect, makes_tables
+from hdvae_platform.store.database import VERSION, connect, makes_tables
 from hdvae_platform.store.records import Records
 
 CODE = {"sources": "a"}
@@ -132,6 +132,15 @@ def test_a_database_of_another_version_is_one_line(url):
     with sa.create_engine(url).begin() as db:
         db.execute(sa.text("ALTER TABLE hdvae_studies DROP COLUMN launch"))
     with pytest.raises(InputError, match="hdvae_studies has no column launch: another version of hdvae made it"):
+        connect(url)
+
+
+def test_a_database_of_a_later_version_is_one_line(url):
+    connect(url)
+    with sa.create_engine(url).begin() as db:
+        assert db.execute(sa.text("SELECT version FROM hdvae_version")).scalar_one() == VERSION
+        db.execute(sa.text("UPDATE hdvae_version SET version = 7"))
+    with pytest.raises(InputError, match=r"has version 7, but hdvae \S+ knows versions up to 1: use the version that"):
         connect(url)
 
 

@@ -11,7 +11,7 @@ import click
 
 from hdvae_platform.analysis.labels import label, marked
 from hdvae_platform.analysis.looks import Looks
-from hdvae_platform.commands.options import home_option, json_option
+from hdvae_platform.commands.options import home_option, json_option, to_stderr
 from hdvae_platform.commands.study.options import insecure_option, remote_option
 from hdvae_platform.commands.study.remote import run_remotely
 from hdvae_platform.display.text import duration, table
@@ -32,8 +32,8 @@ def status(name: str, address: str | None, insecure: bool, home: Path, as_json: 
     if address is not None:
         return run_remotely(address, insecure, "study", "status", name, *(["--json"] if as_json else []))
     places = Places.known(home, "database")
-    study = study_status(places, Records(places.database).known_study(name))
-    looks = Looks(Storage(places.storage), name).records()
+    study = study_status(places, Records(places.database).known_study(name), to_stderr)
+    looks = Looks(Storage(places.storage, say=to_stderr), name).records()
     if as_json:
         click.echo(json.dumps({**study.plain(), "looks": looks}, indent=1))
     else:
