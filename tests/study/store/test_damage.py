@@ -12,6 +12,7 @@ from hdvae.errors import InputError
 from hdvae_platform.store.checkpoints import Checkpoints
 from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.per_image import find_per_image
+from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_summary import read_summary
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.trained.loading import load_run
@@ -34,6 +35,12 @@ def flipped(data):
 
 
 DAMAGES = {"flipped": flipped, "cut": lambda data: data[: len(data) // 2], "null": lambda data: b"null"}
+
+
+@pytest.fixture
+def places(tmp_path):
+    """A home without databases, which nothing here asks."""
+    return Places.under(tmp_path / "home")
 
 
 @pytest.fixture
