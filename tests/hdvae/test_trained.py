@@ -169,7 +169,7 @@ def test_weights_that_no_model_can_use_are_one_line(change, words):
     snapshot = state.snapshot()
     name = next(name for name in snapshot.tensors if name.startswith("model/") and snapshot.tensors[name].dim() > 1)
     changed = replace(snapshot, tensors={**snapshot.tensors, name: change(snapshot.tensors[name])})
-    fresh = TrainState.fresh(state.experiment, state.model.image, state.seed)
+    fresh = TrainState.fresh(state.experiment, state.model.image, state.seed, torch.device("cpu"))
     for read in (TrainedModel.of, fresh.restore):
         with pytest.raises(InputError, match=words) as fault:
             read(changed)
