@@ -91,7 +91,11 @@ def read_address(address: str, place: Callable[[str], Files] = Folder) -> Snapsh
         files = place(root or ".")
         return read_checkpoint(files, folder, f"{CHECKPOINTS}/{one[2]}", taken_over(files, folder).owner)
     root, _, folder = address.removesuffix(f"/{CHECKPOINTS}").rpartition("/")
-    snapshot, faults = newest(place(root or "."), folder)
-    if snapshot is None:
+    files = place(root or ".")
+    snapshot, faults = newest(files, folder)
+    if snapshot is not None:
+        for fault in faults:
+            files.warn(f"{fault}; an older checkpoint is read")
+    else:
         raise InputError(f"run {address}: " + (faults[0] if faults else "no checkpoint there"))
     return snapshot

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hdvae.errors import Damaged
 from hdvae.training.sealed import unseal
@@ -98,16 +98,16 @@ class Taken:
     Attributes:
         by: the number of the attempt; 0 without a record.
         owner: the run that the record belongs to; None without a record.
-        files: folder → names of the files of earlier attempts that are valid.
+        content: folder → names of the files of earlier attempts that are valid; and what the platform adds.
     """
 
     by: int = 0
     owner: str | None = None
-    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
 
     def valid_in(self, folder: str, names: Iterable[str]) -> list[str]:
         """The valid ones among the names in a folder."""
-        listed = self.files.get(folder, ())
+        listed = self.content.get(folder, ())
         return [name for name in names if _NUMBERED.search(name) and (written_by(name) >= self.by or name in listed)]
 
 

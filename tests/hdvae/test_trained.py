@@ -128,7 +128,8 @@ def test_the_newest_that_can_be_read_is_taken_and_a_named_one_that_cannot_is_ref
     assert hdvae.load(folder).step == 8
     newest = folder / "checkpoints/000000008-0000.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
-    assert hdvae.load(folder).step == 3
+    with pytest.warns(UserWarning, match=r"000000008-0000\.safetensors is damaged: .*; an older checkpoint is read"):
+        assert hdvae.load(folder).step == 3
     with pytest.raises(InputError, match=r"000000008-0000\.safetensors.*checksum differs"):
         hdvae.load(newest)
     (tmp_path / "empty").mkdir()

@@ -33,7 +33,7 @@ from hdvae_platform.tracking.names import Tag
 from hdvae_platform.tracking.server import server
 
 SKEW = 5.0
-"""Seconds by which two clocks may differ: a driver's heartbeats are that far apart, and judged by another clock."""
+"""Seconds by which two clocks may differ."""
 DATABASE_WAIT = 10
 """Seconds for a database to answer."""
 GPU = Path("/dev/nvidia0")
@@ -212,5 +212,5 @@ def check_clock(places: Places) -> str:
             differences[name] = max(before - 1 - there, there - time.time(), 0.0)
     wrong = [f"{name}'s clock differs by {duration(off)}" for name, off in differences.items() if off > SKEW]
     if wrong:
-        raise Unfit(f"{'; '.join(wrong)} from this machine's, so leases would expire early: run NTP on both")
+        raise Unfit(f"{'; '.join(wrong)} from this machine's, so recorded times would disagree: run NTP on both")
     return f"agrees with {' and '.join(differences)}" if differences else "every store is on this machine"

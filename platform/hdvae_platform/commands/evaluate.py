@@ -11,7 +11,7 @@ import click
 
 from hdvae.evaluation.metrics import at_samples, sample_counts, tau_label
 from hdvae.experiment.experiment import LEAST_TAU
-from hdvae_platform.commands.options import RUN_HELP, home_option, json_option, prepare_folder, run_argument
+from hdvae_platform.commands.options import RUN_HELP, home_option, json_option, prepare_folder, run_argument, to_stderr
 from hdvae_platform.display.text import table
 from hdvae_platform.running.live_display import printing
 from hdvae_platform.running.progress import EvaluationProgress
@@ -108,7 +108,7 @@ def evaluate(
     if out is not None:
         prepare_folder(out)
     places = places_of(run, home)
-    found = find_run(run, places)
+    found = find_run(run, places, to_stderr)
     if found.note is not None:
         click.echo(found.note, err=True)
     with printing(sys.stderr) as echo:

@@ -15,7 +15,7 @@ from hdvae.evaluation.sampling import layer_resamples, prior_samples, reconstruc
 from hdvae.experiment.experiment import Experiment
 from hdvae.network.model import HDVAE
 from hdvae.training.snapshot import Snapshot, trained_model
-from hdvae_platform.commands.options import RUN_HELP, home_option, run_argument
+from hdvae_platform.commands.options import RUN_HELP, home_option, run_argument, to_stderr
 from hdvae_platform.display.image_grid import grid_png
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
@@ -45,7 +45,7 @@ def sample(run: str, out: Path, mode: str, count: int, seed: int, home: Path) ->
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the picture is a PNG file: write --out {out.with_suffix('.png')}")
     places = places_of(run, home)
-    found = find_run(run, places)
+    found = find_run(run, places, to_stderr)
     if found.note is not None:
         click.echo(found.note, err=True)
     snapshot = found.load()

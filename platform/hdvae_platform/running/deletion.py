@@ -1,15 +1,17 @@
-"""Deleting a study: its runs and model in MLflow, its files on the storage, then its records in the study database.
+"""Deleting a study: its runs and model in MLflow, its files and its report, then its records in the study database.
 
-In this order, so that after an interruption the study is still known, and the same command deletes the rest.
+The records say first that the study is being deleted, and go last: after an interruption the next `study delete` or
+`study run` ends the deletion.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 
 from hdvae_platform.search.trials import forget_study
 from hdvae_platform.store import lease
-from hdvae_platform.store.layout import is_part_of_study, study_marker
+from hdvae_platform.store.layout import is_part_of_study, report_folder, study_marker
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records, StudyRecord
 from hdvae_platform.store.storage import Storage
@@ -39,6 +41,7 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
     records.take(name, driver, lease.dead(record))
     try:
         with lease.beating(records, name, driver):
+            records.begin_deletion(name)
             client.unregister(name)
             client.forget_view(name)
             runs = delete_runs(client, name)
@@ -46,9 +49,16 @@ def delete_study(places: Places, record: StudyRecord) -> Deleted:
                 records.check(name)
                 storage.delete_folder(f"{name}/{part}")
             storage.delete_file(study_marker(name))
+            _delete_report(places, name)
             records.check(name)
             forget_study(places.database, name)
             records.forget(name)
     finally:
         records.release(name, driver)
     return Deleted(runs, storage.address(name))
+
+
+def _delete_report(places: Places, name: str) -> None:
+    folder = report_folder(places.home, name)
+    if folder.exists():
+        shutil.rmtree(folder)

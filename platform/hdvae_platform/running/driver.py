@@ -167,7 +167,7 @@ class Driver:
                 self._progress.ended(self._name(assignment), f"failed: {fault}")
                 continue
             workers = resources.workers_in(self._free_slots(), len(self._live), experiment.training.batch_size)
-            self._attempt(assignment).begin()
+            self._attempt(assignment).begin(assignment.params)
             self.storage.delete_file(self._error_file(assignment))  # of an earlier attempt
             self.tracking.begin(assignment, experiment, new=assignment.attempt == 1)
             self._live[trial_id] = _LiveRun(assignment, workers, silent_since=self._clock())

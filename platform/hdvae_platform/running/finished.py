@@ -64,7 +64,7 @@ def kept_result(study: Study, places: Places) -> FinishedStudy | None:
         record, runs = records.study(study.name), records.runs(study.name)
     except SQLAlchemyError:
         return None  # the launch meets the same error, and reports it
-    if record is None or kept["fingerprint"] != _fingerprint(study, places, record, runs):
+    if record is None or record.deleting or kept["fingerprint"] != _fingerprint(study, places, record, runs):
         return None
     return FinishedStudy(runs, Result(kept["text"], kept["document"]))
 

@@ -15,11 +15,13 @@ from types import FrameType
 
 from hdvae.errors import Damaged, InputError
 from hdvae.training.loop import check_batch
+from hdvae.training.run_files import newest_attempt
 from hdvae.training.sealed import seal, unseal
 from hdvae.workers import Workers
 from hdvae_platform.cluster import environment
 from hdvae_platform.cluster.address import LOCAL, check_address
 from hdvae_platform.display.text import short_path
+from hdvae_platform.running.deletion import delete_study
 from hdvae_platform.running.driver import Driver
 from hdvae_platform.running.progress import Echo
 from hdvae_platform.running.upload import StudyTracking
@@ -28,7 +30,7 @@ from hdvae_platform.search.trials import DATABASE_FAULTS, forget_study
 from hdvae_platform.store import lease
 from hdvae_platform.store.attempts import Fenced
 from hdvae_platform.store.images import load_data
-from hdvae_platform.store.layout import MARKER, study_marker
+from hdvae_platform.store.layout import MARKER, run_folder, study_marker
 from hdvae_platform.store.places import Places, redacted
 from hdvae_platform.store.records import Records, Run, StudyRecord
 from hdvae_platform.store.sources import Source, sources_of
@@ -112,6 +114,10 @@ def _run(study: Study, places: Places, echo: Echo, launch: Launch) -> Ended:
     check_images(study, dataset.size("valid"))
     records = Records(places.database)
     known = records.study(study.name)
+    if known is not None and known.deleting:
+        echo(f"the deletion of study {study.name} was interrupted, and is ended first")
+        delete_study(places, known)
+        known = None
     study = settled(study, None if known is None else known.as_study())
     machine = this_machine() if launch.address == LOCAL else None
     for caveat in caveats_of_study(study, dataset.size("valid"), machine):
@@ -191,7 +197,14 @@ def _drive(
     echo: Echo,
     launch: Launch,
 ) -> Ended:
-    search = Search(study, places.database, records, retry_failed=launch.retry_failed)
+    storage = Storage(places.storage, places.patience, echo)
+    search = Search(
+        study,
+        places.database,
+        records,
+        retry_failed=launch.retry_failed,
+        newest=lambda trial, seed: newest_attempt(storage, run_folder(study.name, trial, seed)),
+    )
     if search.is_done() and not _mlflow_answers(places, echo):
         return Ended(search.runs(), finished=True, sent=False)
     known = records.study(study.name)
@@ -208,18 +221,20 @@ def _drive(
             records.replan(study.name, study.plan())
             records.recode(study.name, provenance.code())
             if search.has_work():
-                driver.storage.write(study_marker(study.name), _marker(known))
+                number = records.outnumber(study.name, launched)
+                driver.storage.write(study_marker(study.name), _marker(known, number))
             search.begin()
             tracking.begin_study()
             stack.callback(driver.end_study)
             stack.callback(driver.interrupt_all)
 
         driver.catch_up()
+        launched = 0
         if not search.has_work():
             begin()
         elif not stop.is_set():
             driver.storage.check()
-            _check_folder(driver.storage, known)
+            launched = _last_launch(driver.storage, known)
             from hdvae_platform.running.tuning import place_runs
 
             echo(f"watch it run: hdvae ui {study.name} --home {short_path(places.home)}")
@@ -232,29 +247,31 @@ def _drive(
     return Ended(search.runs(), search.is_done(), tracker.is_complete)
 
 
-def _marker(record: StudyRecord) -> bytes:
-    """What the folder of a study says about the study database that it belongs to."""
-    return seal(record.name, MARKER, {"created": record.created})
+def _marker(record: StudyRecord, launch: int) -> bytes:
+    """What the folder of a study says: the study database that it belongs to, and the number of the latest launch."""
+    return seal(record.name, MARKER, {"created": record.created, "launch": launch})
 
 
-def _check_folder(storage: Storage, record: StudyRecord) -> None:
-    """Check that the study's folder belongs to this study database; another's study may have the same name.
+def _last_launch(storage: Storage, record: StudyRecord) -> int:
+    """The latest launch of which the study's folder knows; 0 for a new folder.
 
     Raises:
-        InputError: it is another's, or does not say whose it is.
+        InputError: the folder belongs to a study of the same name in another study database, or does not say whose it
+            is.
     """
     name = record.name
     try:
-        found = unseal(storage.read(study_marker(name)), storage.address(study_marker(name)), MARKER, name)
+        found = unseal(storage.read(study_marker(name)), storage.address(study_marker(name)), MARKER, name).content
     except FileNotFoundError:
-        return
+        return 0
     except Damaged as fault:
         raise InputError(f"{fault}; delete it if the folder belongs to this study") from None
-    if found.content != {"created": record.created}:
+    if found["created"] != record.created:
         raise InputError(
             f"{storage.address(name)} belongs to a study {name} of another study database: give this one another name, "
             "or check whether HDVAE_STUDY_DB and HDVAE_STORAGE belong together"
         )
+    return int(found["launch"])
 
 
 def _mlflow_answers(places: Places, echo: Echo) -> bool:

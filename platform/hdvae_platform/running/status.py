@@ -19,6 +19,8 @@ from hdvae_platform.store.run_summary import RunSummary, read_summary
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.study import Study
 
+State = Literal["running", "interrupted", "finished", "deleting"]
+
 
 @dataclass(frozen=True)
 class StudyState:
@@ -27,7 +29,8 @@ class StudyState:
     Attributes:
         study: its name.
         claim: what it claims.
-        state: running: a driver is at work; interrupted: `hdvae study run` would resume it; finished: nothing to do.
+        state: running: a driver is at work; interrupted: `hdvae study run` would resume it; finished: nothing to do;
+            deleting: its deletion was interrupted, and `hdvae study delete` ends it.
         total: the number of all runs, as far as it is known.
         runs: every run that is known, and the parameters of its trial, in the order of trials and seeds.
         trainings_saved: how many full trainings pruning has saved; None without a pruner.
@@ -36,7 +39,7 @@ class StudyState:
 
     study: str
     claim: str
-    state: Literal["running", "interrupted", "finished"]
+    state: State
     total: int
     runs: Sequence[tuple[Run, dict[str, Any]]]
     trainings_saved: float | None
@@ -98,21 +101,24 @@ def state_of(study: Study, record: StudyRecord, runs_known: Sequence[Run], trial
     known = {(run.trial, run.seed): run for run in runs_known}
     spent = study.hours_are_over(record.created, time.time())
     trials = [trial for trial in trials if trial.state != RunState.WAITING or not spent]
-    seeds_of: dict[int, set[int]] = {}
+    begun: dict[int, set[int]] = {}
     for number, seed in known:
-        seeds_of.setdefault(number, set()).add(seed)
+        begun.setdefault(number, set()).add(seed)
     runs = []
     for trial in trials:
-        seeds = seeds_of.get(trial.number, set())
+        seeds = begun.pop(trial.number, set())
         if trial.state not in (RunState.FAIL, RunState.PRUNED):  # such a trial gets no further seeds
             seeds |= set(study.seeds)
         for seed in sorted(seeds):
-            runs.append((known.get((trial.number, seed)) or Run.fresh(trial.number, seed), trial.params))
+            run = known.get((trial.number, seed)) or Run.fresh(trial.number, seed)
+            runs.append((run, trial.params if run.params is None else dict(run.params)))
+    for number, seeds in begun.items():  # Optuna does not know these trials any more
+        runs += [(known[number, seed], dict(known[number, seed].params or {})) for seed in sorted(seeds)]
     total = len(runs) + _to_come(study, trials, known, spent)
     ended = sum(run.state.is_terminal for run, _ in runs)
-    state: Literal["running", "interrupted", "finished"] = (
-        "running" if record.driven else "finished" if ended >= total else "interrupted"
-    )
+    state: State = "finished" if ended >= total else "interrupted"
+    if record.deleting or record.driven:
+        state = "deleting" if record.deleting else "running"
     saved = None if study.search.pruner is None else trainings_saved(study, trials)
     feasible = feasible_trials(study, list(known.values())) if study.search.constraints else {}
     return StudyState(record.name, study.claim, state, total, runs, saved, feasible)

@@ -16,7 +16,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hdvae.randomness.seeds import derive
 from hdvae_platform.search.optuna_internals import find_trial, queued_params, running_trial
-from hdvae_platform.search.trials import Attribute, Trial, decoded, encoded, encoded_value, optuna_storage, own_trials
+from hdvae_platform.search.trials import (
+    Attribute,
+    Trial,
+    check_parameters,
+    decoded,
+    encoded,
+    encoded_value,
+    known_trials,
+    optuna_storage,
+    own_trials,
+)
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.caveats import MEDIAN_NEEDS
 from hdvae_platform.study.settled import settled
@@ -46,12 +56,17 @@ class OptunaStudy:
     Args:
         study: a checked study; defaults that it leaves open are filled in (`hdvae_platform.study.settled`).
         url: SQLAlchemy URL of the study database.
-        begun: numbers of the trials of which runs are recorded.
+        begun: number → parameters of the trials of which runs are recorded.
+
+    Raises:
+        InputError: a trial is not there, or has other parameters than its runs.
     """
 
-    def __init__(self, study: Study, url: str, begun: Collection[int]) -> None:
+    def __init__(self, study: Study, url: str, begun: Mapping[int, Params | None]) -> None:
         configure()
         self._study, self._storage = study, optuna_storage(url)
+        if begun:
+            check_parameters(study, begun, known_trials(study, url))
         study = settled(study)
         with experimental_parts():
             self._optuna = optuna.create_study(

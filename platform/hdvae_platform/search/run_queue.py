@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,10 +26,19 @@ class RunQueue:
     Args:
         study: a checked study, recorded by `Records.define`.
         records: the tables of runs.
+        params: the parameters of a trial.
+        newest: the newest attempt at a run of which the storage knows; the database may have been restored from a
+            backup since.
     """
 
-    def __init__(self, study: Study, records: Records) -> None:
-        self._study, self._records = study, records
+    def __init__(
+        self,
+        study: Study,
+        records: Records,
+        params: Callable[[int], Mapping[str, Any]],
+        newest: Callable[[int, int], int],
+    ) -> None:
+        self._study, self._records, self._params, self._newest = study, records, params, newest
         left = [_waiting(run) for run in records.runs(study.name)]
         self._runs = RunTable(study.seeds, study.search.pruner is not None, left)
         self._pending: deque[tuple[int, int]] = deque()
@@ -95,15 +104,17 @@ class RunQueue:
         if not self._pending:
             return None
         run = self._runs[self._pending.popleft()]
-        self._set(run, state=RunState.RUNNING, attempts=run.attempts + 1)
+        attempts = max(run.attempts, self._newest(run.trial, run.seed)) + 1
+        self._set(run, state=RunState.RUNNING, attempts=attempts)
         return self._runs[run.trial, run.seed]
 
     def _enqueue(self, trial: int, seeds: Sequence[int], kind: Kind = "search") -> None:
         """Record the runs of a trial with these seeds that are new, and queue those that are WAITING."""
         for seed in seeds:
             if (trial, seed) not in self._runs:
-                run = self._records.fresh_run(self._study.name, trial, seed, kind)
-                self._record(partial(self._records.add_run, self._study.name, trial, seed, kind))
+                described = (self._study.name, trial, seed, kind, self._params(trial))
+                run = self._records.fresh_run(*described)
+                self._record(partial(self._records.add_run, *described))
                 self._runs.put(run)
             if self._runs[trial, seed].state == RunState.WAITING and (trial, seed) not in self._pending:
                 self._pending.append((trial, seed))

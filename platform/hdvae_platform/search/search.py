@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +61,26 @@ class Search(RunQueue):
         url: SQLAlchemy URL of the study database.
         records: the tables of runs in the same database.
         retry_failed: whether the runs that failed are issued again, from their checkpoints.
+        newest: the newest attempt at a run (trial and seed) of which the storage knows.
+
+    Raises:
+        InputError: runs were trained with other parameters than Optuna has for their trial.
     """
 
-    def __init__(self, study: Study, url: str, records: Records, *, retry_failed: bool = False) -> None:
-        super().__init__(study, records)
+    def __init__(
+        self,
+        study: Study,
+        url: str,
+        records: Records,
+        *,
+        retry_failed: bool = False,
+        newest: Callable[[int, int], int] = lambda trial, seed: 0,
+    ) -> None:
+        super().__init__(study, records, lambda trial: self._optuna.params(trial), newest)
         known = records.study(study.name)
         assert known is not None
         self._begun = known.created
-        self._optuna = OptunaStudy(study, url, {run.trial for run in self.runs()})
+        self._optuna = OptunaStudy(study, url, {run.trial: run.params for run in self.runs()})
         if retry_failed:
             self._forget_failures()
         for trial in self._optuna.trials():
@@ -98,7 +111,8 @@ class Search(RunQueue):
 
     def assignment(self, run: Run) -> Assignment:
         """The assignment of a run that was issued before."""
-        return Assignment(run.trial, run.seed, self._optuna.params(run.trial), run.attempts, run.kind)
+        params = self._optuna.params(run.trial) if run.params is None else dict(run.params)
+        return Assignment(run.trial, run.seed, params, run.attempts, run.kind)
 
     def has_work(self) -> bool:
         """Whether `next` would return a run."""

@@ -16,10 +16,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from hdvae.errors import InputError
 from hdvae_platform.search.optuna_internals import queued_params
 from hdvae_platform.store.database import makes_tables
 from hdvae_platform.store.run_state import RunState
-from hdvae_platform.study.space import Dimension, Params
+from hdvae_platform.study.space import Dimension, Params, set_key
 from hdvae_platform.study.study import Study
 
 DATABASE_FAULTS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
@@ -92,6 +93,34 @@ def known_trials(study: Study, database: str | optuna.storages.BaseStorage) -> l
     except KeyError:
         return []
     return own_trials(study, known.get_trials(deepcopy=False))
+
+
+def check_parameters(study: Study, begun: Mapping[int, Params | None], trials: Iterable[Trial]) -> None:
+    """Check that the trials of which runs are recorded have the parameters with which these were trained.
+
+    Args:
+        study: the study.
+        begun: number → parameters of these trials.
+        trials: those that Optuna has.
+
+    Raises:
+        InputError: one is not there, or has others.
+    """
+    found = {trial.number: trial.params for trial in trials}
+    for number, params in begun.items():
+        if number not in found:
+            what = f"trial {number} has runs, but Optuna has no such trial: somebody deleted it, on Optuna's page say"
+        elif params is not None and set_key(params) != set_key(found[number]):
+            what = (
+                f"the runs of trial {number} were trained with {json.dumps(params)}, but in Optuna it has "
+                f"{json.dumps(found[number])}: somebody deleted the study there and began another"
+            )
+        else:
+            continue
+        raise InputError(
+            f"study {study.name}: {what}. Restore the study database from a backup; or keep what there is with "
+            f"`hdvae study export`, delete the study with `hdvae study delete {study.name}` and begin it anew"
+        )
 
 
 def forget_study(url: str, name: str) -> None:

@@ -14,8 +14,13 @@ them draw the same picture; and a late deletion may remove an older file, but on
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from hdvae.errors import InputError
-from hdvae.training.run_files import CHECKPOINTS, newest_attempt, valid_files
+from hdvae.training.run_files import CHECKPOINTS, newest_attempt, taken_over
 from hdvae.training.sealed import seal
 from hdvae_platform.store.layout import JOURNAL, PER_IMAGE, attempt_file, end_request, file_of_attempt
 from hdvae_platform.store.storage import Storage
@@ -40,17 +45,30 @@ class Attempt:
     def __init__(self, storage: Storage, run: str, number: int) -> None:
         self.storage, self.run, self.number = storage, run, number
 
-    def begin(self) -> None:
+    def begin(self, params: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Shut out the older attempts and record which of their files stay valid; does nothing if it has begun already.
+
+        Args:
+            params: the parameters of the run's trial.
 
         Raises:
             Fenced: a newer attempt has begun.
+            InputError: the earlier attempts had other parameters.
         """
         if self._newest() == self.number:
             return
-        valid = valid_files(self.storage, self.run, *FENCED_FOLDERS, owner=self.run)
+        taken = taken_over(self.storage, self.run, self.run)
+        earlier = taken.content.get("params", dict(params))
+        if earlier != dict(params):
+            raise InputError(
+                f"{self.storage.address(self.run)} has a run that was trained with {json.dumps(earlier)}, but the "
+                f"study database wants {json.dumps(dict(params))} there: was one of them restored from a backup? "
+                "Restore the other one too, or move this folder away"
+            )
+        folders = {folder: self.storage.list(f"{self.run}/{folder}") for folder in FENCED_FOLDERS}
+        valid = {folder: taken.valid_in(folder, names) for folder, names in folders.items()}
         name = attempt_file(self.number)
-        self.storage.write(f"{self.run}/{name}", seal(self.run, name, valid))
+        self.storage.write(f"{self.run}/{name}", seal(self.run, name, {**valid, "params": dict(params)}))
 
     def check(self) -> None:
         """Check that this attempt has begun, and that no newer one has.

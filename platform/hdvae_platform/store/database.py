@@ -7,6 +7,7 @@ one training of it with one seed.
 from __future__ import annotations
 
 import re
+import time
 
 import sqlalchemy as sa
 import sqlalchemy.orm  # which SQLAlchemy imports with the first statement: threads would race for it
@@ -29,6 +30,7 @@ STUDIES = sa.Table(
     sa.Column("stop", sa.Boolean, nullable=False, default=False),
     sa.Column("driver", sa.String(200)),
     sa.Column("beat", sa.Float),
+    sa.Column("deleting", sa.Boolean, nullable=False, default=False),
 )
 RUNS = sa.Table(
     "hdvae_runs",
@@ -45,6 +47,7 @@ RUNS = sa.Table(
     sa.Column("tracked", sa.Boolean, nullable=False, default=False),
     sa.Column("kind", sa.String(12), nullable=False, default="search"),
     sa.Column("summary", sa.JSON(none_as_null=True)),
+    sa.Column("params", sa.JSON(none_as_null=True)),
 )
 CHANGES = sa.Table(
     "hdvae_changes",
@@ -132,4 +135,14 @@ def clock(engine: sa.Engine) -> float | None:
     if engine.dialect.name != "postgresql":
         return None
     with engine.connect() as db:
-        return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return now(db)
+
+
+def now(db: sa.Connection) -> float:
+    """The time by the clock that all who use the database share, seconds since 1970.
+
+    That is the server's. SQLite has none: there it is this machine's, on which all who use the file should be.
+    """
+    if db.dialect.name != "postgresql":
+        return time.time()
+    return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())

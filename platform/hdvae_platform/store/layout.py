@@ -2,7 +2,7 @@
 
 Below the storage root (`HDVAE_STORAGE`, by default `HOME/studies`):
 
-    NAME/study.json                                     which study database the folder belongs to
+    NAME/study.json                                     which study database the folder belongs to, latest launch
     NAME/data/CHECKSUM.parquet                          images for machines without the home folder
     NAME/looks/COMPARED-0002-RUNS.json                  a look at a verdict: the runs that it rested on
     NAME/preflight/…                                    files by which machines show that they see this storage

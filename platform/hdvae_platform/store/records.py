@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 
 from hdvae.errors import InputError, nearest
 from hdvae_platform.store.attempts import Fenced
-from hdvae_platform.store.database import CHANGES, RUNS, STUDIES, connect
+from hdvae_platform.store.database import CHANGES, RUNS, STUDIES, connect, now
 from hdvae_platform.store.places import redacted
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.study import Study
@@ -42,6 +41,7 @@ class Run:
         run_id: of the run in MLflow.
         tracked: whether MLflow has everything about the run.
         kind: why the run is trained.
+        params: the parameters of its trial: dotted paths into the experiment → values.
         summary: how far it came (`store.run_summary.RunSummary`, as JSON-like values); None before it has ended.
     """
 
@@ -55,12 +55,13 @@ class Run:
     tracked: bool
     kind: Kind = "search"
     also: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] | None = None
     summary: Mapping[str, Any] | None = None
 
     @staticmethod
-    def fresh(trial: int, seed: int, kind: Kind = "search") -> Run:
+    def fresh(trial: int, seed: int, kind: Kind = "search", params: Mapping[str, Any] | None = None) -> Run:
         """A run that has not started yet."""
-        return Run(trial, seed, RunState.WAITING, 0, None, None, None, False, kind)
+        return Run(trial, seed, RunState.WAITING, 0, None, None, None, False, kind, params=params)
 
     @property
     def unfinished(self) -> bool:
@@ -81,8 +82,9 @@ class StudyRecord:
         launch: the number of the latest launch.
         stop: whether its driver was asked to stop.
         driver: the process that drives the study; None if none does.
-        beat: its last heartbeat, seconds since 1970.
+        beat: its last heartbeat, seconds since 1970 by the clock of the database.
         driven: whether the last heartbeat was recent when this was read.
+        deleting: whether its deletion has begun; then the next `study delete` or `study run` ends it.
     """
 
     name: str
@@ -95,6 +97,7 @@ class StudyRecord:
     driver: str | None
     beat: float | None
     driven: bool
+    deleting: bool = False
 
     def as_study(self) -> Study:
         """The study itself, rebuilt from definition and plan."""
@@ -136,7 +139,7 @@ class Records:
         """A study, or None if there is none of this name."""
         with self._engine.connect() as db:
             row = db.execute(STUDIES.select().where(STUDIES.c.name == name)).mappings().first()
-        return None if row is None else _study(row)
+            return None if row is None else _study(row, now(db))
 
     def known_study(self, name: str) -> StudyRecord:
         """A study that a user has named.
@@ -156,7 +159,8 @@ class Records:
         """All studies, the oldest first."""
         with self._engine.connect() as db:
             rows = db.execute(STUDIES.select().order_by(STUDIES.c.created)).mappings().all()
-        return [_study(row) for row in rows]
+            time = now(db)
+        return [_study(row, time) for row in rows]
 
     def define(
         self, name: str, definition: Mapping[str, Any], plan: Mapping[str, Any], code: Mapping[str, str]
@@ -167,7 +171,7 @@ class Records:
             # Another process may be first: then its record stands.
             with contextlib.suppress(sa.exc.IntegrityError), self._engine.begin() as db:
                 launch = self._last(name)["launch"]
-                db.execute(STUDIES.insert().values(name=name, created=time.time(), stop=False, launch=launch, **row))
+                db.execute(STUDIES.insert().values(name=name, created=now(db), stop=False, launch=launch, **row))
         known = self.study(name)
         assert known is not None
         return known
@@ -185,8 +189,8 @@ class Records:
         assert known is not None
         before, after = json.dumps(getattr(known, what)), json.dumps(value)
         if before != after:
-            change = {"study": name, "time": time.time(), "what": what, "before": before, "after": after}
             with self._writing(name) as db:
+                change = {"study": name, "time": now(db), "what": what, "before": before, "after": after}
                 db.execute(CHANGES.insert().values(**change))
                 db.execute(STUDIES.update().where(STUDIES.c.name == name).values({what: after}))
 
@@ -207,14 +211,14 @@ class Records:
         Raises:
             InputError: another driver holds the study: its last heartbeat was recent.
         """
-        now = time.time()
         gone = STUDIES.c.driver.in_([driver] if dead is None else [driver, dead])
-        free = sa.or_(STUDIES.c.driver.is_(None), gone, STUDIES.c.beat < now - EXPIRY)
         with self._engine.begin() as db:
+            time = now(db)
+            free = sa.or_(STUDIES.c.driver.is_(None), gone, STUDIES.c.beat < time - EXPIRY)
             taken = db.execute(
                 STUDIES.update()
                 .where(STUDIES.c.name == name, free)
-                .values(driver=driver, beat=now, stop=False, launch=STUDIES.c.launch + 1)
+                .values(driver=driver, beat=time, stop=False, launch=STUDIES.c.launch + 1)
             )
             launch = db.execute(sa.select(STUDIES.c.launch).where(STUDIES.c.name == name)).scalar_one()
         if taken.rowcount == 0:
@@ -222,10 +226,38 @@ class Records:
             assert holder is not None
             assert holder.beat is not None
             raise InputError(
-                f"study {name} is being run by {holder.driver} (last heartbeat {now - holder.beat:.0f} s ago): "
+                f"study {name} is being run by {holder.driver} (last heartbeat {time - holder.beat:.0f} s ago): "
                 f"stop it with `hdvae study stop {name}`, or wait {EXPIRY:.0f} s if it died"
             )
         self._launches[name] = launch
+
+    def outnumber(self, name: str, launch: int) -> int:
+        """Number this launch above an earlier one that the database has forgotten, since it was restored from a backup.
+
+        Args:
+            name: of the study, which this object has taken.
+            launch: the number of the latest launch that is known elsewhere.
+
+        Returns:
+            The number of this launch.
+
+        Raises:
+            Fenced: a later launch has taken the study.
+        """
+        if launch >= self._launches[name]:
+            with self._writing(name) as db:
+                db.execute(STUDIES.update().where(STUDIES.c.name == name).values(launch=launch + 1))
+            self._launches[name] = launch + 1
+        return self._launches[name]
+
+    def begin_deletion(self, name: str) -> None:
+        """Record that a study is being deleted, until `forget`.
+
+        Raises:
+            Fenced: a later launch has taken it.
+        """
+        with self._writing(name) as db:
+            db.execute(STUDIES.update().where(STUDIES.c.name == name).values(deleting=True))
 
     def check(self, name: str) -> None:
         """Check that no later launch has taken the study.
@@ -267,7 +299,7 @@ class Records:
                 (STUDIES, STUDIES.c.name),
             ):
                 db.execute(table.delete().where(column == name))
-            row = {"time": time.time(), "what": "deleted", "before": json.dumps(last), "after": json.dumps({})}
+            row = {"time": now(db), "what": "deleted", "before": json.dumps(last), "after": json.dumps({})}
             db.execute(CHANGES.insert().values(study=name, **row))
 
     def _last(self, name: str) -> Mapping[str, int]:
@@ -285,9 +317,8 @@ class Records:
     def beat(self, name: str, driver: str) -> bool:
         """Record a heartbeat; returns whether to stop: a user asked for it, or another driver has taken over."""
         with self._engine.begin() as db:
-            given = db.execute(
-                STUDIES.update().where(STUDIES.c.name == name, STUDIES.c.driver == driver).values(beat=time.time())
-            )
+            mine = (STUDIES.c.name == name, STUDIES.c.driver == driver)
+            given = db.execute(STUDIES.update().where(*mine).values(beat=now(db)))
             stop = db.execute(sa.select(STUDIES.c.stop).where(STUDIES.c.name == name)).scalar_one_or_none()
         return bool(stop) or given.rowcount == 0
 
@@ -312,19 +343,23 @@ class Records:
             rows = db.execute(query).mappings().all()
         return [_run(row) for row in rows]
 
-    def fresh_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> Run:
+    def fresh_run(
+        self, name: str, trial: int, seed: int, kind: Kind = "search", params: Mapping[str, Any] | None = None
+    ) -> Run:
         """A run that is not recorded yet; the numbers of its attempts go on from those of deleted studies."""
         if name not in self._attempts:
             self._attempts[name] = self._last(name)["attempts"]
-        return replace(Run.fresh(trial, seed, kind), attempts=self._attempts[name])
+        return replace(Run.fresh(trial, seed, kind, params), attempts=self._attempts[name])
 
-    def add_run(self, name: str, trial: int, seed: int, kind: Kind = "search") -> Run:
+    def add_run(
+        self, name: str, trial: int, seed: int, kind: Kind = "search", params: Mapping[str, Any] | None = None
+    ) -> Run:
         """Record a run in state WAITING, and return it.
 
         Raises:
             Fenced: a later launch has taken the study.
         """
-        run = self.fresh_run(name, trial, seed, kind)
+        run = self.fresh_run(name, trial, seed, kind, params)
         with self._writing(name) as db:
             db.execute(RUNS.insert().values(study=name, **_plain(vars(run))))
         return run
@@ -350,8 +385,8 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, RunState) else value for key, value in values.items()}
 
 
-def _study(row: Mapping[Any, Any]) -> StudyRecord:
+def _study(row: Mapping[Any, Any], time: float) -> StudyRecord:
     values = dict(row)
     values |= {key: json.loads(row[key]) for key in ("definition", "plan", "code")}
-    values["driven"] = row["driver"] is not None and row["beat"] is not None and time.time() - row["beat"] < EXPIRY
+    values["driven"] = row["driver"] is not None and row["beat"] is not None and time - row["beat"] < EXPIRY
     return StudyRecord(**values)

@@ -20,6 +20,8 @@ from hdvae_platform.store.storage import Storage
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.names import MODEL_SCHEME, RUN_SCHEME, Tag
 
+Say = Callable[[str], None]
+"""Tells the user of damaged files that are passed over."""
 Form = Literal["address", "handle", "id", "model"]
 """What the name of a run is: the address of its folder or of a checkpoint, its handle, MLflow's id, or the address of a
 registered model."""
@@ -78,7 +80,7 @@ def load_run(run: str, places: Places) -> Snapshot:
     return find_run(run, places).load()
 
 
-def find_run(run: str, places: Places) -> FoundRun:
+def find_run(run: str, places: Places, say: Say = warnings.warn) -> FoundRun:
     """Find a run by its name.
 
     Args:
@@ -87,17 +89,18 @@ def find_run(run: str, places: Places) -> FoundRun:
             `checkpoints` folder, or of one `.safetensors` file in it. A file or folder that exists wins over a handle
             and an id of the same name; `FoundRun.note` says so.
         places: where the stores are.
+        say: called by `FoundRun.load` with a line for each damaged file that it passes over.
 
     Raises:
         InputError: there is no such run.
     """
     match _form(run):
         case "address":
-            return FoundRun(run, _reader(run, run), note=_note(run))
+            return FoundRun(run, _reader(run, run, say), note=_note(run))
         case "handle":
-            return _by_handle(run, places)
+            return _by_handle(run, places, say)
         case "id":
-            return _by_id(run, places)
+            return _by_id(run, places, say)
         case "model":
             return _by_model(run, places)
 
@@ -120,13 +123,13 @@ def _note(path: str) -> str | None:
     return None if other is None else f"{path} exists as a file or folder here, so it is not looked up as {other}"
 
 
-def _by_handle(run: str, places: Places) -> FoundRun:
+def _by_handle(run: str, places: Places, say: Say) -> FoundRun:
     found = handles.resolve(run, Records(places.database))
     address = Storage(places.storage).address(found.folder)
-    return FoundRun(run, _reader(run, address), found.run_id, found.handle)
+    return FoundRun(run, _reader(run, address, say), found.run_id, found.handle)
 
 
-def _by_id(run: str, places: Places) -> FoundRun:
+def _by_id(run: str, places: Places, say: Say) -> FoundRun:
     run_id = run.removeprefix(RUN_SCHEME)
     tracked = Client(places).get(run_id)
     if tracked is None:
@@ -137,7 +140,7 @@ def _by_id(run: str, places: Places) -> FoundRun:
     address = tracked.tags.get(Tag.CHECKPOINT)
     if not address:
         raise InputError(f"run {run} has no checkpoint yet")
-    return FoundRun(run, _reader(run, address), run_id, tracked.handle)
+    return FoundRun(run, _reader(run, address, say), run_id, tracked.handle)
 
 
 def _by_model(uri: str, places: Places) -> FoundRun:
@@ -149,10 +152,10 @@ def _by_model(uri: str, places: Places) -> FoundRun:
     )
 
 
-def _reader(run: str, address: str) -> Callable[[], Snapshot]:
+def _reader(run: str, address: str, say: Say) -> Callable[[], Snapshot]:
     def read() -> Snapshot:
         try:
-            return read_address(address, Storage)
+            return read_address(address, lambda root: Storage(root, say=say))
         except (OSError, Damaged) as fault:
             raise InputError(f"run {run}: {fault}") from None
 

@@ -7,14 +7,16 @@ import pytest
 from benchmarks.trials import simulation
 from hdvae.errors import InputError
 from hdvae_platform.running.deletion import delete_study
+from hdvae_platform.running.launch import Launch, run_study
+from hdvae_platform.running.status import study_state
 from hdvae_platform.search.search import Search
 from hdvae_platform.search.trials import known_trials
 from hdvae_platform.store import records as records_module
 from hdvae_platform.store.attempts import Attempt, Fenced
-from hdvae_platform.store.layout import run_folder
+from hdvae_platform.store.layout import report_folder, run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
-from hdvae_platform.store.storage import Storage
+from hdvae_platform.store.storage import Storage, StorageAway
 from hdvae_platform.tracking.client import Client
 from hdvae_platform.tracking.faults import Unreachable
 
@@ -58,6 +60,48 @@ def test_nothing_of_it_is_left_and_it_can_begin_anew(done, tmp_path):
     with pytest.raises(Fenced):
         done.records.set_run(name, 0, 0, state="FAIL")
     assert [change.what for change in records.changes(name)] == ["deleted"]
+
+
+@pytest.fixture
+def half_deleted(done, monkeypatch):
+    """The same, with a deletion that was interrupted at its second folder."""
+    deleted, delete = [], Storage.delete_folder
+
+    def away(self, name):
+        deleted.append(name)
+        if len(deleted) > 1:
+            raise StorageAway("the storage does not answer")
+        delete(self, name)
+
+    page = report_folder(done.places.home, "many") / "report.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("a report")
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "delete_folder", away)
+        with pytest.raises(StorageAway):
+            delete_study(done.places, done.records.study("many"))
+    assert study_state(done.places, done.records.study("many")).state == "deleting"
+    assert page.exists()
+    return done
+
+
+def test_a_deletion_that_was_interrupted_is_ended_by_the_next(half_deleted):
+    places = half_deleted.places
+    delete_study(places, half_deleted.records.study("many"))
+    assert half_deleted.records.study("many") is None
+    assert Storage(places.storage).list("many") == []
+    assert not report_folder(places.home, "many").exists()
+
+
+def test_a_launch_ends_the_deletion_first_and_begins_anew(half_deleted, monkeypatch):
+    """Runs without files would be called done, at step 0."""
+    places, said = half_deleted.places, []
+    monkeypatch.chdir(places.home)  # where its images are
+    with pytest.raises(InputError, match="nothing answers there"):  # refused, once it would train
+        run_study(half_deleted.study, places, said.append, Launch(address="127.0.0.1:1"))
+    assert "the deletion of study many was interrupted, and is ended first" in said
+    assert (half_deleted.records.studies(), half_deleted.records.runs("many")) == ([], [])
+    assert Storage(places.storage).list("many") == []
 
 
 def test_trainings_of_the_same_name_stay(done):

@@ -304,7 +304,7 @@ def test_a_refused_launch_changes_nothing(places, edit, begun):
     """Here it is refused for its folder; on a cluster the machines are looked at after that, and before any change."""
     known = begun({"seeds": [0], "search": {"method": "grid", "trials": 1}})
     before = known()
-    Storage(places.storage).write("small/study.json", seal("small", "study.json", {"created": 1.0}))
+    Storage(places.storage).write("small/study.json", seal("small", "study.json", {"created": 1.0, "launch": 1}))
     more = load_study(edit({"seeds": [0, 1], "search": {"method": "grid"}, "claim": "Another one."}))
     with pytest.raises(InputError, match="belongs to a study small of another study database"):
         launch.run_study(more, places, print, launch.Launch(retry_failed=True))
@@ -330,7 +330,7 @@ def test_own_images_may_be_elsewhere_at_the_next_launch(places, edit, begun, tmp
     begun({"seeds": [0]})
     shutil.copy(tmp_path / "images.npz", tmp_path / "moved.npz")
     moved = load_study(edit({"experiment/data/path": str(tmp_path / "moved.npz"), "seeds": [0]}))
-    Storage(places.storage).write("small/study.json", seal("small", "study.json", {"created": 1.0}))
+    Storage(places.storage).write("small/study.json", seal("small", "study.json", {"created": 1.0, "launch": 1}))
     with pytest.raises(InputError, match="belongs to a study"):  # which is looked at after the definition
         launch.run_study(moved, places, print, launch.Launch())
     others = {name: 1 - images for name, images in np.load(tmp_path / "images.npz").items()}
@@ -344,7 +344,7 @@ def test_a_folder_of_another_databases_study_is_left_alone(places, edit, hdvae):
     file = edit({"space": {}, "seeds": [0]})
     folder = Path(places.storage) / "small"
     folder.mkdir(parents=True)
-    (folder / "study.json").write_bytes(seal("small", "study.json", {"created": 1.0}))
+    (folder / "study.json").write_bytes(seal("small", "study.json", {"created": 1.0, "launch": 1}))
     done = hdvae("study", "run", file)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"{folder} belongs to a study small of another study database: give this one another name" in done.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.constraints import OPTIMUM
 from benchmarks.constraints import search as benchmark
+from hdvae.errors import InputError
 from hdvae_platform.search import optuna_study
 from hdvae_platform.search.importance import MIN_IMPORTANCE_TRIALS, importances
 from hdvae_platform.search.optuna_study import DRAWS
@@ -801,3 +802,41 @@ def test_importance_is_of_what_the_value_depends_on(edit, begin, url, direction)
     assert sum(found.values()) == pytest.approx(1)
     assert max(found, key=found.get) == next(iter(found)) == "model.width"
     assert set(found) == set(SPACE)
+
+
+def test_after_a_deletion_in_optuna_nothing_is_reported_under_new_parameters(study_file, begin, url):
+    """Optuna's page deletes with a click. Optuna would number new trials from 0, as the runs of the old ones are."""
+    study = load_study(study_file)
+    search = begin(study)
+    first = search.next()
+    search.finish(first.trial, first.seed, 1.0)
+    optuna.delete_study(study_name="small", storage=url)
+    with pytest.raises(InputError, match=r"study small: trial 0 has runs, but Optuna has no such trial: .* backup; or"):
+        begin(study)
+    assert optuna.get_all_study_names(url) == [], "another refused launch would not see it"
+
+    other = optuna.create_study(study_name="small", storage=url, direction="maximize")
+    categories = optuna.distributions.CategoricalDistribution(["normal", "categorical"])
+    temperatures = optuna.distributions.CategoricalDistribution([0.1, "[[0, 0.8], [20, 0.1]]"])
+    given = {"model.latent": "categorical", "training.temperature": 0.1}
+    known = {"model.latent": categories, "training.temperature": temperatures}
+    other.add_trial(optuna.trial.create_trial(params=given, distributions=known, value=-1.0))
+    with pytest.raises(
+        InputError, match=r'trial 0 were trained with \{"model.latent": "normal"\}, but in Optuna it has'
+    ):
+        begin(study)
+
+
+def test_runs_keep_their_parameters(study_file, begin, url):
+    study = load_study(study_file)
+    finish_all(begin(study))
+    runs = Records(url).runs("small")
+    assert [run.params for run in runs[::2]] == study.grid()
+    again = begin(study)
+    assert [again.assignment(run).params for run in runs[::2]] == study.grid()
+
+
+def test_attempts_go_on_from_those_that_the_storage_knows(study_file, begin):
+    """After the database was restored from a backup, or forgot."""
+    search = begin(load_study(study_file), newest=lambda trial, seed: 7 if seed else 0)
+    assert [search.next().attempt for _ in range(2)] == [1, 8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hdvae.errors import InputError
 from hdvae.training.loop import Report
 from hdvae.training.run_files import newest_attempt, standing
 from hdvae.training.snapshot import Snapshot
@@ -152,3 +153,12 @@ def test_a_checkpoint_that_cannot_be_read_is_written_anew_by_the_next_attempt(st
     entries, checkpoint, values = seen(storage)
     assert entries == {10: 1.0, 20: 1.5}, "the first report of a step stands"
     assert (checkpoint, values) == ((20, 2.0), [2.0])
+
+
+def test_a_folder_of_a_run_with_other_parameters_is_refused(storage):
+    """As after the study database alone was restored: Optuna gave a number again, with another parameter set."""
+    Attempt(storage, "run", 1).begin({"training.freebits": 0.18})
+    Attempt(storage, "run", 2).begin({"training.freebits": 0.18})
+    with pytest.raises(InputError, match=r'run has a run that was trained with \{"training.freebits": 0.18\}, but'):
+        Attempt(storage, "run", 3).begin({"training.freebits": 3.26})
+    assert newest_attempt(storage, "run") == 2

@@ -15,7 +15,7 @@ from hdvae_platform.store.per_image import find_per_image
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.run_summary import read_summary
 from hdvae_platform.store.storage import Storage
-from hdvae_platform.trained.loading import load_run
+from hdvae_platform.trained.loading import find_run, load_run
 from hdvae_platform.training.messages import Resumed, Warned
 from hdvae_platform.training.run import run
 from tests.study.helpers.outcome import spec_of
@@ -105,6 +105,17 @@ def test_every_kind_of_file_is_passed_over_when_damaged_and_made_again(trained):
             assert all(torch.equal(found[name], whole[name]) for name in whole), (name, kind)
             if again:
                 assert look(spec)[1] == {10, 20}, "the report was made again"
+
+
+def test_who_loads_the_model_of_a_run_is_told_that_an_older_one_is_read(trained, places):
+    spec, _ = trained
+    path = f"{spec.folder}/checkpoints/000000020-0001.json"
+    Storage(spec.storage).write(path, b"null")
+    said = []
+    assert find_run(f"{spec.storage}/{spec.folder}", places, said.append).load().values["step"] == 10
+    (line,) = said
+    assert line.startswith(f"{spec.storage}/{path} is damaged: ")
+    assert line.endswith("; an older checkpoint is read")
 
 
 def test_a_file_of_another_run_is_not_taken_for_its_own(trained, places):

@@ -127,6 +127,47 @@ def test_a_replaced_driver_can_change_nothing(url, monkeypatch):
     assert [(run.state, run.attempts) for run in reader.runs("s")] == [("WAITING", 1)]
 
 
+@pytest.mark.parametrize("ahead", [31.0, 86400.0, -86400.0])
+def test_the_clock_of_the_database_decides_about_leases(postgres, monkeypatch, ahead):
+    """The clocks of two machines differ: neither is a live study taken, nor is a dead one held for longer."""
+    url = postgres.database(f"clocks-{ahead:.0f}")
+    here, there = Records(url), Records(url)
+    here.define("s", {}, {}, {})
+
+    def elsewhere(act):
+        with monkeypatch.context() as patch:
+            right = time.time
+            patch.setattr(time, "time", lambda: right() + ahead)
+            return act()
+
+    here.take("s", "first")
+    with pytest.raises(InputError, match=r"being run by first \(last heartbeat [0-5] s ago\)"):
+        elsewhere(lambda: there.take("s", "second"))
+    assert elsewhere(lambda: there.study("s").driven)
+    here.release("s", "first")
+    elsewhere(lambda: there.take("s", "second"))
+    assert not elsewhere(lambda: there.beat("s", "second"))
+    assert here.study("s").driven
+    monkeypatch.setattr(module, "EXPIRY", 0.0)
+    here.take("s", "first")
+    assert here.study("s").driver == "first"
+
+
+def test_a_restored_database_gives_no_launch_number_twice(url):
+    """A driver from before would not be told from the new one."""
+    old, new = Records(url), Records(url)
+    old.define("s", {}, {}, {})
+    old.take("s", "old")
+    with sa.create_engine(url).begin() as db:
+        db.execute(sa.text("UPDATE hdvae_studies SET launch = 0, driver = NULL"))
+    new.take("s", "new")
+    old.check("s")  # both have number 1
+    assert new.outnumber("s", 1) == 2
+    with pytest.raises(Fenced):
+        old.check("s")
+    assert (new.outnumber("s", 1), new.study("s").launch) == (2, 2)
+
+
 def test_a_database_of_another_version_is_one_line(url):
     connect(url)
     with sa.create_engine(url).begin() as db:

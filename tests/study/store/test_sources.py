@@ -50,8 +50,8 @@ def sources(edit, places, source):
 
 def test_each_seed_has_the_checkpoint_of_its_run(sources, places):
     (found,) = sources().values()
-    manifest = json.loads(Storage(places.storage).read(f"{found.stem}.json"))
-    assert (found.handle, found.step, found.sha256) == ("small/0/0", 20, manifest["sha256"])
+    manifest = json.loads(Storage(places.storage).read(f"{found.run}/{found.stem}.json"))
+    assert (found.handle, found.step, found.sha256) == ("small/0/0", 20, manifest["tensors"]["sha256"])
     assert found.read(Storage(places.storage)).values["step"] == 20
     assert sources(start_from=None) == {}
 
