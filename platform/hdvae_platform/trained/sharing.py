@@ -97,7 +97,7 @@ def evaluate_with(workers: int, job: Job, progress: Progress) -> Evaluation:
             if isinstance(fault, ProcessRaisedException) and PeerLost.__name__ not in str(fault):
                 raise
             raise PeerLost("a process of this evaluation was killed; is the memory too small for as many?") from fault
-        result = read_checkpoint(Folder(folder), RESULT)
+        result = read_checkpoint(Folder(folder), ".", RESULT)
     job.keep.fault = result.values["fault"]
     if result.values["violated"]:
         raise BoundViolated(*result.values["violated"])
@@ -122,7 +122,8 @@ def _work(rank: int, workers: int, folder: Path, job: Job, done: SynchronizedArr
         tensors = {f"image/{name}": values for name, values in found.per_image.items()}
         tensors["metrics"] = torch.tensor(list(found.metrics.values()), dtype=torch.float64)
         names = {"metrics": list(found.metrics), "images": list(found.per_image)}
-        data, manifest = encode(Snapshot(tensors, {**names, "violated": violated, "fault": job.keep.fault}), 0)
+        result = Snapshot(tensors, {**names, "violated": violated, "fault": job.keep.fault})
+        data, manifest = encode(result, 0, stem=RESULT)
         (folder / f"{RESULT}.safetensors").write_bytes(data)
         (folder / f"{RESULT}.json").write_bytes(manifest)
     dist.destroy_process_group()
