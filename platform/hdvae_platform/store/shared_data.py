@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -26,17 +27,33 @@ def publish(storage: Storage, study: str, dataset: Dataset) -> None:
 def fetch(storage: Storage, study: str, checksum: str) -> Dataset:
     """The data set of a study; each machine reads it from the storage once, and keeps it among its temporary files.
 
+    A kept file that is damaged is read from the storage again.
+
     Raises:
-        InputError: it is not on the storage, or it is damaged.
+        InputError: it is not on the storage, or it is damaged there.
     """
+    name = shared_images(study, checksum)
     kept = Path(tempfile.gettempdir()) / f"hdvae-data-{os.getuid()}" / f"{checksum}.parquet"
-    if not kept.exists():
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
-        try:
-            write_atomically(kept, storage.read(shared_images(study, checksum)))
-        except FileNotFoundError:
-            raise InputError(f"{storage.address(shared_images(study, checksum))}: there are no images") from None
-    dataset = read_parquet(kept)
+    if kept.exists():
+        with contextlib.suppress(InputError):
+            return _checked(kept, checksum)
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        write_atomically(kept, storage.read(name))
+        return _checked(kept, checksum)
+    except FileNotFoundError:
+        raise InputError(f"{storage.address(name)}: there are no images") from None
+    except InputError:
+        raise InputError(f"{storage.address(name)} is damaged: delete it, and run the study again") from None
+
+
+def _checked(path: Path, checksum: str) -> Dataset:
+    """The data set in a file.
+
+    Raises:
+        InputError: the file is damaged, or has other images.
+    """
+    dataset = read_parquet(path)
     if dataset.checksum != checksum:
-        raise InputError(f"{kept} holds other images than it says: delete it")
+        raise InputError(f"{path} holds other images than it says")
     return dataset
