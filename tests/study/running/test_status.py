@@ -13,7 +13,7 @@ from hdvae_platform.cli import run as hdvae
 from hdvae_platform.running.status import StudyState, study_state, study_status
 from hdvae_platform.search.search import Search
 from hdvae_platform.store.attempts import Attempt
-from hdvae_platform.store.journal import Goal
+from hdvae_platform.store.journal import Goal, Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
@@ -141,7 +141,11 @@ def test_a_run_under_way(tmp_path, edit):
     assert (row()["images_per_second"], row()["memory_peak_mb"]) == (1000.0, None)
     time.sleep(0.5)
     report(session, 20, -2.0)
-    assert 8 * 0.5 - 1 < row()["seconds_left"] < 8 * 0.5 + 10
+    left, known = row()["seconds_left"], Journal(Storage(places.storage), run_folder(study.name, 0, 0))
+    needed = 8 * (known.entry(20).time - known.entry(10).time) / 1000
+    since = time.time() - known.entry(20).time / 1000
+    assert needed - since - 0.01 <= left <= needed
+    assert needed >= 8 * 0.5
     assert row()["checkpoint"].endswith("checkpoints/000000020-0001.safetensors")
     assert row()["best_checkpoint"].endswith("checkpoints/000000010-0001.safetensors")
 
