@@ -122,7 +122,8 @@ def _pruned(status: StudyStatus, storage: Storage) -> list[PrunedRun]:
     """The last pruned runs with their curves."""
     rows = [row for row in status.trials if row["state"] == RunState.PRUNED][-MAX_PRUNED:]
     journals = [Journal(storage, run_folder(status.study, row["number"], row["seed"])) for row in rows]
-    curves = [{step: journal.entry(step).metrics for step in journal.steps()} for journal in journals]
+    entries = [journal.readable(journal.steps()) for journal in journals]
+    curves = [{step: entry.metrics for step, entry in found.items()} for found in entries]
     return [PrunedRun(row["params"], curve) for row, curve in zip(rows, curves, strict=True)]
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hdvae_platform.store.journal import Journal
+from hdvae_platform.store.journal import Entry, Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.records import Run
 from hdvae_platform.store.storage import Storage
@@ -41,9 +41,11 @@ class Curve:
         points: step → report, by increasing step.
         of: the attempt and the state of the run when its journal was last read to its end; None before.
         turn: the number of the last reading, by which runs take turns.
+        damaged: the steps whose reports are damaged, which are left out.
     """
 
     points: dict[int, Point] = field(default_factory=dict)
+    damaged: set[int] = field(default_factory=set)
     of: tuple[int, str] | None = None
     turn: int = 0
 
@@ -114,17 +116,17 @@ class Curves:
         curve.turn = next(self._turns)
         journal = Journal(self._storage, run_folder(self._study, run.trial, run.seed))
         steps = journal.steps()
-        new = [step for step in steps if step not in curve.points]
-        for step in new[:most]:
-            curve.points[step] = self._point(journal, step)
+        new = [step for step in steps if step not in curve.points and step not in curve.damaged]
+        found = journal.readable(new[:most])
+        curve.points |= {step: self._point(journal, entry) for step, entry in found.items()}
+        curve.damaged |= set(new[:most]) - found.keys()
         curve.points = {step: curve.points[step] for step in steps if step in curve.points}
         curve.of = (run.attempts, run.state) if len(new) <= most else None
         return min(len(new), most)
 
-    def _point(self, journal: Journal, step: int) -> Point:
-        entry = journal.entry(step)
+    def _point(self, journal: Journal, entry: Entry) -> Point:
         values = tuple(entry.metrics.get(metric, math.nan) for metric in self.metrics)
-        return Point(entry.time, journal.attempt_of(step), values, entry.costs.get(SPEED))
+        return Point(entry.time, journal.attempt_of(entry.step), values, entry.costs.get(SPEED))
 
 
 def thinned(steps: Sequence[int], most: int) -> Iterator[int]:

@@ -57,6 +57,18 @@ def test_a_report_is_read_once_and_the_journal_of_an_ended_run_is_left_alone(wat
     assert (under_way.step, under_way.pace, under_way.last.speed) == (20, 1.0, 100.0)
 
 
+def test_a_damaged_report_is_left_out_and_looked_at_once(watched):
+    study, storage, curves = watched
+    run = study.begin()
+    study.report(run, 10, elbo=-5.0)
+    study.report(run, 20, elbo=-4.0)
+    storage.write("small/trial-0000/seed-0/journal/000000010-0001.json", b"null")
+    for asked in ((1, 2), (1, 0)):
+        curves.read(study.records.runs("small"), 100)
+        assert storage.asked() == asked
+    assert list(curves.of(study.records.runs("small")[0]).points) == [20]
+
+
 def test_runs_that_have_not_started_are_not_looked_for(watched):
     study, storage, curves = watched
     study.begin()
