@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -29,6 +30,20 @@ def encode(snapshot: Snapshot, step: int, run: str = "", stem: str = "") -> tupl
     return data, seal(run, f"{stem}.json", {"step": step, "values": dict(snapshot.values), "tensors": tensors})
 
 
+def read_manifest(files: Files, run: str, stem: str, owner: str | None = None) -> dict[str, Any]:
+    """The manifest of a checkpoint: `step`, `values`, and `bytes` and `sha256` of its `tensors`.
+
+    Raises:
+        Damaged: it is missing, damaged, or belongs elsewhere.
+        InputError: a later version of hdvae wrote it.
+    """
+    address = files.address(f"{run}/{stem}.json")
+    try:
+        return unseal(files.read(f"{run}/{stem}.json"), address, f"{stem}.json", owner).content
+    except FileNotFoundError as fault:
+        raise Damaged(f"{address}: {fault}") from fault
+
+
 def read_checkpoint(files: Files, run: str, stem: str, owner: str | None = None) -> Snapshot:
     """Read the checkpoint in the files `stem.json` and `stem.safetensors` in the folder of a run.
 
@@ -36,10 +51,9 @@ def read_checkpoint(files: Files, run: str, stem: str, owner: str | None = None)
         Damaged: a file is missing, damaged, or belongs elsewhere.
         InputError: a later version of hdvae wrote it.
     """
-    manifest_file, tensors_file = f"{run}/{stem}.json", f"{run}/{stem}.safetensors"
+    manifest, tensors_file = read_manifest(files, run, stem, owner), f"{run}/{stem}.safetensors"
     address = files.address(tensors_file)
     try:
-        manifest = unseal(files.read(manifest_file), files.address(manifest_file), f"{stem}.json", owner).content
         data = files.read(tensors_file)
         written = manifest["tensors"]
         if len(data) != written["bytes"] or hashlib.sha256(data).hexdigest() != written["sha256"]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hdvae.errors import InputError
+from hdvae.errors import Damaged, InputError
 from hdvae.experiment.experiment import Experiment, fingerprint
-from hdvae.training.checkpoints import Damaged, read_checkpoint
+from hdvae.training.checkpoints import read_checkpoint, read_manifest
 from hdvae.training.continuation import check_continuation
 from hdvae.training.run_files import CHECKPOINTS, stems
 from hdvae.training.snapshot import Snapshot
@@ -25,19 +24,21 @@ class Source:
 
     Attributes:
         handle: of the run that wrote it.
-        stem: its files without their endings, below the storage root.
+        run: the folder of that run, below the storage root.
+        stem: its files in there, without their endings.
         step: the step that it is of.
         sha256: the checksum of its tensors.
     """
 
     handle: str
+    run: str
     stem: str
     step: int
     sha256: str
 
     def fingerprint(self, experiment: Experiment) -> str:
         """The fingerprint of an experiment that goes on from here: of its settings, and of the checkpoint."""
-        return fingerprint([experiment.plain(), self.sha256])
+        return fingerprint([experiment.fingerprint, self.sha256])
 
     def read(self, storage: Storage) -> Snapshot:
         """Read the checkpoint.
@@ -46,10 +47,10 @@ class Source:
             InputError: it is not there any more, is damaged, or has changed since the launch.
         """
         try:
-            if json.loads(storage.read(f"{self.stem}.json"))["sha256"] != self.sha256:
+            if read_manifest(storage, self.run, self.stem, self.run)["tensors"]["sha256"] != self.sha256:
                 raise Damaged("it has changed since this study was launched")
-            return read_checkpoint(storage, self.stem)
-        except (Damaged, FileNotFoundError) as fault:
+            return read_checkpoint(storage, self.run, self.stem, self.run)
+        except Damaged as fault:
             raise InputError(f"start_from: the checkpoint of {self.handle} cannot be read: {fault}") from None
 
 
@@ -91,16 +92,19 @@ def sources_of(
 
 def _source(storage: Storage, study: str, trial: int, seed: int, experiments: Sequence[Experiment]) -> Source:
     folder, own = run_folder(study, trial, seed), handle(study, trial, seed)
-    known = stems(storage, folder)
+    known = stems(storage, folder, folder)
     if not known:
         raise InputError(f"start_from: {own} has no checkpoint")
     step, name = list(known.items())[-1]
-    stem = f"{folder}/{CHECKPOINTS}/{name}"
-    manifest = json.loads(storage.read(f"{stem}.json"))
+    stem = f"{CHECKPOINTS}/{name}"
+    try:
+        manifest = read_manifest(storage, folder, stem, folder)
+    except Damaged as fault:
+        raise InputError(f"start_from: the checkpoint of {own} cannot be read: {fault}") from None
     before = Experiment.from_plain(manifest["values"]["experiment"], f"checkpoint of {own}")
     for experiment in experiments:
         try:
             check_continuation(experiment, before, step)
         except InputError as fault:
             raise InputError(f"start_from: {own}: {fault}") from None
-    return Source(own, stem, step, manifest["sha256"])
+    return Source(own, folder, stem, step, manifest["tensors"]["sha256"])

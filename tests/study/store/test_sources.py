@@ -14,7 +14,7 @@ from hdvae_platform.store.images import load_data
 from hdvae_platform.store.journal import Journal
 from hdvae_platform.store.layout import run_folder
 from hdvae_platform.store.records import Records
-from hdvae_platform.store.sources import Source, sources_of
+from hdvae_platform.store.sources import sources_of
 from hdvae_platform.store.storage import Storage
 from hdvae_platform.study.annealing import experiments_of
 from hdvae_platform.study.file import load_study
@@ -118,5 +118,5 @@ def test_a_source_that_has_changed_or_is_gone_is_refused(sources, places):
 def test_the_checkpoint_is_part_of_the_fingerprint(sources, edit):
     (found,) = sources().values()
     experiment = load_study(edit({})).experiment
-    other = Source(found.handle, found.stem, found.step, "0" * 64)
+    other = replace(found, sha256="0" * 64)
     assert len({found.fingerprint(experiment), other.fingerprint(experiment), experiment.fingerprint}) == 3
