@@ -154,6 +154,8 @@ class OptunaStudy:
             trial = running_trial(self._optuna, known)
             for limit in excesses.keys() - known.constraints.keys():  # a launch before may have been killed here
                 trial.set_constraint(limit, excesses[limit])
+            if excesses:
+                trial.set_user_attr(Attribute.FEASIBLE, _is_kept(excesses))
         if known.state != TrialState.FAIL:
             self._optuna.tell(number, values=values, state=TrialState[state], skip_if_finished=True)
         elif values is not None and not self._has_stand_in(number):
@@ -197,6 +199,10 @@ class OptunaStudy:
         self._optuna.enqueue_trial(encoded(params))
 
 
+def _is_kept(excesses: Mapping[str, float]) -> bool:
+    return all(excess <= 0 for excess in excesses.values())
+
+
 def _stand_in(failed: FrozenTrial, values: Sequence[float], excesses: Mapping[str, float]) -> FrozenTrial:
     """A trial that gives Optuna the values of a trial that it keeps as failed."""
     return optuna.trial.create_trial(
@@ -205,7 +211,10 @@ def _stand_in(failed: FrozenTrial, values: Sequence[float], excesses: Mapping[st
         params=failed.params,
         distributions=failed.distributions,
         intermediate_values=failed.intermediate_values,
-        user_attrs={Attribute.INSTEAD_OF: failed.number},
+        user_attrs={
+            Attribute.INSTEAD_OF: failed.number,
+            **({Attribute.FEASIBLE: _is_kept(excesses)} if excesses else {}),
+        },
         constraints=dict(excesses),
     )
 

@@ -28,7 +28,10 @@ DATABASE_FAULTS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
 class Attribute:
-    """User attributes of the trials that are not the study's."""
+    """User attributes of trials: `FEASIBLE` is for readers, the others are of trials that are not the study's."""
+
+    FEASIBLE: Final = "hdvae: feasible"
+    """Whether the trial keeps the constraints of the search: Optuna's page does not show the constraints themselves."""
 
     CUT_OFF: Final = "hdvae: cut off while its parameters were suggested"
     """The driver died between two suggestions."""

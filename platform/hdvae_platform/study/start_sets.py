@@ -30,7 +30,7 @@ def check_start_sets(study: Study, where: str) -> None:
         try:
             study.experiment_at(params)
         except InputError as fault:
-            raise InputError(f"{at}.{place}: {fault}") from None
+            raise InputError(f"{at}.{place}: {str(fault).splitlines()[0]}") from None
 
 
 def _check_set(study: Study, params: dict[str, Any], at: str) -> None:

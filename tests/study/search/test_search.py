@@ -297,6 +297,7 @@ def test_a_trial_is_feasible_by_its_means_over_the_seeds(constrained, begin, url
     stored = optuna.load_study(study_name="small", storage=url).trials
     assert [trial.constraints[KL] for trial in stored] == pytest.approx([0.1, 0.0, -0.75])
     assert [trial.is_feasible for trial in known_trials(constrained, url)] == [False, True, True]
+    assert [trial.user_attrs["hdvae: feasible"] for trial in stored] == [False, True, True], "for Optuna's page"
     assert search.total_runs() == 8
     confirmed = finish_all_of(search, 0.5)
     assert [run.trial for run in confirmed] == [1, 2], "trial 0 is better, but not feasible"

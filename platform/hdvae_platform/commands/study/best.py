@@ -37,7 +37,7 @@ def best(name: str, out: Path | None, trial: int | None, home: Path, as_json: bo
     answer = answer_of(record.as_study(), state.runs, finished=state.state == "finished")
     chosen = None if trial is None and out is None else answer.chosen(trial)
     if not answer.best:
-        raise InputError(f"study {name} {answer.none}: `hdvae study status {name}` shows its runs")
+        raise InputError(f"study {name} {answer.none}; `hdvae study status {name}` shows its runs")
     if out is not None and chosen is not None:
         _write(out, experiment_file(answer, chosen))
     if as_json:

@@ -16,6 +16,9 @@ from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import duration, table
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
+from hdvae_platform.store.records import Records
+from hdvae_platform.store.storage import Storage
+from hdvae_platform.study.annealing import experiments_of
 from hdvae_platform.study.caveats import caveats_of_study
 from hdvae_platform.study.file import load_study
 from hdvae_platform.study.resources import this_machine
@@ -36,6 +39,10 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     places = Places.under(home)
     dataset = load_data(study.experiment, places.home)  # before the import of torch: a faulty file is reported at once
     from hdvae_platform.running.estimate import estimate
+    from hdvae_platform.store.sources import sources_of
+
+    if study.source is not None:
+        sources_of(study, experiments_of(study), Records(places.database), Storage(places.storage))
 
     cost, shared = estimate(study, places), overlaps(dataset)
     caveats = caveats_of_study(study, dataset.size("valid"), this_machine())
@@ -51,6 +58,8 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
 def _lines(study: Study, cost: Estimate) -> list[str]:
     """The estimate as lines of text."""
     lines = [f"{study.name}: {study.claim}", *(f"expected: {expectation_in_words(one)}" for one in study.expect)]
+    if study.start_from is not None:
+        lines.append(f"each seed goes on from its run of {study.start_from}")
     if cost.arms:
         lines.append(table(["settings", "parameters", "s / step"], cost.rows()))
     if study.search.method.name == "grid" and len(cost.arms) < cost.trials:
