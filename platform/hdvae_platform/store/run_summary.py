@@ -39,7 +39,7 @@ class RunSummary:
 
 
 def read_summary(storage: Storage, folder: str, attempts: int, goal: Goal) -> tuple[RunSummary, Journal]:
-    """How far a run is, and its journal as it stands; takes at most nine requests to the storage.
+    """How far a run is, and its journal as it stands; takes at most eight requests to the storage.
 
     Args:
         storage: of the study.

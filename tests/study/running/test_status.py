@@ -209,7 +209,7 @@ def test_the_requests_of_a_status_are_bounded_for_an_unfinished_run_and_none_for
     monkeypatch.setattr("hdvae_platform.running.status.Storage", Counted)
     done, live, waiting = study_status(places, records.study(study.name)).trials
     assert {request.split("/")[1] for request in asked} == {"trial-0001"}
-    assert len(asked) <= 11
+    assert len(asked) <= 10
     assert (done["state"], live["state"], waiting["state"]) == ("COMPLETE", "RUNNING", "WAITING")
     for row in (done, live):
         assert row["step"] == 10 * reports
