@@ -58,7 +58,7 @@ def as_text(comparison: Comparison, everything: bool = False) -> str:
         parts = [_arms(comparison, table), *_differences(comparison, table, everything)]
         parts += ["\n".join(_legend(comparison, everything))]
         parts.append(confirmation_table(comparison.confirmations))
-        parts += [answer_in_words(answer) for answer in comparison.answers]
+        parts += _answers(comparison)
     return "\n\n".join(filter(None, [caveats, *parts]))
 
 
@@ -77,8 +77,15 @@ def as_markdown(comparison: Comparison, command: str, everything: bool = False) 
         ]
         rows = confirmation_rows(comparison.confirmations)
         parts += [markdown(CONFIRMATION_HEADER, rows), images_of(comparison.confirmations)] if rows else []
-        parts += [f"```text\n{text}\n```" for answer in comparison.answers if (text := answer_in_words(answer))]
+        parts += [f"```text\n{text}\n```" for text in _answers(comparison)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _answers(comparison: Comparison) -> list[str]:
+    """What each study answers, after its name if there are several; nothing of one that answers nothing."""
+    texts = {answer.study.name: answer_in_words(answer) for answer in comparison.answers}
+    several = len(comparison.studies) > 1
+    return [f"study {name}\n{text}" if several else text for name, text in texts.items() if text]
 
 
 def arm_table(arms: Sequence[Arm], metrics: Sequence[str] = ()) -> str:

@@ -10,6 +10,9 @@ from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.presets import PAPER
 from hdvae_platform.analysis.answers import answer_in_words, answer_of
+from hdvae_platform.analysis.arms import Arm
+from hdvae_platform.analysis.comparison import Comparison
+from hdvae_platform.analysis.comparison_text import as_text
 from hdvae_platform.analysis.inference import interval
 from hdvae_platform.store.records import Run
 from hdvae_platform.study.study import Study
@@ -106,3 +109,13 @@ def test_a_front_has_all_its_metrics_and_a_trial_of_it_is_chosen_by_number():
         found.chosen(None)
     with pytest.raises(InputError, match=r"--trial 3: the Pareto front has 2, 1$"):
         found.chosen(3)
+
+
+def test_a_comparison_of_several_studies_says_whose_answer_it_is():
+    answers = [
+        answer_of(study().model_copy(update={"name": name}), list(runs(0, [-9.0])), finished=True) for name in "ab"
+    ]
+    shown = as_text(Comparison(["a", "b"], [Arm({})], answers=answers))
+    assert "study a\nbest: trial 0" in shown
+    assert "study b\nbest: trial 0" in shown
+    assert "study a" not in as_text(Comparison(["a"], [Arm({})], answers=answers[:1]))
