@@ -108,6 +108,7 @@ def test_an_infeasible_trial_is_hollow_never_on_the_front_and_coloured_last(monk
     drawn = pareto_front(found)
     assert [row[0] for row in drawn.rows if row[-1] == "yes"] == list("0123456")
     assert "Hollow: infeasible trials." in drawn.caption
+    assert "Hollow" not in pareto_front(widths(3)).caption
     (axes,) = made(monkeypatch, pareto_front, found).axes
     hollow = [line.get_xdata()[0] for line in axes.lines if line.get_fillstyle() == "none"]
     assert hollow == [pytest.approx(0.8)]

@@ -32,9 +32,8 @@ NOT_VARIED = object()
 def caption_of(contents: Contents, *sentences: str) -> str:
     """A caption; it says how many arms are highlighted, if not all are."""
     complete, highlighted = len(contents.complete), len(contents.highlighted)
-    hollow = ["Hollow: infeasible trials."] if any(not arm.is_allowed for arm in contents.complete) else []
     few = [f"Only the {highlighted} best of {complete} arms have a colour."] if highlighted < complete else []
-    return " ".join([*sentences, *hollow, *few])
+    return " ".join([*sentences, *few])
 
 
 def step_axis(axes: Axes) -> None:
@@ -61,6 +60,11 @@ def mean_line(arm: ArmReport, metric: str) -> tuple[list[int], list[float]]:
 def fill_of(arm: ArmReport) -> Literal["full", "none"]:
     """How the markers of an arm are filled: those of an infeasible trial are hollow."""
     return "full" if arm.is_allowed else "none"
+
+
+def fill_note(contents: Contents) -> list[str]:
+    """What a caption says about `fill_of`; nothing if all trials are feasible."""
+    return ["Hollow: infeasible trials."] if any(not arm.is_allowed for arm in contents.complete) else []
 
 
 def interval_of(arm: ArmReport, metric: str) -> Interval:

@@ -31,7 +31,14 @@ from hdvae_platform.report.drawing import (
     style_of,
     wrapped_axis_name,
 )
-from hdvae_platform.report.figures.common import NOT_VARIED, caption_of, fill_of, value_in_words, with_standard_error
+from hdvae_platform.report.figures.common import (
+    NOT_VARIED,
+    caption_of,
+    fill_note,
+    fill_of,
+    value_in_words,
+    with_standard_error,
+)
 from hdvae_platform.study.space import Dimension
 
 FEWEST_IN_QUARTILES = 4
@@ -138,6 +145,7 @@ def _caption(contents: Contents, series: Mapping[str, Sequence[_Point]], pruned:
         sentences.append(f"Lines: medians of at least {RUNS_IN_BIN} neighbouring runs.")
     if pruned:
         sentences.append("Crosses: pruned runs, at their last value; at the edge if it lies beyond.")
+    sentences += fill_note(contents)
     return caption_of(contents, *sentences) if len(series) < 2 else " ".join(sentences)
 
 

@@ -14,7 +14,7 @@ from hdvae_platform.report.arm_report import ArmReport
 from hdvae_platform.report.arm_report import pareto_front as undominated
 from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import INK, Drawn, NotDrawn, Sheet, axis_limits, legend_of, render, style_of
-from hdvae_platform.report.figures.common import bar_of, caption_of, fill_of, interval_of, mean_of
+from hdvae_platform.report.figures.common import bar_of, caption_of, fill_note, fill_of, interval_of, mean_of
 from hdvae_platform.report.formatting import mean_and_limits
 from hdvae_platform.study.search_config import Direction
 
@@ -80,6 +80,7 @@ def pareto_front(contents: Contents) -> Drawn | NotDrawn:
         f"{'the other' if len(ways) == 2 else 'all others'}."
         if len(front) > 1
         else f"Arm {best} has the best mean in {'both' if len(ways) == 2 else 'all'}.",
+        *fill_note(contents),
         *([f"The bias is 0 by definition where variables are not relaxed: {_arms_named(exact)}."] if exact else []),
     )
     rows = [
