@@ -64,6 +64,7 @@ def ui(name: str | None, live_port: int, mlflow_port: int, optuna_port: int, hom
     live = Live(places)
     if name is not None:
         live.study(name)
+    ended = None
     with ExitStack() as stack:
         try:
             address = stack.enter_context(serving(live_app(live), live_port))
@@ -78,9 +79,10 @@ def ui(name: str | None, live_port: int, mlflow_port: int, optuna_port: int, hom
             click.echo("Ctrl-C closes all")
             ended = pages.wait()
         except KeyboardInterrupt:
-            click.echo("closed")
-            return
-    raise InputError(f"{ended}'s page ended unexpectedly")
+            pass  # which is how a user closes the pages
+    if ended is not None:
+        raise InputError(f"{ended}'s page ended unexpectedly")
+    click.echo("closed")
 
 
 class _Pages:

@@ -22,7 +22,7 @@ class _Rows(Progress):
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         table = super().make_tasks_table(sorted(tasks, key=lambda task: task.description == STUDY))
-        table.show_header, table.padding = True, (0, 2)
+        table.show_header, table.padding = bool(table.rows), (0, 2)
         return table
 
 

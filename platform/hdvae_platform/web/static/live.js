@@ -49,6 +49,7 @@ function badge(study) {
 
 function showList(studies) {
   document.title = "Studies";
+  find(".kind").hidden = true;
   find("#studies").hidden = false;
   find("#studies .scroll").hidden = !studies.length;
   find("#studies .empty").hidden = studies.length > 0;
