@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import model_validator
 
@@ -15,6 +16,13 @@ class Limits(Config):
 
     at_most: float | None = None
     at_least: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_named(cls, given: Any) -> Any:
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            raise ValueError(f"write {{at_most: {given:g}}} or {{at_least: {given:g}}}, not {given:g}")
+        return given
 
     @model_validator(mode="after")
     def _has_room(self) -> Limits:

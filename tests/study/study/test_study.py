@@ -71,7 +71,7 @@ BAD = [
     ({"search/constraints": {"valid/relaxation_bias@tau=9": {"at_most": 1}}}, ["not measured", "@tau=0.5"]),
     ({"search/constraints": {"valid/kl": {"most": 1}}}, ["search.constraints.valid/kl.most", "'at_most'"]),
     ({"search/constraints": {"valid/kl": {}}}, ["search.constraints.valid/kl", "give at_most, at_least, or both"]),
-    ({"search/constraints": {"valid/kl": 0.5}}, ["search.constraints.valid/kl", "a mapping"]),
+    ({"search/constraints": {"valid/kl": 0.5}}, ["search.constraints.valid/kl: write {at_most: 0.5} or"]),
     ({"search/constraints": {"valid/kl": {"at_most": 1, "at_least": 2}}}, ["at_least 2 is above at_most 1"]),
     (
         {"search": {"pruner": "asha", "constraints": {"valid/iw_elbo": {"at_least": -90}}}},
