@@ -18,8 +18,12 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 import hdvae
 from hdvae.errors import InputError
 from hdvae_platform.cluster import environment, ray_internals
+from hdvae_platform.cluster.access_token import ensure_token
 from hdvae_platform.cluster.address import AUTO, LOCAL, check_address, is_loopback
+from hdvae_platform.store.private_folder import private_folder
 
+_SOCKETS = Path("/tmp") if Path("/tmp").is_dir() else None  # noqa: S108 - a folder of our own in it
+"""Where Ray's sockets are: the path of one has at most 107 bytes, which that of TMPDIR may leave no room for."""
 _CONNECTION_WAIT = 5.0
 """Seconds for a cluster's address to accept a connection."""
 
@@ -99,14 +103,23 @@ def release() -> None:
 
 
 def _start(insecure: bool) -> None:
-    """Start Ray on this machine. It can be reached from others, so it requires a token, which Ray keeps in ~/.ray."""
+    """Start Ray on this machine, where other users cannot see its files; to reach it, one needs its token."""
     mode = os.environ["RAY_AUTH_MODE"]
     if mode.lower() != "token" and not insecure:
         raise InputError(
             f"RAY_AUTH_MODE is {mode}: anybody who can reach this machine could run code on it; "
             "unset it, or give --insecure"
         )
-    ray.init(address=LOCAL, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    if mode.lower() == "token":
+        ensure_token()
+    with ray_internals.on_the_loopback():
+        ray.init(
+            address=LOCAL,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            _temp_dir=str(private_folder("hdvae-ray", _SOCKETS) / "ray"),  # Ray opens the folder itself to all
+        )
 
 
 def _join(address: str, insecure: bool) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import ray
 from ray._common.tls_utils import load_certs_from_env
+from ray._private import ray_constants
 from ray._private.authentication.grpc_authentication_client_interceptor import (
     SyncAuthenticationMetadataClientInterceptor,
 )
@@ -35,6 +37,17 @@ NO_AGENT = "No available agent"
 """What a job server says that has only just started."""
 _HEAD_WAIT = 30.0
 """Seconds for a cluster's head to answer."""
+
+
+@contextmanager
+def on_the_loopback() -> Iterator[None]:
+    """A Ray that is started inside listens on the loopback interface alone, as on systems where Ray has no clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def asks_for_tokens() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hdvae.data.dataset import Dataset
 from hdvae.data.parquet import read_parquet, write_parquet
 from hdvae.errors import InputError
 from hdvae_platform.store.layout import shared_images
+from hdvae_platform.store.private_folder import private_folder
 from hdvae_platform.store.storage import Storage, write_atomically
 
 
@@ -33,11 +33,10 @@ def fetch(storage: Storage, study: str, checksum: str) -> Dataset:
         InputError: it is not on the storage, or it is damaged there.
     """
     name = shared_images(study, checksum)
-    kept = Path(tempfile.gettempdir()) / f"hdvae-data-{os.getuid()}" / f"{checksum}.parquet"
+    kept = private_folder("hdvae-data") / f"{checksum}.parquet"
     if kept.exists():
         with contextlib.suppress(InputError):
             return _checked(kept, checksum)
-    kept.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         write_atomically(kept, storage.read(name))
         return _checked(kept, checksum)

@@ -6,9 +6,11 @@ import contextlib
 import os
 import subprocess
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
 import mlflow
+import psutil
 
 from hdvae.evaluation.metrics import COSTS
 from hdvae_platform.store.attempts import Attempt, Fenced
@@ -78,6 +80,16 @@ def workers_of(driver, kind="ray::ImplicitFunc"):
     while more := {pid for pid, parent in parents.items() if parent in below} - below:
         below |= more
     return [int(row[0]) for row in rows if int(row[0]) in below and row[-1].startswith(kind)]
+
+
+def listening(processes):
+    """The addresses at which processes listen, on all of their ports; at least one of them does."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [one.laddr.ip for one in psutil.Process(process).net_connections() if one.status == "LISTEN"]
+    assert found
+    return [ip_address(address.removeprefix("::ffff:")) for address in found]
 
 
 def stand_ins():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from pathlib import Path
 
 from tests.study.helpers.commands import Command
-from tests.study.helpers.outcome import series, tensors, tracked
+from tests.study.helpers.outcome import listening, series, tensors, tracked, workers_of
 
 
 def test_interrupted_then_resumed_is_the_uninterrupted_study(finished, places, edit, hdvae, start):
@@ -48,7 +50,10 @@ def test_interrupted_then_resumed_is_the_uninterrupted_study(finished, places, e
 
 
 def test_sigterm_and_relative_paths(places, edit, tmp_path):
-    """SIGTERM is an interrupt as well; images and storage by relative paths are the same files for every process."""
+    """SIGTERM is an interrupt as well; images and storage by relative paths are the same files for every process.
+
+    While it runs, no process of it listens beyond the loopback interface, and its Ray's files are nobody else's.
+    """
     steps = {"experiment/training/steps": 1_000_000, "experiment/evaluation/every": 20, "seeds": [0]}
     file = edit({**steps, "experiment/data/path": "images.npz"})
     environment = {"HDVAE_HOME": str(places.home), "HDVAE_STORAGE": "elsewhere"}
@@ -56,10 +61,14 @@ def test_sigterm_and_relative_paths(places, edit, tmp_path):
     limit = time.monotonic() + 90
     while time.monotonic() < limit and not list(tmp_path.glob("elsewhere/small/*/*/checkpoints/*.json")):
         time.sleep(0.5)
+    beyond = {address for address in listening(workers_of(process.pid, "")) if not address.is_loopback}
+    sessions = Path(f"/tmp/hdvae-ray-{os.getuid()}")
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors.count("\n") == 1, errors
+    assert not beyond, "it could be reached from other machines"
+    assert sessions.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.glob("elsewhere/small/*/*/checkpoints/*.json"))
     parents, children = tracked(places)
     assert {run.status for run in [*parents, *children.values()]} == {"KILLED"}
