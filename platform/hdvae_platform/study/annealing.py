@@ -73,7 +73,7 @@ def _ends(experiment: Experiment) -> dict[str, int]:
 
 def experiments_of(study: Study) -> list[Experiment]:
     """The experiments of all trials as far as their schedules and lengths differ; of a range, those of its ends."""
-    space = {path: _corners(study.space[path]) for path in study.space if path in set(_relevant(study.space))}
+    space = {path: corners(study.space[path]) for path in study.space if path in set(_relevant(study.space))}
     found = []
     for params in islice(parameter_sets(space, np.random.default_rng(0)), MOST_SETS):
         try:
@@ -89,16 +89,17 @@ def _relevant(space: Space) -> Iterator[str]:
         name = path.removeprefix("training.").partition(".")[0]
         if path in (PRESET, "model.latent", "training.steps") or (path.startswith("training.") and name in SCHEDULES):
             yield path
-            yield from _conditions(space, dimension)
+            yield from conditions(space, dimension)
 
 
-def _conditions(space: Space, dimension: Dimension) -> Iterator[str]:
+def conditions(space: Space, dimension: Dimension) -> Iterator[str]:
+    """The paths that the condition of a dimension names, and those that their conditions name."""
     for path in dimension.when:
         yield path
-        yield from _conditions(space, space[path])
+        yield from conditions(space, space[path])
 
 
-def _corners(dimension: Dimension) -> Dimension:
+def corners(dimension: Dimension) -> Dimension:
     """A dimension with the ends of its range alone; choices stay."""
     if dimension.choices is not None:
         return dimension

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from hdvae.errors import InputError
 from hdvae.experiment.experiment import Experiment
 from hdvae_platform.study.annealing import annealing, longest
+from hdvae_platform.study.idle import idle_settings
 from hdvae_platform.study.settled import settled
+from hdvae_platform.study.space import count_sets
 from hdvae_platform.study.study import Study
 
 MEDIAN_NEEDS = 5
@@ -20,7 +22,8 @@ TIME_CONSTANTS = 3
 def caveats_of_study(study: Study, images: int, machine: Mapping[str, float] | None = None) -> list[str]:
     """The caveats of a study before anything of it runs.
 
-    They are those of the search, and of all experiments of a grid, or of the base experiment of another search.
+    They are those of the space, of the search, and of all experiments of a grid, or of the base experiment of another
+    search.
 
     Args:
         study: the study.
@@ -29,7 +32,9 @@ def caveats_of_study(study: Study, images: int, machine: Mapping[str, float] | N
     """
     grid = study.search.method.name == "grid"
     experiments = [study.experiment_at(params) for params in study.grid()] if grid else [study.experiment]
-    found = caveats_of_search(study) + ([] if machine is None else missing_resources(study, machine))
+    found = (
+        idle_settings(study) + caveats_of_search(study) + ([] if machine is None else missing_resources(study, machine))
+    )
     for experiment in experiments:
         found += caveats_of_experiment(experiment, images)
     return list(dict.fromkeys(found))
@@ -55,6 +60,11 @@ def caveats_of_search(study: Study) -> list[str]:
     """The caveats of how the space is searched."""
     study = settled(study)
     search, trials, found = study.search, study.parameter_sets(), []
+    if search.method.name == "grid" and trials is not None and trials < (size := count_sets(study.space)):
+        found.append(
+            f"search: the grid has {size:,} parameter sets, and search.trials is {trials:,}: the last "
+            f"{size - trials:,} are left out; leave out trials to try all, or choose method: random"
+        )
     start = search.method.start
     if trials is not None and trials <= start:
         found.append(
