@@ -55,7 +55,11 @@ def best_trials(study: Study, runs: Sequence[Run]) -> list[BestTrial]:
     scores = {trial: _scores(study, measured) for trial, measured in deciding.items() if feasible[trial]}
     ranked = sorted(scores, key=lambda trial: (-scores[trial][0], trial))
     if study.search.also:
-        best = [trial for trial in ranked if not is_dominated(scores[trial], scores.values())]
+        front: dict[int, Sequence[float]] = {}
+        for trial in sorted(ranked, key=scores.__getitem__, reverse=True):
+            if not is_dominated(scores[trial], front.values()):  # whatever dominates it came before it
+                front[trial] = scores[trial]
+        best = [trial for trial in ranked if trial in front]
     else:
         best = ranked[:1]
     return [BestTrial(trial, _lowest_seed(trial, runs), search.get(trial, {}), fresh.get(trial, {})) for trial in best]

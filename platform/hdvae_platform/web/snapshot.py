@@ -13,12 +13,13 @@ from typing import Any
 from hdvae_platform.analysis.labels import label, marked
 from hdvae_platform.running.status import StudyState
 from hdvae_platform.search.trials import Trial
+from hdvae_platform.store.best import BestTrial, best_trials
+from hdvae_platform.store.feasibility import means
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import redacted
-from hdvae_platform.store.records import Run
+from hdvae_platform.store.records import Kind, Run
 from hdvae_platform.store.run_state import RunState
 from hdvae_platform.study.constraints import in_words
-from hdvae_platform.study.pareto import is_dominated
 from hdvae_platform.study.study import Study
 from hdvae_platform.web.curves import Curve, Curves, thinned
 
@@ -65,9 +66,11 @@ class Snapshot:
             "seconds_left": self._seconds_left(),
             "constraints": in_words(self.study.search.constraints),
             "objectives": [{"metric": name, "direction": direction} for name, direction in objectives.items()],
+            "measured": [{"metric": name, "limit": self._limit(name)} for name in self.study.search.measured],
             "metrics": self.curves.metrics,
             "metric": metric,
             "under_way": [self._under_way(run, params) for run, params in self._running],
+            "best_trial": self._best_trial(),
             "best": [self._result(trial) for trial in self._ranked[:BEST]],
             "front": self._front(),
             "failures": self._failures(),
@@ -83,15 +86,42 @@ class Snapshot:
         return [(run, params) for run, params in self.state.runs if run.state == RunState.RUNNING]
 
     @cached_property
+    def _best(self) -> list[BestTrial]:
+        """The best trial, or the Pareto front, as everywhere else (`store.best`)."""
+        return best_trials(self.study, [run for run, _ in self.state.runs])
+
+    @cached_property
     def _ranked(self) -> list[Trial]:
-        """The complete trials, the best first by the study's metric; infeasible ones come last."""
+        """The complete trials by the study's metric, the best trial first, then confirmed ones; infeasible ones last.
+
+        Confirmed trials are ordered by their fresh seeds, others, and those of a search for several metrics, by the
+        search.
+        """
         sign = -1 if self.study.search.direction == "maximize" else 1
+        fresh = {} if self.study.search.also else self._confirmed
+        first = {one.number for one in self._best[:1]}
         complete = [
-            (not self._is_feasible(trial.number), sign * trial.value, trial.number, trial)
+            (
+                trial.number not in first,
+                not self._is_feasible(trial.number),
+                trial.number not in fresh,
+                sign * fresh.get(trial.number, trial.value),
+                trial.number,
+                trial,
+            )
             for trial in self.trials
             if trial.value is not None
         ]
-        return [trial for *_, trial in sorted(complete, key=lambda one: one[:3])]
+        return [trial for *_, trial in sorted(complete, key=lambda one: one[:-1])]
+
+    @cached_property
+    def _confirmed(self) -> dict[int, float]:
+        """The study's metric of each confirmed trial: the mean over its complete fresh seeds."""
+        values: dict[int, list[float]] = {}
+        for run, _ in self.state.runs:
+            if run.kind == "confirmation" and run.state == RunState.COMPLETE and run.value is not None:
+                values.setdefault(run.trial, []).append(run.value)
+        return {trial: statistics.fmean(each) for trial, each in values.items()}
 
     @cached_property
     def drawn(self) -> list[Run]:
@@ -134,41 +164,63 @@ class Snapshot:
             "seconds_left": left,
         }
 
+    def _best_trial(self) -> dict[str, Any] | None:
+        """The best trial of a search for one metric, and its value: the confirmed one if there is one."""
+        if self.study.search.also or not self._best:
+            return None
+        (best,) = self._best
+        metric = self.study.search.metric
+        values = best.fresh.get(metric) or best.search[metric]
+        return {"trial": best.number, "value": _finite(statistics.fmean(values)), "confirmed": bool(best.fresh)}
+
     def _result(self, trial: Trial) -> dict[str, Any]:
-        """A complete trial with its values in the search and, if there is one, in its confirmation."""
-        runs = [run for run, _ in self.state.runs if run.trial == trial.number]
-        confirmed = [run.value for run in runs if run.kind == "confirmation" and run.value is not None]
+        """A complete trial with its means in the search and, if it is confirmed, over the fresh seeds.
+
+        The means are those of each metric that the search reads; None where one is not known.
+        """
+        values, seeds = self._means(trial.number, "search")
+        confirmed, confirmations = self._means(trial.number, "confirmation")
         return {
             "trial": trial.number,
             "settings": self._label(trial.number, trial.params),
             "feasible": self._is_feasible(trial.number),
-            "values": list(trial.values or ()),
-            "seeds": sum(run.kind == "search" for run in runs),
-            "confirmed": statistics.fmean(confirmed) if confirmed else None,
-            "confirmations": len(confirmed),
+            "values": values,
+            "seeds": seeds,
+            "confirmed": confirmed,
+            "confirmations": confirmations,
         }
 
+    def _means(self, trial: int, kind: Kind) -> tuple[list[float | None], int]:
+        """The mean of each metric that the search reads over a trial's complete runs of a kind, and their number."""
+        runs = [
+            run
+            for run, _ in self.state.runs
+            if run.trial == trial and run.kind == kind and run.state == RunState.COMPLETE
+        ]
+        found = means(self.study, runs)
+        return [_finite(found.get(metric, math.nan)) for metric in self.study.search.measured], len(runs)
+
+    def _limit(self, metric: str) -> str:
+        """The limits of a metric in words; empty for none."""
+        limits = self.study.search.constraints.get(metric)
+        return "" if limits is None else " and ".join(limits.excesses(0.0))
+
     def _front(self) -> list[dict[str, Any]]:
-        """The complete trials of a search for several metrics; the front has feasible ones that no other beats."""
+        """The Pareto front of a search for several metrics, then the complete trials that are not on it."""
         if not self.study.search.also:
             return []
-        signs = [1 if way == "maximize" else -1 for way in self.study.search.objectives.values()]
-        feasible = [one for one in self._ranked if self._is_feasible(one.number)]
-        scores = {one.number: [s * v for s, v in zip(signs, one.values or (), strict=True)] for one in feasible}
-        front: dict[int, list[float]] = {}
-        for trial, score in sorted(scores.items(), key=lambda one: one[1], reverse=True):
-            if not is_dominated(score, front.values()):  # whatever dominates it came before it
-                front[trial] = score
+        objectives, params = list(self.study.search.objectives), {run.trial: each for run, each in self.state.runs}
+        front = {one.number: [statistics.fmean(one.search[name]) for name in objectives] for one in self._best}
         beaten = [one for one in self._ranked if one.number not in front][:BEATEN]
-        shown = [one for one in self._ranked if one.number in front] + beaten
+        values = front | {one.number: list(one.values or ()) for one in beaten}
         return [
             {
-                "trial": one.number,
-                "settings": self._label(one.number, one.params),
-                "values": list(one.values or ()),
-                "front": one.number in front,
+                "trial": trial,
+                "settings": self._label(trial, params[trial]),
+                "values": each,
+                "front": trial in front,
             }
-            for one in shown
+            for trial, each in values.items()
         ]
 
     def _failures(self) -> list[dict[str, Any]]:

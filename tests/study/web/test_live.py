@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hdvae.errors import InputError
+from hdvae_platform.store.best import best_trials
 from hdvae_platform.web.live import Live
 
 
@@ -93,8 +94,19 @@ def test_a_finished_study_with_confirmations(driven, watch):
     assert (told["state"], told["complete"], told["unread"]) == ("finished", 5, 0)
     assert [one["trial"] for one in told["best"]] == [1, 2, 0]
     best = told["best"][0]
-    assert (best["values"], best["seeds"], best["confirmed"], best["confirmations"]) == ([-1.0], 1, -2.0, 2)
+    assert (best["values"], best["seeds"], best["confirmed"], best["confirmations"]) == ([-1.0], 1, [-2.0], 2)
     assert [one["trial"] for one in told["curves"]] == [1, 2, 0]
+
+
+def test_the_best_trial_is_that_of_the_study_database(driven, watch):
+    """The confirmed trial, although another one was better in the search."""
+    study = driven({"seeds": [0], "confirm": {"top": 2, "seeds": 1}})
+    for elbo in (-3.0, -1.0, -2.0, -4.0, -2.5):
+        study.train(elbo)
+    told = watch(study)
+    assert [one.number for one in best_trials(study.study, study.records.runs("small"))] == [2]
+    assert told["best_trial"] == {"trial": 2, "value": -2.5, "confirmed": True}
+    assert [one["trial"] for one in told["best"]] == [2, 1, 0], "confirmed trials first, by their fresh seeds"
 
 
 def test_the_front_of_a_search_for_two_metrics(driven, watch):
@@ -123,6 +135,12 @@ def test_infeasible_trials_are_no_best_and_marked(driven, watch):
     assert told["constraints"] == "valid/relaxation_bias at most 0.6"
     assert [(one["trial"], one["feasible"]) for one in told["best"]] == [(2, True), (0, True), (1, False)]
     assert [(one["trial"], one["front"]) for one in told["front"]] == [(2, True), (0, True), (1, False)]
+    assert [(one["metric"], one["limit"]) for one in told["measured"]] == [
+        ("valid/elbo", ""),
+        ("valid/kl", ""),
+        ("valid/relaxation_bias", "at most 0.6"),
+    ]
+    assert told["best"][0]["values"] == [-2.0, 3.0, 0.6]
     assert [one["settings"] for one in told["curves"]] == ["freebits 3.0", "freebits 1.0", "freebits 2.0 (infeasible)"]
 
 

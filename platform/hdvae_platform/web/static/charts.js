@@ -4,10 +4,12 @@ const HEIGHT = 340;
 const EDGE = { left: 64, right: 16, top: 10, bottom: 40 };
 
 // Okabe and Ito's colours, which colour-blind readers can tell apart; dashes differ too.
-export const STYLES = [
-  ["#0072B2", ""], ["#D55E00", "7 3"], ["#009E73", "9 3 2 3"], ["#CC79A7", "2 3"],
-  ["#E69F00", "12 4"], ["#56B4E9", "5 5"], ["#8A6FDF", "3 2 9 2"],
-];
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF"];
+const DASHES = ["", "7 3", "9 3 2 3", "2 3", "12 4", "5 5", "3 2 9 2"];
+// So many lines are drawn in a style at a time: as many as there are colours.
+export const NAMED = COLOURS.length;
+// Each colour with each dash; the first ones differ in both.
+export const STYLES = DASHES.flatMap((_, turn) => COLOURS.map((colour, i) => [colour, DASHES[(i + turn) % DASHES.length]]));
 
 export function element(name, attributes, text) {
   const made = document.createElementNS(SVG, name);

@@ -1,5 +1,5 @@
 // The live page: asks for the studies, or for one, again and again, and shows what it is told.
-import { STYLES, axes, element, limits, path, sample, signed } from "/charts.js";
+import { NAMED, STYLES, axes, element, limits, path, sample, signed } from "/charts.js";
 
 const OTHER = "var(--other)"; // the colour of trials beyond those that have one of their own
 const PAUSE = { running: 2000, interrupted: 5000, finished: 15000, list: 3000, problem: 5000, unread: 200 };
@@ -7,7 +7,8 @@ const STATES = ["complete", "pruned", "fail", "running", "waiting"];
 const WORDS = { complete: "complete", running: "running", waiting: "waiting", pruned: "pruned", fail: "failed" };
 const name = location.pathname.startsWith("/studies/") ? decodeURIComponent(location.pathname.slice(9)) : null;
 const find = (selector) => document.querySelector(selector);
-const styles = new Map(); // trial → its place in STYLES, kept while it is among those that have one
+const styles = new Map(); // trial → its place in STYLES, kept as long as the page is open
+let named = new Set(); // the trials that are drawn in their styles now
 let timer, shown, metric = "";
 
 function make(tag, text, attributes = {}) {
@@ -29,8 +30,9 @@ function row(cells) {
 const number = (text) => make("td", text, { class: "number" });
 function value(one) {
   if (one === null || one === undefined) return "";
-  const far = Math.abs(one) >= 1e5 || (one && Math.abs(one) < 0.005);
-  return signed(far ? one.toExponential(2) : one.toFixed(2));
+  const size = Math.abs(one);
+  const far = size >= 1e5 || (one && size < 0.0005);
+  return signed(far ? one.toExponential(2) : one.toFixed(size < 1 ? 3 : 2));
 }
 
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -40,6 +42,12 @@ function duration(seconds) {
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+// A date as 2026-11-28 13:12.
+function date(seconds) {
+  const at = new Date(1000 * seconds), two = (count) => String(count).padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
 }
 
 function badge(study) {
@@ -75,14 +83,14 @@ function showProgress(study) {
     return item;
   }));
   const { done, of } = study.trials;
-  const best = study.best[0], only = study.objectives.length === 1;
+  const best = study.best_trial, far = study.state === "finished" ? "" : " so far";
   const facts = [
     ["runs complete", `${study.complete} of ${study.runs}`],
     ["trials done", of === null ? `${done}` : `${done} of ${of}`],
     study.seconds_left === null ? null : ["time left, about", duration(study.seconds_left)],
     study.constraints ? ["feasible", study.constraints] : null,
-    ["first launched", new Date(1000 * study.created).toLocaleString()],
-    best && only && best.feasible ? [`best ${study.objectives[0].metric} so far`, `${value(best.values[0])} (trial ${best.trial})`] : null,
+    ["first launched", date(study.created)],
+    best ? [`best ${study.objectives[0].metric}${far}`, `${value(best.value)} (trial ${best.trial}${best.confirmed ? ", confirmed" : ""})`] : null,
   ];
   find("#facts").replaceChildren(...facts.filter(Boolean).map(([term, text]) => {
     const both = make("div");
@@ -103,12 +111,19 @@ function showRuns(study) {
   }));
 }
 
-// A style for each of the first trials; a trial keeps its own from one refresh to the next.
+// A style for each of the first trials. A trial keeps its own while the page is open, also while it is not among them;
+// only once all styles are taken, the trial that has had one for the longest gives it up.
 function restyle(curves) {
-  const first = curves.slice(0, STYLES.length).map((one) => one.trial);
-  for (const trial of [...styles.keys()]) if (!first.includes(trial)) styles.delete(trial);
-  const free = STYLES.map((_, i) => i).filter((i) => ![...styles.values()].includes(i));
-  for (const trial of first) if (!styles.has(trial)) styles.set(trial, free.shift());
+  named = new Set(curves.slice(0, NAMED).map((one) => one.trial));
+  for (const trial of named) {
+    if (styles.has(trial)) continue;
+    const old = [...styles.keys()].filter((one) => !named.has(one));
+    if (styles.size === STYLES.length) styles.delete(old[0]);
+    const taken = new Set(styles.values());
+    const colours = new Set([...named].filter((one) => styles.has(one)).map((one) => STYLES[styles.get(one)][0]));
+    const free = STYLES.map((_, i) => i).filter((i) => !taken.has(i));
+    styles.set(trial, free.find((i) => !colours.has(STYLES[i][0])) ?? free[0]);
+  }
 }
 
 // Mean, lowest and highest value over a trial's runs, at the steps that all runs with curves have reported.
@@ -140,22 +155,22 @@ function showCurves(study) {
   restyle(curves);
   const runs = curves.flatMap((one) => one.runs);
   const most = Math.max(...runs.map((run) => run.points.at(-1)[0]));
-  const y = valueLimits(curves.filter((one) => styles.has(one.trial)).flatMap((one) => one.runs), most);
+  const y = valueLimits(curves.filter((one) => named.has(one.trial)).flatMap((one) => one.runs), most);
   const cut = runs.some((run) => run.points.some((point) => point[1] < y[0] || point[1] > y[1]));
   const chart = axes(find("#curves .chart"), [0, most * 1.02], y, ["step", study.metric], `Curves of ${study.metric} by trial`);
   for (const one of [...curves].reverse()) drawTrial(chart, one);
   const several = runs.length > curves.length;
   find("#curves .note").textContent = [
     several ? "Thick lines: mean over seeds. Bands: from the lowest to the highest seed. Thin lines: each run." : "",
-    cut ? "The axis is that of the named trials after a fifth of the steps." : "",
+    cut ? "The vertical axis leaves out the first fifth of the steps." : "",
     study.trained > study.curves.length ? `${study.curves.length} of ${study.trained} trials are drawn: those under way, the best, and the newest.` : "",
     study.unread ? `Reading the journals of ${plural(study.unread, "more run")} …` : "",
   ].filter(Boolean).join(" ");
-  find("#curves .legend").replaceChildren(...curves.filter((one) => styles.has(one.trial)).map(legendOf));
+  find("#curves .legend").replaceChildren(...curves.filter((one) => named.has(one.trial)).map(legendOf));
 }
 
 function drawTrial(chart, one) {
-  const style = STYLES[styles.get(one.trial)];
+  const style = named.has(one.trial) ? STYLES[styles.get(one.trial)] : null;
   const [colour, dashes] = style ?? [OTHER, ""];
   const group = element("g", { fill: "none", stroke: colour, "stroke-linejoin": "round" });
   group.append(element("title", {}, `trial ${one.trial}: ${one.settings}`));
@@ -190,6 +205,17 @@ function stairs(front, direction) {
   return front.flatMap((at, i) => (i ? [corner(front[i - 1], at), at] : [at]));
 }
 
+// The trials at each place of the chart; of trials so close that their numbers would cover each other, one label.
+function labels(points) {
+  const found = [];
+  for (const [x, y, trial] of points) {
+    const near = found.find((one) => Math.abs(one.x - x) < 14 && Math.abs(one.y - y) < 12);
+    if (near) near.trials.push(trial);
+    else found.push({ x, y, trials: [trial] });
+  }
+  return found;
+}
+
 function showFront(study) {
   find("#front").hidden = study.objectives.length < 2;
   if (study.objectives.length < 2) return;
@@ -207,7 +233,9 @@ function showFront(study) {
     const dot = element("circle", { cx, cy, r: point.front ? 5 : 3.5, fill: point.front ? "var(--complete)" : OTHER });
     dot.append(element("title", {}, `trial ${point.trial}: ${point.settings}`));
     chart.inside.append(dot);
-    if (point.front) chart.inside.append(element("text", { class: "number", x: cx + 7, y: cy - 6 }, point.trial));
+  }
+  for (const { x, y, trials } of labels(front.map((p) => [chart.toX(p.at[0]), chart.toY(p.at[1]), p.trial]))) {
+    chart.inside.append(element("text", { class: "number", x: x + 7, y: y - 6 }, trials.sort((a, b) => a - b).join(", ")));
   }
   const third = study.objectives.length > 2 ? ` The front is that of all ${study.objectives.length} metrics.` : "";
   const ways = [one, other].map((way) => `${way.metric} is to be ${way.direction}d`).join(", ");
@@ -217,15 +245,15 @@ function showFront(study) {
 function showBest(study) {
   find("#best").hidden = !study.best.length;
   const confirmed = study.best.some((one) => one.confirmations);
-  const names = study.objectives.map((one) => one.metric);
-  const heads = ["trial", ...names, "seeds", ...(confirmed ? ["confirmed"] : []), "settings"];
+  const columns = study.measured.flatMap((one) => [one.limit ? `${one.metric}, ${one.limit}` : one.metric, ...(confirmed ? ["confirmed"] : [])]);
+  const heads = ["trial", ...columns, "seeds", "settings"];
+  const cells = (one) => one.values.flatMap((at, i) => [number(value(at)), ...(confirmed ? [number(value(one.confirmed[i]))] : [])]);
   find("#best thead tr").replaceChildren(...heads.map((head) => make("th", head, head === "settings" || head === "trial" ? {} : { class: "number" })));
   find("#best tbody").replaceChildren(...study.best.map((one) => row([
-    `${one.trial}`, ...one.values.map((at) => number(value(at))), one.seeds,
-    ...(confirmed ? [number(one.confirmations ? `${value(one.confirmed)} (${plural(one.confirmations, "seed")})` : "")] : []),
-    one.settings,
+    `${one.trial}`, ...cells(one), number(one.confirmations ? `${one.seeds} + ${one.confirmations}` : `${one.seeds}`), one.settings,
   ])));
-  find("#best .note").textContent = `Means over seeds, the best by ${names[0]} first${study.constraints ? ", infeasible ones last" : ""}.` + (confirmed ? " Confirmed: the mean over fresh seeds." : " The best of many trials is partly the luckiest one.");
+  const first = confirmed && study.objectives.length === 1 ? "confirmed trials first, " : "";
+  find("#best .note").textContent = `Means over seeds, ${first}by ${study.objectives[0].metric}${study.constraints ? ", infeasible ones last" : ""}.` + (confirmed ? " Confirmed: the mean over fresh seeds." : " The best of many trials is partly the luckiest one.");
 }
 
 function showFailures(study) {
