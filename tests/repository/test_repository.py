@@ -53,7 +53,7 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "pyyaml": "yaml",
 }
-NAMED_ONLY = {"psycopg": "postgresql"}
+NAMED_ONLY = {"greenlet": "optuna", "psycopg": "postgresql"}
 """Dependencies that are used without an import in the sources, and what the sources or documents say of them."""
 
 

@@ -11,7 +11,7 @@ from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.analysis.labels import distinct_labels, expectation_in_words
 from hdvae_platform.display.text import rounded, table
 from hdvae_platform.store import layout
-from hdvae_platform.store.best import BestTrial, best_trials, why_none
+from hdvae_platform.store.best import BestTrial, best_trials, feasible_of_complete, why_none
 from hdvae_platform.store.records import Run
 from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.study import Study
@@ -55,6 +55,7 @@ class Answer:
         best: the best trials, the best in the study's metric first; empty before a trial is complete.
         so_far: whether runs have not ended.
         none: why there is no best trial, as the end of a sentence about the study; empty if there is one.
+        feasible: how many complete trials keep the constraints of the search, and how many are complete.
         verdicts: one for each expectation of the study file; empty unless they were asked for.
         untested: the expectations, in words, whose test waits for the end of the study.
     """
@@ -63,6 +64,7 @@ class Answer:
     best: Sequence[Best]
     so_far: bool
     none: str = ""
+    feasible: tuple[int, int] = (0, 0)
     verdicts: Sequence[Verdict] = ()
     untested: Sequence[str] = ()
 
@@ -98,6 +100,7 @@ class Answer:
             "held_out": self.study.holds_out,
             "so_far": self.so_far,
             "constraints": in_words(self.study.search.constraints),
+            "feasible": dict(zip(("trials", "of"), self.feasible, strict=True)),
             "best": [self._plain(one) for one in self.best],
             "verdicts": [one.plain() for one in self.verdicts],
         }
@@ -134,8 +137,10 @@ def answer_of(study: Study, runs: Sequence[tuple[Run, Mapping[str, Any]]], *, fi
     handles = [layout.handle(study.name, one.number, one.seed) for one in found]
     best = [Best(*each) for each in zip(found, handles, settings, distinct_labels(settings), strict=True)]
     untested = [] if finished else [expectation_in_words(one) for one in study.expect]
-    none = "" if found else why_none(study, [run for run, _ in runs])
-    return Answer(study, best, so_far=not finished, none=none, untested=untested)
+    every = [run for run, _ in runs]
+    none = "" if found else why_none(study, every)
+    feasible = feasible_of_complete(study, every)
+    return Answer(study, best, so_far=not finished, none=none, feasible=feasible, untested=untested)
 
 
 def answer_in_words(answer: Answer) -> str:
@@ -145,9 +150,18 @@ def answer_in_words(answer: Answer) -> str:
     """
     none = [f"no best trial: study {answer.study.name} {answer.none}"] if answer.study.search.constraints else []
     best = none if not answer.best else [best_in_words(answer)] if answer.study.space else []
+    kept = [kept_in_words(answer)] if answer.best and answer.study.search.constraints else []
     verdicts = [f"expected: {one.expected}\n{one.answer}: {one.numbers}" for one in answer.verdicts]
     untested = [f"expected: {one}\nnot tested before the study is finished" for one in answer.untested]
-    return "\n\n".join([*best, *verdicts, *untested])
+    return "\n\n".join([*best, *kept, *verdicts, *untested])
+
+
+def kept_in_words(answer: Answer) -> str:
+    """How many complete trials keep the constraints, such as `7 of 8 complete trials keep valid/kl at most 9`."""
+    kept, complete = answer.feasible
+    one = complete == 1
+    limits = in_words(answer.study.search.constraints)
+    return f"{kept} of {complete} complete {'trial keeps' if one else 'trials keep'} {limits}"
 
 
 def best_in_words(answer: Answer) -> str:
@@ -175,7 +189,7 @@ def best_values(answer: Answer, best: Best) -> list[str]:
 def limit_in_words(study: Study, metric: str) -> str:
     """The limits that the search sets to a metric, such as `at most 0.5`; empty for none."""
     limits = study.search.constraints.get(metric)
-    return "" if limits is None else " and ".join(limits.excesses(0.0))
+    return "" if limits is None else limits.words
 
 
 def _value(answer: Answer, best: Best, metric: str) -> str:

@@ -63,6 +63,20 @@ def caveats_of_runs(
     return [*caveats, *_incomplete_confirmations(confirmed)]
 
 
+def caveats_of_few_pairs(pairs: Iterable[int]) -> list[str]:
+    """The caveat about differences that rest on two pairs of seeds, once.
+
+    Args:
+        pairs: the number of pairs of seeds of each difference that is paired.
+    """
+    if 2 not in pairs:
+        return []
+    return [
+        "two seeds: with two pairs of seeds an interval and its p rest on one degree of freedom; `expect` gives a "
+        "verdict from three pairs on only"
+    ]
+
+
 def left_out_of_trend(compared: Sequence[Arm], entered: Sequence[Arm], path: str) -> list[str]:
     """The caveat about runs that did not enter a trend, by study; none where all entered.
 

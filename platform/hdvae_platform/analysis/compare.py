@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hdvae_platform.analysis.arms import Arm, with_runs
 from hdvae_platform.analysis.arms_from_mlflow import read_arms
 from hdvae_platform.analysis.blocks import blocks_of
-from hdvae_platform.analysis.caveats import caveats_of, caveats_of_trends, left_out_of_trend
+from hdvae_platform.analysis.caveats import caveats_of, caveats_of_few_pairs, caveats_of_trends, left_out_of_trend
 from hdvae_platform.analysis.comparison import Comparison, Question
 from hdvae_platform.analysis.confirmation import confirmations
 from hdvae_platform.analysis.differences import arm_pairs, differences
@@ -35,13 +35,18 @@ def compare(client: Client, question: Question) -> Comparison:
     read_images = pairs and sum(len(arm.runs) for arm in arms) <= MAX_RUNS_BY_IMAGE
     confirmed = confirmations(client, question.studies, question.where)
     too_many = len(with_runs(arms)) > 1 and not pairs
+    found = differences(pairs, metrics, ImageValues(client, metrics) if read_images else None)
+    few = caveats_of_few_pairs([one.over_seeds.seeds for one in found if one.over_seeds.paired])
     return Comparison(
         studies=question.studies,
         arms=arms,
         metrics=question.metrics,
-        differences=differences(pairs, metrics, ImageValues(client, metrics) if read_images else None),
+        differences=found,
         confirmations=confirmed,
-        caveats=caveats_of(arms, _all_shown(question, arms), confirmed, too_many_for_differences=too_many),
+        caveats=[
+            *caveats_of(arms, _all_shown(question, arms), confirmed, too_many_for_differences=too_many),
+            *few,
+        ],
     )
 
 

@@ -132,7 +132,7 @@ def _confirmation_row(name: str, label: str, one: Confirmation) -> list[str]:
     mean, limits = ("—", "—") if value is None else (number(value.mean), between(value.low, value.high))
     runs = str(len(one.runs)) + (f" + {one.lost} without a value" if one.lost else "")
     shown = "—" if shrinkage is None else signed(shrinkage)
-    return [f"trial {name}: {label}", one.metric, number(one.search), mean, limits, runs, shown]
+    return [f"trial {name}: {label}", one.title, number(one.search), mean, limits, runs, shown]
 
 
 def _arms(comparison: Comparison, form: TableFormat) -> str:

@@ -30,12 +30,12 @@ class Confirmation:
         study: its name.
         trial: number of the trial.
         settings: the varied settings: dotted path → value.
-        metric: full name of a metric that the search optimised.
+        metric: full name of a metric that the search optimised or limited.
         search: the mean of the metric over the seeds of the search.
         runs: the complete runs with fresh seeds that have a finite value.
         lost: how many further runs ended without a finite value.
         unfinished: how many runs have not ended.
-        sign: 1 if the metric was maximised, −1 if it was minimised.
+        sign: 1 if the metric was maximised, −1 if it was minimised, 0 if it was only limited.
         held_out: whether the fresh runs are evaluated on images that the search did not see.
         constraints: of the search.
     """
@@ -69,8 +69,21 @@ class Confirmation:
 
     @property
     def shrinkage(self) -> float | None:
-        """By how much the value in the search was better than the confirmed one; None without a run."""
-        return None if self.confirmed is None else self.sign * (self.search - self.confirmed.mean)
+        """By how much the value in the search was better than the confirmed one; None without a run.
+
+        It is None for a metric that the search only limited too: less of it is no better.
+        """
+        return None if self.confirmed is None or not self.sign else self.sign * (self.search - self.confirmed.mean)
+
+    @property
+    def limit(self) -> str:
+        """The limits of the metric in words; empty for none."""
+        return self.constraints[self.metric].words if self.metric in self.constraints else ""
+
+    @property
+    def title(self) -> str:
+        """The metric, with its limits."""
+        return f"{self.metric}, {self.limit}" if self.limit else self.metric
 
     @property
     def feasible(self) -> bool | None:
@@ -88,6 +101,7 @@ class Confirmation:
             "study",
             "trial",
             "metric",
+            "limit",
             "search",
             "seeds",
             "lost",
@@ -135,7 +149,7 @@ def fresh_runs(confirmed: Sequence[Confirmation]) -> list[TrackedRun]:
 def confirmations(client: Client, studies: Sequence[str], where: Sequence[Condition] = ()) -> list[Confirmation]:
     """The confirmed trials that fulfil the conditions `where`, study by study; in each the best by the search first.
 
-    Of a search for several metrics, each trial stands in all of them, one after the other.
+    Of a search for several metrics, or with constraints, each trial stands in all of their metrics, one after another.
     """
     return [one for study in dict.fromkeys(studies) for one in _confirmations_of(client, study, where)]
 
@@ -149,7 +163,9 @@ def _confirmations_of(client: Client, study: str, where: Sequence[Condition]) ->
     for run in fresh:
         by_trial.setdefault(run.trial, []).append(run)
     searched = [run for run in search_runs(client, study) if run.trial in by_trial]
-    signs = {metric: 1 if maximises else -1 for metric, maximises in parent.objectives.items()}
+    signs = {metric: 1 if maximises else -1 for metric, maximises in parent.objectives.items()} | {
+        metric: 0 for metric in parent.constraints if metric not in parent.objectives
+    }
     confirmed = {
         trial: [_confirmation(parent, trial, metric, sign, searched, runs) for metric, sign in signs.items()]
         for trial, runs in by_trial.items()
@@ -172,7 +188,7 @@ def _confirmation(
         parent: the run of its study as a whole.
         trial: its number.
         metric: full name.
-        sign: 1 if the metric was maximised, −1 if it was minimised.
+        sign: 1 if the metric was maximised, −1 if it was minimised, 0 if it was only limited.
         searched: the runs of the search.
         runs: the trial's runs with fresh seeds.
     """

@@ -124,9 +124,13 @@ def _letters() -> Iterator[str]:
 
 
 def _short_path(path: str, settings: Mapping[str, Any]) -> str:
-    """The shortest end of a path that no other path of the settings shares; a ramp's field has its ramp before it."""
+    """The shortest end of a path that no other path of the settings shares.
+
+    A ramp's field has its ramp before it; a layer's has the layer, since the other layers may have another value.
+    """
     parts = path.split(".")
-    for length in range(2 if parts[-1] in RAMP_FIELDS else 1, len(parts)):
+    least = next((len(parts) - i for i, part in enumerate(parts) if part.isdigit()), 1)
+    for length in range(max(least, 2 if parts[-1] in RAMP_FIELDS else 1), len(parts)):
         end = ".".join(parts[-length:])
         if not re.fullmatch(r"\d+", parts[-length]) and sum(other.endswith(end) for other in settings) == 1:
             return end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hdvae_platform.analysis.caveats import caveats_of_runs
+from hdvae_platform.analysis.caveats import caveats_of_few_pairs, caveats_of_runs
 from hdvae_platform.report.contents import Contents
 
 
@@ -22,6 +22,9 @@ def report_caveats(contents: Contents, metrics: Sequence[str]) -> list[str]:
         *_unsent(contents),
         *caveats_of_runs(arms, metrics, contents.confirmed),
         *_one_seed(contents),
+        *caveats_of_few_pairs(
+            [one.seeds for metric in contents.metrics for one in contents.differences(metric) if one.paired]
+        ),
     ]
 
 

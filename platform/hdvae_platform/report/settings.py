@@ -76,7 +76,7 @@ def _value_in_words(study: Study, path: str, values: Sequence[Any]) -> str:
     """
     fields = {varied.removeprefix(f"{path}.") for varied in study.space if varied.startswith(f"{path}.")}
     if fields and all(isinstance(value, dict) for value in values):
-        return redacted(brief({**values[0], **dict.fromkeys(fields, VARIED)}))
+        return redacted(brief({**values[0], **{field: f"{field} ({VARIED})" for field in fields}}))
     if any(value != values[0] for value in values) or any(_overlap(path, varied) for varied in study.space):
         return VARIED
     return "none" if values[0] is None else redacted(brief(values[0]))

@@ -127,8 +127,8 @@ def best_table(contents: Contents) -> Table | None:
     """The best trial or the Pareto front: the values in the search and with fresh seeds; None without any."""
     answer = contents.answer
     search = answer.study.search
-    limits = {metric: f", {limit_in_words(answer.study, metric)}" for metric in search.constraints}
-    header = ["trial", *(name for m in search.measured for name in (f"{m}{limits.get(m, '')}", "confirmed")), "run"]
+    limited = {metric: f", {limit_in_words(answer.study, metric)}" for metric in search.constraints}
+    header = ["trial", *(name for m in search.measured for name in (f"{m}{limited.get(m, '')}", "confirmed")), "run"]
     rows = []
     for best in answer.best:
         number = best.trial.number
@@ -241,25 +241,27 @@ def _pairing(one: Difference, seeds: Mapping[str, int]) -> str:
 def confirmed_table(contents: Contents) -> Table | None:
     """The confirmed trials; None without any."""
     labels = confirmed_labels(contents.confirmed)
+    several = len({one.title for one in contents.confirmed}) > 1
     rows = [
-        (None, _confirmed_cells(contents, one, label)) for label, one in zip(labels, contents.confirmed, strict=True)
+        (None, _confirmed_cells(contents, one, label, one.title if several else ""))
+        for label, one in zip(labels, contents.confirmed, strict=True)
     ]
-    header = ["trial", "metric", "in the search", "confirmed", "95% interval", "runs", "shrinkage"]
-    return Table("The best trials with fresh seeds", header, rows, frozenset(range(2, 7))) if rows else None
+    title = "The best trials with fresh seeds" + ("" if several or not rows else f": {contents.confirmed[0].title}")
+    header = ["trial", "confirmed", "95% interval", "in the search", "shrinkage", "runs"]
+    return Table(title, header, rows, frozenset(range(1, 6))) if rows else None
 
 
-def _confirmed_cells(contents: Contents, one: Confirmation, label: str) -> list[Cell]:
+def _confirmed_cells(contents: Contents, one: Confirmation, label: str, metric: str) -> list[Cell]:
     value, shrinkage, nothing = one.confirmed, one.shrinkage, Cell("—", math.nan)
     counts = ((one.lost, "without a finite value"), (one.unfinished, "not ended"))
     link = f"#runs-of-{contents.trials[one.trial]}" if one.trial in contents.trials else None
     return [
-        Cell(f"{one.trial}. {label}", one.trial, link=link),
-        Cell(one.metric),
-        Cell(number(one.search), one.search),
-        nothing if value is None else Cell(mean_alone(value), value.mean),
+        Cell(f"{one.trial}. {label}", one.trial, link=link, note=metric),
+        nothing if value is None else Cell(number(value.mean), value.mean),
         nothing if value is None else Cell(limits(value), value.mean),
-        Cell(str(len(one.values)), len(one.values), note=", ".join(f"{n} {text}" for n, text in counts if n)),
+        Cell(number(one.search), one.search),
         nothing if shrinkage is None else Cell(signed(shrinkage), shrinkage),
+        Cell(str(len(one.values)), len(one.values), note=", ".join(f"{n} {text}" for n, text in counts if n)),
     ]
 
 

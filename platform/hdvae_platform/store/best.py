@@ -65,6 +65,12 @@ def best_trials(study: Study, runs: Sequence[Run]) -> list[BestTrial]:
     return [BestTrial(trial, _lowest_seed(trial, runs), search.get(trial, {}), fresh.get(trial, {})) for trial in best]
 
 
+def feasible_of_complete(study: Study, runs: Sequence[Run]) -> tuple[int, int]:
+    """How many complete trials keep the constraints of the search, and how many are complete."""
+    feasible, complete = feasible_trials(study, runs), _measured(study, runs, "search")
+    return sum(feasible[trial] for trial in complete), len(complete)
+
+
 def why_none(study: Study, runs: Sequence[Run]) -> str:
     """Why a study has no best trial, as the end of a sentence about it."""
     if not _measured(study, runs, "search"):

@@ -38,6 +38,11 @@ class Limits(Config):
         lower = {} if self.at_least is None else {f"at least {self.at_least:g}": self.at_least - value}
         return {limit: excess if math.isfinite(excess) else math.inf for limit, excess in (upper | lower).items()}
 
+    @property
+    def words(self) -> str:
+        """The limits as a reader has them, such as `at most 9 and at least 1`."""
+        return " and ".join(self.excesses(0.0))
+
 
 Constraints = Mapping[str, Limits]
 """Full name of a metric → its limits."""
@@ -76,4 +81,4 @@ def in_words(constraints: Constraints) -> str:
     >>> in_words({"valid/relaxation_bias": Limits(at_most=0.5), "valid/kl": Limits(at_least=1, at_most=9)})
     'valid/relaxation_bias at most 0.5, valid/kl at most 9 and at least 1'
     """
-    return ", ".join(f"{metric} {' and '.join(limits.excesses(0.0))}" for metric, limits in constraints.items())
+    return ", ".join(f"{metric} {limits.words}" for metric, limits in constraints.items())

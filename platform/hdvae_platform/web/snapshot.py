@@ -203,7 +203,7 @@ class Snapshot:
     def _limit(self, metric: str) -> str:
         """The limits of a metric in words; empty for none."""
         limits = self.study.search.constraints.get(metric)
-        return "" if limits is None else " and ".join(limits.excesses(0.0))
+        return "" if limits is None else limits.words
 
     def _front(self) -> list[dict[str, Any]]:
         """The Pareto front of a search for several metrics, then the complete trials that are not on it."""

@@ -75,6 +75,8 @@ def test_a_constrained_search_tells_the_value_that_was_limited_and_never_an_infe
         "valid/elbo: -95.00 in the search, 1 seed; not confirmed",
         "valid/relaxation_bias: 0.40 in the search, 1 seed; not confirmed; feasible, at most 0.5",
         "run: s/2/0",
+        "",
+        "2 of 3 complete trials keep valid/relaxation_bias at most 0.5",
     ]
     broken = [*trials, *runs(2, [-95.0, -96.0], "confirmation", biases=[0.6, 0.7])]
     assert answer_in_words(answer_of(limited, broken, finished=True)).startswith(

@@ -214,6 +214,7 @@ def test_of_many_metrics_some_are_named():
 def test_labels_are_short_and_distinct():
     arm = {"model.layers.0.classes": 4, "model.layers.1.classes": 9, "training.temperature": 0.1}
     assert label(arm) == "layers.0.classes 4, layers.1.classes 9, temperature 0.1"
+    assert label({"model.layers.0.classes": 4}) == "layers.0.classes 4", "another layer may have others"
     assert label({}) == "the experiment"
 
 
@@ -435,10 +436,11 @@ def test_an_average_over_more_steps_than_training_has_is_a_caveat():
 def test_what_an_arm_pools_is_said():
     """By `a`, b is pooled: where arms have other b's, what looks like a's is b's."""
     alike = [run(json.dumps({"a": a, "b": b}), seed, elbo=-10.0 * b) for a in (1, 2) for b in (1, 2) for seed in (0, 1)]
-    (caveat,) = compare(*alike, by=["a"]).caveats
+    caveat, few = compare(*alike, by=["a"]).caveats
+    assert few.startswith("two seeds: with two pairs of seeds an interval and its p rest on one degree of freedom")
     assert caveat == "pooled: 2 of 2 arms average several parameter sets for each seed; these differ in b"
     uneven = [one for one in alike if json.loads(one.tags["hdvae.arm"]) != {"a": 1, "b": 1}]
-    (pooled, confounded) = compare(*uneven, by=["a"]).caveats
+    pooled, confounded, _ = compare(*uneven, by=["a"]).caveats
     assert pooled.startswith("pooled: 1 of 2 arms average several parameter sets")
     assert confounded == (
         "confounded: the arms also differ in b, so their differences may come from there: "
@@ -447,13 +449,14 @@ def test_what_an_arm_pools_is_said():
     one_seed_each = [run('{"a": 1, "b": 1}', 0, elbo=-1.0), run('{"a": 1, "b": 2}', 1, elbo=-50.0)]
     caveats = compare(*one_seed_each, by=["a"]).caveats
     assert [caveat.partition(":")[0] for caveat in caveats] == ["pooled", "pooled unevenly"]
-    assert compare(*alike).caveats == []
+    assert compare(*alike).caveats == [few], "once for all pairs of arms"
+    assert compare(*alike, *(replace(one, tags={**one.tags, Tag.SEED: "2"}) for one in alike[::2])).caveats == []
 
 
 def test_a_setting_that_means_nothing_in_an_arm_confounds_nothing():
     runs = [run('{"latent": "normal"}', seed, elbo=-1.0) for seed in (0, 1)]
     runs += [run(json.dumps({"latent": "x", "tau": tau}), seed, elbo=-2.0) for tau in (0.1, 0.5) for seed in (0, 1)]
-    assert [caveat.partition(":")[0] for caveat in compare(*runs, by=["latent"]).caveats] == ["pooled"]
+    assert [caveat.partition(":")[0] for caveat in compare(*runs, by=["latent"]).caveats] == ["pooled", "two seeds"]
 
 
 def test_test_images_that_were_measured_differently_have_a_caveat():
@@ -475,7 +478,7 @@ def test_only_differences_that_are_withheld_are_missed():
     (caveat,) = compare(*many).caveats
     assert caveat == "many: differences are left out with more than 12 arms: use --by, --where or --against"
     against = compare(*many, against={"a": 3})
-    assert (len(against.differences), against.caveats) == (2 * 13 - 13, [])
+    assert (len(against.differences), [one[:9] for one in against.caveats]) == (2 * 13 - 13, ["two seeds"])
     assert compare(*many, trend="a", metrics=["valid/elbo"]).caveats == []
 
 
@@ -496,7 +499,11 @@ def test_trials_that_do_not_keep_the_constraints_are_marked():
     ]
     found = compare(parent, *runs)
     assert [arm["feasible"] for arm in found.plain()["arms"]] == [False, True, False, None]
-    assert [confirmed["feasible"] for confirmed in found.plain()["confirmations"]] == [False]
+    assert [confirmed["feasible"] for confirmed in found.plain()["confirmations"]] == [False, False]
+    assert [(one.title, one.confirmed.mean, one.shrinkage is None) for one in found.confirmations] == [
+        ("valid/elbo", -11.0, False),
+        ("valid/kl, at most 1", 1.25, True),
+    ]
     shown = as_text(found)
     assert re.findall(r"\((\d)\) a \d \(infeasible\)", shown) == ["0", "2"]
     assert "trial 1: a 1 (infeasible)" in shown

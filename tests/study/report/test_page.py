@@ -9,6 +9,8 @@ from dataclasses import replace
 from hdvae_platform.analysis.metric_names import BIAS, ELBO
 from hdvae_platform.report.figures.collection import all_figures
 from hdvae_platform.report.page import html
+from hdvae_platform.report.tables import confirmed_table
+from hdvae_platform.study.constraints import Limits
 from tests.study.helpers.report_contents import WINNER, biased, contents, expecting, unfinished, widths
 
 
@@ -52,11 +54,30 @@ def test_links_lead_to_the_server_and_hold_no_secret():
     assert "secret" not in page
 
 
+def test_differences_of_two_pairs_of_seeds_have_one_caveat():
+    assert html(widths(3), []).count("rest on one degree of freedom") == 1
+    assert "degree of freedom" not in html(widths(3, seeds=3), [])
+
+
+def test_confirmed_trials_name_their_metrics_only_where_there_are_several():
+    limited = replace(WINNER, constraints={BIAS: Limits(at_most=0.5)})
+    bias = replace(limited, metric=BIAS, sign=0, search=0.4, runs=[run_with(run, 0.25) for run in WINNER.runs])
+    one, both = (confirmed_table(replace(widths(2), confirmed=some)) for some in ([limited], [limited, bias]))
+    assert (one.label, one.rows[0][1][0].note) == ("The best trials with fresh seeds: valid/elbo", "")
+    assert [cells[0].note for _, cells in both.rows] == ["valid/elbo", "valid/relaxation_bias, at most 0.5"]
+    assert [cell.text for cell in both.rows[1][1][1:]] == ["0.25", "[0.25, 0.25]", "0.40", "—", "2"]
+
+
+def run_with(run, bias):
+    """A run that has this bias too."""
+    return replace(run, metrics={**run.metrics, BIAS: bias})
+
+
 def test_confirmed_winners_stand_beside_the_value_of_the_search():
     page = html(replace(widths(2), confirmed=[replace(WINNER, lost=1)]), [])
     assert "The best trials with fresh seeds" in page
     assert '<a href="#runs-of-1">1. width 2</a>' in page
-    for text in ("-90.00", "-92", "+2.00"):
+    for text in ("-90.00", "-92.00", "+2.00"):
         assert f">{text}</td>" in page
     assert "2<small>1 without a finite value</small>" in page
     assert "1 run with fresh seeds ended without a finite value and is left out" in page

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hdvae.config import parse
 from hdvae_platform.analysis.metric_names import ELBO
 from hdvae_platform.report.page import html
 from hdvae_platform.report.settings import all_settings, in_short
-from tests.study.helpers.report_contents import contents
+from hdvae_platform.study.study import Study
+from tests.study.helpers.report_contents import PLAIN, contents
 
 
 def lines_of(found):
     """The lines of the section on the experiment."""
     settings = all_settings(found.study, [arm.experiment for arm in found.arms])
     return in_short(found.study, settings, found.images)
+
+
+def test_the_varied_fields_of_a_ramp_are_named():
+    ramp = {"start": 1.0, "end": 0.5, "steps": 50, "shape": "linear"}
+    space = {"training.temperature.end": {"choices": [0.1, 0.5]}, "training.temperature.steps": {"choices": [50, 80]}}
+    experiment = {**PLAIN["experiment"], "training": {**PLAIN["experiment"]["training"], "temperature": ramp}}
+    study = parse(Study, {**PLAIN, "experiment": experiment, "space": space, "search": {"method": "grid"}}, "made")
+    settings = all_settings(study, [study.experiment_at({path: each["choices"][0] for path, each in space.items()})])
+    assert settings["training.temperature"] == "1.0→end (varied) over steps (varied), linear"
 
 
 def test_the_experiment_is_stated():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from hdvae.errors import InputError, nearest
@@ -11,20 +10,29 @@ from hdvae_platform.report.contents import Contents
 from hdvae_platform.report.drawing import Drawn, NotDrawn
 from hdvae_platform.report.figures.metric_by_setting import Setting, metric_by_setting
 
-SYMBOLS = {r"training\.temperature(\..+)?": "τ", r"training\.freebits(\..+)?": "λ, nats"}
-"""The settings that a report plots by itself where they were varied, and their symbols."""
+SYMBOLS = {"training.temperature": "τ", "training.freebits": "λ, nats"}
+"""The settings that a report plots by itself where they, or fields of their ramps, were varied, and their symbols."""
 
 
 def usual_plots(contents: Contents) -> list[Drawn | NotDrawn]:
     """The study's metrics and the bias against temperature and free bits, where they vary."""
     metrics = [metric for metric in contents.metrics if any(arm.values(metric) for arm in contents.complete)]
     found = [
-        Setting(path, dimension, symbol)
-        for pattern, symbol in SYMBOLS.items()
+        Setting(path, dimension, _symbol(path))
+        for plotted in SYMBOLS
         for path, dimension in contents.study.space.items()
-        if re.fullmatch(pattern, path)
+        if f"{path}.".startswith(f"{plotted}.")
     ]
     return [metric_by_setting(contents, metrics, setting) for setting in found]
+
+
+def _symbol(path: str) -> str:
+    """The symbol of a setting, which stands for the start and the end of its ramp too, but not for its steps or shape.
+
+    >>> _symbol("training.temperature.end"), _symbol("training.temperature.steps")
+    ('τ', '')
+    """
+    return SYMBOLS.get(path.removesuffix(".start").removesuffix(".end"), "")
 
 
 def asked_plots(contents: Contents, asked: Sequence[str]) -> list[Drawn | NotDrawn]:
@@ -55,8 +63,7 @@ def _setting(contents: Contents, text: str, setting: str) -> Setting:
     ending = [path for path in space if path == setting or path.endswith(f".{setting}")]
     if setting in space or len(ending) == 1:
         path = setting if setting in space else ending[0]
-        symbol = next((one for pattern, one in SYMBOLS.items() if re.fullmatch(pattern, path)), "")
-        return Setting(path, space[path], symbol)
+        return Setting(path, space[path], _symbol(path))
     if len(ending) > 1:
         raise InputError(f"--plot {text}: which of {', '.join(ending)}?")
     ends = {path.rpartition(".")[2] for path in space}

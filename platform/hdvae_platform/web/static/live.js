@@ -225,7 +225,9 @@ function showFront(study) {
   }
   const [one, other] = study.objectives;
   const points = study.front.map((trial) => ({ ...trial, at: trial.values.slice(0, 2) }));
-  const chart = axes(find("#front .chart"), limits(points.map((p) => p.at[0])), limits(points.map((p) => p.at[1])), [one.metric, other.metric], "Trials by two metrics, with the Pareto front");
+  const across = limits(points.map((p) => p.at[0]));
+  const chart = axes(find("#front .chart"), across, limits(points.map((p) => p.at[1])), [one.metric, other.metric], "Trials by two metrics, with the Pareto front");
+  const right = chart.toX(across[1]);
   const front = points.filter((p) => p.front).sort((a, b) => a.at[0] - b.at[0]);
   if (study.objectives.length === 2) chart.inside.append(element("path", { d: path(stairs(front.map((p) => p.at), one.direction), chart), fill: "none", stroke: "var(--complete)", "stroke-dasharray": "2 3" }));
   for (const point of [...points.filter((p) => !p.front), ...front]) {
@@ -235,7 +237,8 @@ function showFront(study) {
     chart.inside.append(dot);
   }
   for (const { x, y, trials } of labels(front.map((p) => [chart.toX(p.at[0]), chart.toY(p.at[1]), p.trial]))) {
-    chart.inside.append(element("text", { class: "number", x: x + 7, y: y - 6 }, trials.sort((a, b) => a - b).join(", ")));
+    const text = trials.sort((a, b) => a - b).join(", "), left = x + 8 * text.length > right;
+    chart.inside.append(element("text", { class: "number", x: left ? x - 7 : x + 7, y: y - 6, "text-anchor": left ? "end" : "start" }, text));
   }
   const third = study.objectives.length > 2 ? ` The front is that of all ${study.objectives.length} metrics.` : "";
   const ways = [one, other].map((way) => `${way.metric} is to be ${way.direction}d`).join(", ");
@@ -291,7 +294,7 @@ async function refresh() {
       tell("");
       if (name === null) showList(told);
       else showStudy((shown = told));
-      find("#updated").textContent = `Updated at ${new Date().toLocaleTimeString()}.`;
+      find("#updated").textContent = `Updated at ${new Date().toLocaleTimeString("en-GB")}.`;
       pause = name === null ? PAUSE.list : told.unread ? PAUSE.unread : PAUSE[told.state];
     } else tell(`${told.error}. The page tries again.`);
   } catch {
