@@ -266,7 +266,7 @@ def test_settings_in_which_studies_differ_are_named(home, capsys):
     one = {"training.steps": 100, "training.temperature": 0.3, "model.dropout": 0.0, "training.ema": None}
     two = {"training.steps": 500, "training.temperature": long, "model.dropout": 0.1, "training.ema": 0.9}
     two["model.width"] = 8
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         add(client, 0, seed, {"model.latent": "x"}, biased(0.1), study="one", settings={**same, **one})
         add(client, 0, seed, {"model.latent": "y"}, biased(0.1), study="two", settings={**same, **two})
     assert hdvae(["compare", "one", "two", "--json", "--home", str(home)]) == 0
