@@ -94,8 +94,9 @@ def test_winners_are_confirmed_on_fresh_seeds(places, edit, hdvae):
     fresh = sorted(row["seed"] for row in status["trials"] if row["kind"] == "confirmation")
     document = json.loads(hdvae("compare", "small", "--json").stdout)
     assert [(arm["runs"], arm["seeds"]) for arm in document["arms"]] == [(1, [0]), (1, [0])]
-    (one,) = document["confirmations"]
+    one, bias = document["confirmations"]
     assert (one["trial"], one["seeds"], one["metric"]) == (0, fresh, "valid/elbo")
+    assert (bias["trial"], bias["seeds"], bias["metric"]) == (0, fresh, "valid/relaxation_bias@tau=0.5")
     assert one["search"] == document["arms"][0]["metrics"]["valid/elbo"]["mean"]
     assert one["shrinkage"] == pytest.approx(one["search"] - np.mean(one["confirmed"]["values"]))
     assert one["confirmed"]["low"] < one["confirmed"]["mean"] < one["confirmed"]["high"]
