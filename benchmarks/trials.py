@@ -228,7 +228,7 @@ def write_study(folder: Path, method: str, trials: int, pruner: str | None) -> S
     """The study, with the images that its file names."""
     images = np.random.RandomState(0).randint(2, size=(16, 6, 5)).astype(np.uint8)
     np.savez(folder / "images.npz", train=images, valid=images, test=images)
-    search = {"method": method, "trials": trials, **({"pruner": pruner} if pruner else {})}
+    search = {"method": method, "trials": trials, **({"pruner": {pruner: {"grace": EVERY}}} if pruner else {})}
     file = folder / "many.yaml"
     file.write_text(yaml.safe_dump({**STUDY, "search": search}, sort_keys=False))
     return load_study(file)

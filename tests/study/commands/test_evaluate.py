@@ -154,13 +154,13 @@ def test_bad_input_is_one_line_and_nothing_is_done(capsys, places, trained, argu
 
 def test_what_was_found_is_not_lost_with_the_server(capsys, places, trained, tmp_path, monkeypatch):
     """MLflow knows the run, and is away when its evaluation is to be logged."""
-    real = assessment.evaluate
+    real = assessment.evaluate_with
 
     def evaluate(*arguments, **options):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(assessment, "evaluate", evaluate)
+    monkeypatch.setattr(assessment, "evaluate_with", evaluate)
     monkeypatch.setattr(assessment, "Client", lambda places: Client(Places.under(places.home)))
     asked = ["evaluate", trained["run"], *FLAGS, "--home", str(places.home)]
     assert run([*asked, "--out", str(tmp_path / "found")]) == 0
