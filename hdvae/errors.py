@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LISTED = 20
@@ -78,14 +79,22 @@ def nearest(word: str, known: Iterable[str]) -> str:
     ("; did you mean 'freebits'?", "; did you mean 'valid/elbo'?")
     >>> nearest("zzz", ["b", "a"])
     '; known: a, b'
+    >>> nearest("zzz", ["16", "256", "64"])
+    '; known: 16, 64, 256'
     """
-    names = sorted(known)
+    names = sorted(known, key=_order)
     same = [name for name in names if name.casefold() == word.casefold()]
     close = same or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"; known: {', '.join(names[:LISTED])}{more}" if names else ""
+
+
+def _order(word: str) -> tuple[bool, float, str]:
+    """Numbers come first, by their size."""
+    is_number = re.fullmatch(r"-?\d+(\.\d+)?", word) is not None
+    return not is_number, float(word) if is_number else 0.0, word
 
 
 def reason_of(error: Exception) -> str:

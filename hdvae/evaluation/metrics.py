@@ -181,8 +181,9 @@ def check_tunable(name: str) -> None:
     if base not in known and not base.startswith(PER_LAYER):
         if name in DESCRIPTIONS:
             raise InputError(f"unknown metric {name}; did you mean 'valid/{name}'?")
+        likely = next((f"{split}/{m}" for m in known if base in m.split("_")), name)  # the usual ones come first
         names = [f"valid/{m}" for m in DESCRIPTIONS] + [f"train/{m}" for m in TRAINING_DESCRIPTIONS]
-        raise InputError(f"unknown metric {name}{nearest(name, names)}")
+        raise InputError(f"unknown metric {name}{nearest(likely, names)}")
 
 
 def nested(split: str, values: dict[str, float]) -> dict[str, float]:

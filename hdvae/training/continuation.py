@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hdvae.errors import InputError
@@ -11,6 +12,8 @@ from hdvae.experiment.schedules import LEARNED
 
 FREE = "dropout"
 """The setting of the network that may differ: it changes no tensor."""
+MOST_LISTED = 3
+"""The most differing settings that a message lists."""
 
 
 def check_continuation(experiment: Experiment, before: Experiment, step: int) -> None:
@@ -24,10 +27,12 @@ def check_continuation(experiment: Experiment, before: Experiment, step: int) ->
     Raises:
         InputError: the networks differ, the run would have no step left, or it needs what the other does not have.
     """
-    old, new = (_network(one) for one in (before, experiment))
-    differing = [f"model.{name} was {old[name]}, is {new[name]}" for name in new if old[name] != new[name]]
+    old, new = (dict(_leaves(one.plain()["model"], "model")) for one in (before, experiment))
+    differing = [path for path in {**old, **new} if path != f"model.{FREE}" and old.get(path) != new.get(path)]
     if differing:
-        raise InputError(f"the network must be the same, but for model.{FREE}: {differing[0]}")
+        listed = ", ".join(f"{path} was {_text(old, path)}, is {_text(new, path)}" for path in differing[:MOST_LISTED])
+        more = f" and {len(differing) - MOST_LISTED} more" if len(differing) > MOST_LISTED else ""
+        raise InputError(f"the network must be the same, but for model.{FREE}: {listed}{more}")
     steps = experiment.training.steps
     if steps <= step:
         raise InputError(f"its checkpoint is of step {step:,}: training.steps must be larger, not {steps:,}")
@@ -35,5 +40,15 @@ def check_continuation(experiment: Experiment, before: Experiment, step: int) ->
         raise InputError(f"training.temperature: {LEARNED} needs a run whose temperature was learned too")
 
 
-def _network(experiment: Experiment) -> Mapping[str, Any]:
-    return {name: value for name, value in experiment.plain()["model"].items() if name != FREE}
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The dotted paths of JSON-like values that are neither mappings nor lists, each with its value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield path, value
+    else:
+        for key, inner in items:
+            yield from _leaves(inner, f"{path}.{key}")
+
+
+def _text(leaves: Mapping[str, Any], path: str) -> str:
+    return json.dumps(leaves[path]).strip('"') if path in leaves else "not there"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hdvae.errors import InputError
 from hdvae_platform.analysis.inference import Interval, interval
 from hdvae_platform.analysis.labels import distinct_labels, expectation_in_words
-from hdvae_platform.display.text import rounded, table
+from hdvae_platform.display.text import counted, rounded, table
 from hdvae_platform.store import layout
-from hdvae_platform.store.best import BestTrial, best_trials, feasible_of_complete, why_none
+from hdvae_platform.store.best import BestTrial, best_trials, complete_trial, feasible_of_complete, why_none
 from hdvae_platform.store.records import Run
 from hdvae_platform.study.constraints import in_words
 from hdvae_platform.study.study import Study
@@ -73,24 +73,18 @@ class Answer:
         """Whether the study searches for several metrics."""
         return bool(self.study.search.also)
 
-    def chosen(self, trial: int | None) -> Best:
-        """The best trial, or that of the front which has this number.
+    def single(self) -> Best:
+        """The best trial.
 
         Raises:
-            InputError: no trial is complete, the study has a front and no trial was named, or the trial is not on it.
+            InputError: no trial is complete, or the study has a front.
         """
         if not self.best:
             raise InputError(f"study {self.study.name} {self.none}")
-        numbers = [one.trial.number for one in self.best]
-        if trial is None and self.is_front:
-            front = ", ".join(map(str, numbers))
+        if self.is_front:
+            front = ", ".join(str(one.trial.number) for one in self.best)
             raise InputError(f"study {self.study.name} has several best trials: choose one by --trial, of {front}")
-        if trial is not None and trial not in numbers:
-            which = (
-                f"Pareto front has {', '.join(map(str, numbers))}" if self.is_front else f"best trial is {numbers[0]}"
-            )
-            raise InputError(f"--trial {trial}: the {which}")
-        return self.best[0] if trial is None else self.best[numbers.index(trial)]
+        return self.best[0]
 
     def plain(self) -> dict[str, Any]:
         """JSON-like values."""
@@ -131,16 +125,31 @@ def answer_of(study: Study, runs: Sequence[tuple[Run, Mapping[str, Any]]], *, fi
         runs: its runs, each with the parameters of its trial.
         finished: whether no further run is to come.
     """
-    params = {run.trial: settings for run, settings in runs}
-    found = best_trials(study, [run for run, _ in runs])
-    settings = [params[one.number] for one in found]
-    handles = [layout.handle(study.name, one.number, one.seed) for one in found]
-    best = [Best(*each) for each in zip(found, handles, settings, distinct_labels(settings), strict=True)]
+    recorded = [run for run, _ in runs]
+    best = _described(study, best_trials(study, recorded), runs)
     untested = [] if finished else [expectation_in_words(one) for one in study.expect]
-    every = [run for run, _ in runs]
-    none = "" if found else why_none(study, every)
-    feasible = feasible_of_complete(study, every)
+    none = "" if best else why_none(study, recorded)
+    feasible = feasible_of_complete(study, recorded)
     return Answer(study, best, so_far=not finished, none=none, feasible=feasible, untested=untested)
+
+
+def complete_of(study: Study, runs: Sequence[tuple[Run, Mapping[str, Any]]], number: int) -> Best:
+    """A complete trial of a study, the best or not.
+
+    Raises:
+        InputError: it is not complete.
+    """
+    found = complete_trial(study, [run for run, _ in runs], number)
+    if found is None:
+        raise InputError(f"study {study.name} has no complete trial {number}")
+    return _described(study, [found], runs)[0]
+
+
+def _described(study: Study, trials: Sequence[BestTrial], runs: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[Best]:
+    params = {run.trial: settings for run, settings in runs}
+    settings = [params[one.number] for one in trials]
+    handles = [layout.handle(study.name, one.number, one.seed) for one in trials]
+    return [Best(*each) for each in zip(trials, handles, settings, distinct_labels(settings), strict=True)]
 
 
 def answer_in_words(answer: Answer) -> str:
@@ -194,10 +203,10 @@ def limit_in_words(study: Study, metric: str) -> str:
 
 def _value(answer: Answer, best: Best, metric: str) -> str:
     search, confirmed = best.search(metric), best.confirmed(metric)
-    seeds = _counted(len(best.trial.search[metric]), "seed")
+    seeds = counted(len(best.trial.search[metric]), "seed")
     if confirmed is None:
         return f"{mean_in_words(search)} in the search, {seeds}; not confirmed"
-    fresh = _counted(len(best.trial.fresh[metric]), "fresh seed")
+    fresh = counted(len(best.trial.fresh[metric]), "fresh seed")
     images = " and held-out images" if answer.study.holds_out else ""
     return f"{mean_in_words(confirmed)} confirmed by {fresh}{images}; {mean_in_words(search)} in the search, {seeds}"
 
@@ -208,7 +217,7 @@ def _front(answer: Answer) -> str:
     header = ["run", *(name for metric in answer.study.search.measured for name in (metric, "confirmed")), "settings"]
     rows = [[best.handle, *front_cells(answer, best), best.label] for best in answer.best]
     title = "Pareto front so far" if answer.so_far else "Pareto front"
-    return f"{title}, {wanted}: {_counted(len(answer.best), 'trial')}\n{table(header, rows)}"
+    return f"{title}, {wanted}: {counted(len(answer.best), 'trial')}\n{table(header, rows)}"
 
 
 def front_cells(answer: Answer, best: Best) -> list[str]:
@@ -224,7 +233,3 @@ def mean_in_words(value: Interval) -> str:
     ('-90.1 ± 1.9', '-90.12')
     """
     return rounded(value.mean, None if value.high is None else value.high - value.mean)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -54,8 +54,13 @@ class Estimate:
         return {"trials": self.trials, "runs": self.runs, "seconds": self.seconds, "arms": arms}
 
 
-def estimate(study: Study, places: Places) -> Estimate:
+def estimate(study: Study, places: Places, done: float = 0) -> Estimate:
     """Time a few steps of some trials, with the threads of one worker.
+
+    Args:
+        study: the study.
+        places: where everything lives.
+        done: the steps that each run has behind it when it starts, as the mean over the runs.
 
     Raises:
         InputError: the data set is missing.
@@ -73,7 +78,7 @@ def estimate(study: Study, places: Places) -> Estimate:
     runs = trials * len(study.seeds) + study.confirmations(trials)
     per_step = float(np.mean([seconds for _, _, seconds in arms]))
     rounds = -(-runs // _at_a_time(study))
-    return Estimate(trials, runs, arms, rounds * study.experiment.training.steps * per_step)
+    return Estimate(trials, runs, arms, rounds * (study.experiment.training.steps - done) * per_step)
 
 
 def _at_a_time(study: Study) -> int:

@@ -242,8 +242,9 @@ def _drive(
     search.check()  # a driver that slept may have lost the study, and only its heartbeat knows
     if driver.interrupted and not search.is_done():
         raise KeyboardInterrupt
-    if search.is_done() and (saved := search.savings()) is not None:
-        echo(saved)
+    if search.is_done():
+        for line in filter(None, (search.savings(), search.unconfirmed())):
+            echo(line)
     return Ended(search.runs(), search.is_done(), tracker.is_complete)
 
 

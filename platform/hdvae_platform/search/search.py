@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hdvae_platform.display.text import counted
 from hdvae_platform.search.optuna_study import OptunaStudy
 from hdvae_platform.search.policy import (
     confirmations,
@@ -137,6 +138,14 @@ class Search(RunQueue):
             return None
         saved = trainings_saved(self._study, trials)
         return f"{pruner.name} pruned {pruned} of {len(trials)} trials, which saved {saved:.1f} full trainings"
+
+    def unconfirmed(self) -> str | None:
+        """How many confirmations fell away since too few trials are feasible, in a sentence; None if none did."""
+        trials = self._optuna.trials()
+        lacking = self._study.confirmations(len(trials)) - len(confirmations(self._study, trials))
+        if lacking <= 0 or not self._study.search.constraints:
+            return None
+        return f"{counted(lacking, 'confirmation')} fell away: too few trials are feasible"
 
     def report(self, trial: int, seed: int, step: int, *values: float | None) -> bool:
         """Give the pruner the metric that a run reported at a step; returns whether run and trial are pruned.

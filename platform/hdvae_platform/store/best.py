@@ -62,7 +62,19 @@ def best_trials(study: Study, runs: Sequence[Run]) -> list[BestTrial]:
         best = [trial for trial in ranked if trial in front]
     else:
         best = ranked[:1]
-    return [BestTrial(trial, _lowest_seed(trial, runs), search.get(trial, {}), fresh.get(trial, {})) for trial in best]
+    return [_described(trial, search, fresh, runs) for trial in best]
+
+
+def complete_trial(study: Study, runs: Sequence[Run], number: int) -> BestTrial | None:
+    """What a trial measured that could be the best; None if it has no complete run, or a failed or pruned one."""
+    search, fresh = (_measured(study, runs, kind) for kind in ("search", "confirmation"))
+    return _described(number, search, fresh, runs) if number in search else None
+
+
+def _described(
+    trial: int, search: Mapping[int, Measured], fresh: Mapping[int, Measured], runs: Sequence[Run]
+) -> BestTrial:
+    return BestTrial(trial, _lowest_seed(trial, runs), search.get(trial, {}), fresh.get(trial, {}))
 
 
 def feasible_of_complete(study: Study, runs: Sequence[Run]) -> tuple[int, int]:

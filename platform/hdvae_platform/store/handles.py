@@ -120,7 +120,8 @@ def _numbered(study: str, wanted: tuple[int, int], runs: Sequence[Run]) -> Run:
         raise InputError(f"{problem} study {study} has no trials yet")
     seeds = sorted(one for number, one in at if number == trial)
     if not seeds:
-        raise InputError(f"{problem} study {study} has {_listed('trial', {number for number, _ in at})}")
+        has = "has" if all(run.attempts for run in runs) else "plans"
+        raise InputError(f"{problem} study {study} {has} {_listed('trial', {number for number, _ in at})}")
     raise InputError(f"{problem} trial {trial} of study {study} has {_listed('seed', seeds)}")
 
 

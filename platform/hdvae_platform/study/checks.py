@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from hdvae.randomness.shares import check_shares
 from hdvae.training.continuation import FREE
 from hdvae_platform.study.expectation import Expectation, Settings, fitting, sides
 from hdvae_platform.study.measured import check_measured
-from hdvae_platform.study.space import PRESET, Dimension, count_sets, fits
+from hdvae_platform.study.space import PRESET, Dimension, count_sets, fits, set_at
 from hdvae_platform.study.start_sets import check_start_sets
 from hdvae_platform.study.study import SearchConfig, Study
 
@@ -42,6 +43,7 @@ def check(study: Study, where: str) -> None:
         lambda: _check_objectives(study.search, where),
         lambda: _check_pruner(study, where),
         *(partial(_check_dimension, study, path, where, experiments) for path in study.space),
+        *(partial(_check_names, study, one, f"{where}: expect.{place}") for place, one in enumerate(study.expect)),
     ]
     _check_all(parts)
     if study.search.method.name == "grid":
@@ -132,8 +134,10 @@ def check_images(study: Study, available: int) -> None:
 def _check_dimension(study: Study, path: str, where: str, experiments: list[Experiment]) -> None:
     """Check a dimension of the space; experiments in which each of its values stands are added to `experiments`."""
     dimension, at = study.space[path], f"{where}: space.{path}"
-    _check_values(dimension, at, study.search.method.name)
     _check_conditions(study, path, at)
+    if path != PRESET:
+        _check_path(study, path, at)
+    _check_values(dimension, at, study.search.method.name)
     for value in dimension.examples():
         for context in _contexts(study, path):
             try:
@@ -143,6 +147,20 @@ def _check_dimension(study: Study, path: str, where: str, experiments: list[Expe
                 raise InputError(f"{at}: {first.removeprefix(f'space.{path}: ')}") from None
             if path in (PRESET, "training.batch_size"):
                 _check_batch_size(study, experiments[-1], f"{at}: ")
+
+
+def _check_path(study: Study, path: str, at: str) -> None:
+    """A dimension is of one setting, which some experiment of the space has."""
+    if "*" in path.split("."):
+        one = next((known for known, _ in _leaves(study.experiment.plain()) if fits(known, path)), None)
+        example = "" if one is None else f", e.g. {one}"
+        raise InputError(f"{at}: a star is for expect and --trend; name one setting here{example}")
+    for context in _contexts(study, path):
+        try:
+            plain = study.experiment_at(context).plain()
+        except InputError:  # told with the values of this dimension
+            continue
+        set_at(plain, path, None, where=at)
 
 
 def _metric_fields(search: SearchConfig) -> dict[str, str]:
@@ -187,12 +205,19 @@ def _check_pruner(study: Study, where: str) -> None:
         )
 
 
-def _check_expectation(study: Study, expectation: Expectation, at: str, experiments: Sequence[Experiment]) -> None:
-    """The metric of an expectation is measured on `valid`, and the runs of the study can answer it."""
+def _check_names(study: Study, expectation: Expectation, at: str) -> None:
+    """The metric of an expectation is one that a study can be tuned on, and the settings of its sides are varied."""
     try:
         check_tunable(expectation.metric)
     except InputError as fault:
         raise InputError(f"{at}.metric: {fault}") from None
+    for path in [path for side in expectation.pair or () for path in side]:
+        if path not in study.space:
+            raise InputError(f"{at}: {path} is not varied{nearest(path, study.space)}")
+
+
+def _check_expectation(study: Study, expectation: Expectation, at: str, experiments: Sequence[Experiment]) -> None:
+    """The metric of an expectation is measured on `valid`, and the runs of the study can answer it."""
     measured = dict.fromkeys(f"valid/{name}" for experiment in experiments for name in metric_names(experiment))
     if expectation.metric not in measured:
         raise InputError(f"{at}.metric: {expectation.metric} is not measured{nearest(expectation.metric, measured)}")
@@ -205,8 +230,6 @@ def _check_expectation(study: Study, expectation: Expectation, at: str, experime
 def _check_sides(study: Study, pair: tuple[Settings, Settings], at: str) -> None:
     """Both sides can have arms; in a grid, some arms agree in all other settings and none is on both sides."""
     for path, value in [item for group in pair for item in group.items()]:
-        if path not in study.space:
-            raise InputError(f"{at}: {path} is not varied{nearest(path, study.space)}")
         choices = study.space[path].choices
         if choices is not None and value not in choices:
             raise InputError(f"{at}: {path} is never {json.dumps(value)}{nearest(str(value), map(str, choices))}")
@@ -229,8 +252,11 @@ def _check_levels(pattern: str, at: str, experiments: Sequence[Experiment]) -> N
     values = [[value for path, value in settings.items() if fits(path, pattern)] for settings in leaves]
     given = [one for one in values if one]
     if not given:
-        known = dict.fromkeys(path for settings in leaves for path in settings)
-        raise InputError(f"{at}: there is no setting {pattern}{nearest(pattern, known)}")
+        known = {path for settings in leaves for path in settings}
+        starred = {re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in known}
+        meant = next((one for one in starred if one.replace(".*", "") == pattern), None)
+        hint = nearest(pattern, known) if meant is None else nearest(meant, starred)
+        raise InputError(f"{at}: there is no setting {pattern}{hint}")
     numbers = [one for one in given if all(_is_number(value) for value in one)]
     if not numbers:
         raise InputError(f"{at}: {pattern} is not a number but {json.dumps(given[0][0])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hdvae.config import parse
 from hdvae.errors import InputError, nearest, reason_of
 from hdvae.experiment import presets
 from hdvae_platform.study.checks import check
-from hdvae_platform.study.space import set_at
+from hdvae_platform.study.space import Dimension, set_at
 from hdvae_platform.study.study import Study
 from hdvae_platform.study.yaml_document import Document, read_yaml
 
@@ -35,8 +36,15 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
             study = _overridden(study, overrides)
         check(study, str(path))
     except InputError as fault:
-        raise InputError(document.located(str(fault))) from None
+        raise InputError(document.located("\n".join(map(_hinted, str(fault).splitlines())))) from None
     return study
+
+
+def _hinted(line: str) -> str:
+    """An error message, and where the values of a setting are varied if it is about that in the experiment."""
+    fields = "|".join(Dimension.model_fields)
+    varies = re.search(rf'\bexperiment\..*(unknown field (\S+\.)?|got {{")({fields})\b', line)
+    return f"{line}; what varies stands under space" if varies else line
 
 
 def _text(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from hdvae.errors import InputError, nearest
@@ -14,36 +15,40 @@ def check_start_sets(study: Study, where: str) -> None:
 
     Raises:
         InputError: one is not in the space, is there twice, or makes no valid experiment; there are more than trials;
-            or the search is a grid, which tries all sets in their order.
+            or the search is a grid, which tries all sets in their order. One line for each fault.
     """
     given, at = study.search.start_with, f"{where}: search.start_with"
     if given and study.search.method.name == "grid":
         raise InputError(f"{at}: a grid tries all its sets in the order of the space: leave start_with out")
-    for place, params in enumerate(given):
-        _check_set(study, params, f"{at}.{place}")
+    faults = []
     if study.search.trials is not None and len(given) > study.search.trials:
-        raise InputError(f"{at}: {len(given)} sets are more than search.trials, {study.search.trials}")
-    sets = study.start_sets()
+        faults.append(f"{at}: {len(given)} sets are more than search.trials, {study.search.trials}")
+    wrong = [f"{at}.{place}: {fault}" for place, params in enumerate(given) for fault in _faults(study, params)]
+    faults += wrong
+    sets = [] if wrong else study.start_sets()
     for place, params in enumerate(sets):
         if params in sets[:place]:
-            raise InputError(f"{at}.{place}: is the same as {at.rpartition(': ')[2]}.{sets.index(params)}")
+            faults.append(f"{at}.{place}: is the same as {at.rpartition(': ')[2]}.{sets.index(params)}")
+            continue
         try:
             study.experiment_at(params)
         except InputError as fault:
-            raise InputError(f"{at}.{place}: {str(fault).splitlines()[0]}") from None
+            faults.append(f"{at}.{place}: {str(fault).splitlines()[0]}")
+    if faults:
+        raise InputError("\n".join(faults))
 
 
-def _check_set(study: Study, params: dict[str, Any], at: str) -> None:
+def _faults(study: Study, params: dict[str, Any]) -> Iterator[str]:
     """Every setting that varies has a value of its dimension, and no other setting has one."""
     for path in params:
         if path not in study.space:
-            raise InputError(f"{at}: {path} is not varied{nearest(path, study.space)}")
+            yield f"{path} is not varied{nearest(path, study.space)}"
     for path, dimension in study.space.items():
         if not dimension.applies(params):
             if path in params:
                 when = ", ".join(f"{other} = {json.dumps(value)}" for other, value in dimension.when.items())
-                raise InputError(f"{at}: {path} varies only when {when}: leave it out of this set")
+                yield f"{path} varies only when {when}: leave it out of this set"
         elif path not in params:
-            raise InputError(f"{at}: {path} is missing: a set has a value for each setting that varies")
+            yield f"{path} is missing: a set has a value for each setting that varies"
         elif not dimension.admits(params[path]):
-            raise InputError(f"{at}: {path} = {json.dumps(params[path])} is not in the space: it is {dimension}")
+            yield f"{path} = {json.dumps(params[path])} is not in the space: it is {dimension}"

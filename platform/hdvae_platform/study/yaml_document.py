@@ -92,18 +92,24 @@ class Document:
             raise InputError(f"{where}{_what_is_wrong(fault, text)}") from None
 
     def located(self, message: str) -> str:
-        """An error message with the number of the line, where its lines begin with the path of a field."""
-        return "\n".join(map(self._located, message.splitlines()))
+        """An error message with the numbers of the lines, where its lines begin with the path of a field.
 
-    def _located(self, message: str) -> str:
+        Its lines are in the order of those of the document; first come those that name none.
+        """
+        found = sorted(map(self._located, message.splitlines()), key=lambda one: one[0])
+        return "\n".join(line for _, line in found)
+
+    def _located(self, message: str) -> tuple[int, str]:
         start = f"{self.where}: "
         named = re.match(r"(?:unknown field )?([^\s:;,]+)", message.removeprefix(start))
         if named is None or not message.startswith(start):
-            return message
+            return 0, message
         path = named[1]
         while path not in self._lines and "." in path:
             path = path.rpartition(".")[0]
-        return f"{self.where}:{self._lines[path]}: {message.removeprefix(start)}" if path in self._lines else message
+        if path not in self._lines:
+            return 0, message
+        return self._lines[path], f"{self.where}:{self._lines[path]}: {message.removeprefix(start)}"
 
     @cached_property
     def _lines(self) -> dict[str, int]:

@@ -67,6 +67,7 @@ def test_all_of_train_is_tunable(name):
         ("valid/elb", "unknown metric valid/elb; did you mean 'valid/elbo'?"),
         ("valid/iw_elbow@S=100", "did you mean 'valid/iw_elbo'?"),
         ("elbo", "unknown metric elbo; did you mean 'valid/elbo'?"),
+        ("valid/bias", "unknown metric valid/bias; did you mean 'valid/relaxation_bias'?"),
         ("train/elbo", "unknown metric train/elbo"),
         ("valid/objective", "unknown metric valid/objective"),
         ("", "unknown metric"),

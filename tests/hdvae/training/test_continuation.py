@@ -57,7 +57,7 @@ def test_other_settings_make_another_run_of_the_same_weights():
     [
         ({"steps": 8}, "its checkpoint is of step 8: training.steps must be larger, not 8"),
         ({"width": 16}, "the network must be the same, but for model.dropout: model.width was 8, is 16"),
-        ({"levels": 1}, "model.layers was"),
+        ({"levels": 1}, "model.layers.1.variables was 1, is not there, model.layers.1.classes was 9"),
         ({"temperature": "learned"}, "learned needs a run whose temperature was learned too"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hdvae.config import parse
 from hdvae.errors import InputError
 from hdvae.experiment.presets import PAPER
-from hdvae_platform.analysis.answers import answer_in_words, answer_of
+from hdvae_platform.analysis.answers import answer_in_words, answer_of, complete_of
 from hdvae_platform.analysis.arms import Arm
 from hdvae_platform.analysis.comparison import Comparison
 from hdvae_platform.analysis.comparison_text import as_text
@@ -63,7 +63,7 @@ def test_what_is_not_confirmed_or_not_finished_says_so():
     ]
     assert answer_in_words(answer_of(study(), [], finished=False)) == ""
     with pytest.raises(InputError, match="has no complete trial yet"):
-        answer_of(study(), [], finished=True).chosen(None)
+        answer_of(study(), [], finished=True).single()
 
 
 def test_a_constrained_search_tells_the_value_that_was_limited_and_never_an_infeasible_best():
@@ -106,11 +106,16 @@ def test_a_front_has_all_its_metrics_and_a_trial_of_it_is_chosen_by_number():
     assert first.split()[:3] == ["s/2/0", "-95.00", "±"]
     assert "1.5 ± 6.4" in first
     assert second.count("—") == 2
-    assert found.chosen(1).handle == "s/1/0"
     with pytest.raises(InputError, match=r"several best trials: choose one by --trial, of 2, 1$"):
-        found.chosen(None)
-    with pytest.raises(InputError, match=r"--trial 3: the Pareto front has 2, 1$"):
-        found.chosen(3)
+        found.single()
+
+
+def test_any_complete_trial_is_found_by_its_number():
+    trials = [*runs(1, [-90.0, -91.0]), *runs(2, [-95.0, -96.0])]
+    assert complete_of(study(), trials, 2).handle == "s/2/0"
+    assert complete_of(study(), trials, 2).settings == {"training.freebits": 2.0}
+    with pytest.raises(InputError, match="study s has no complete trial 4"):
+        complete_of(study(), trials, 4)
 
 
 def test_a_comparison_of_several_studies_says_whose_answer_it_is():

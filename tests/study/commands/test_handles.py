@@ -70,7 +70,8 @@ def test_the_best_trial_is_written_as_the_same_experiment(printed, finished, tmp
     home = ["--home", str(places.home)]
     for wrong, said in (
         (["smal"], "did you mean 'small'?"),
-        (["small", "--trial", "77"], "--trial 77: the best trial is "),
+        (["small", "--trial", "77"], "give --out FILE.yaml"),
+        (["small", "--trial", "77", "--out", str(tmp_path / "no.yaml")], "study small has no complete trial 77"),
         (["small", "--out", str(tmp_path / "again.txt")], "a study file ends in .yaml"),
     ):
         assert run(["study", "best", *wrong, *home]) == 2

@@ -77,6 +77,13 @@ def test_an_unknown_trial_or_seed_gets_those_there_are(records):
     assert refused("first/2/9", records) == "no run first/2/9: trial 2 of study first has seed 0"
 
 
+def test_trials_that_have_not_begun_are_planned(records):
+    define(records)
+    for trial in range(3):
+        records.add_run("first", trial, 0)
+    assert refused("first/7/0", records) == "no run first/7/0: study first plans trials 0 to 2"
+
+
 def test_a_run_that_never_started_is_told(records):
     define(records)
     records.add_run("first", 0, 0)

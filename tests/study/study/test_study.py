@@ -311,13 +311,13 @@ def test_all_faults_of_the_study_as_a_whole_are_told(edit):
     with pytest.raises(InputError) as fault:
         load_study(edit(changes))
     told = [re.sub(r"^.*?:\d+: ", "", line).partition(":")[0] for line in str(fault.value).splitlines()]
-    assert told == [
-        "search.trials is missing",
-        "seeds",
+    assert sorted(told) == [
         "search.metric",
         "search.pruner",
-        "space.training.freebits",
+        "search.trials is missing",
+        "seeds",
         "space.training.ema",
+        "space.training.freebits",
     ]
 
 
@@ -616,3 +616,50 @@ def test_the_hours_of_a_search_are_over_when_they_have_passed(edit):
         True,
     ]
     assert not load_study(edit({"search/hours": None})).hours_are_over(begun=0.0, now=1e12)
+
+
+def test_faults_are_told_together_in_the_order_of_the_lines(edit):
+    changes = {
+        "space/training.free_bits": {"low": 0, "log": True},
+        "space/model.layers.*.classes": {"choices": [4, 9]},
+        "expect": [expected(metric="valid/elbow"), expected(than={"model.latnt": "normal"})],
+        "search/metric": "valid/bias",
+    }
+    with pytest.raises(InputError) as fault:
+        load_study(edit(changes))
+    told = str(fault.value).splitlines()
+    for words in (
+        "space.training.free_bits: training has no field free_bits; did you mean 'freebits'?",
+        "space.model.layers.*.classes: a star is for expect and --trend; name one setting here, e.g. model.layers.0",
+        "expect.0.metric: unknown metric valid/elbow",
+        "expect.1: model.latnt is not varied; did you mean 'model.latent'?",
+        "search.metric: unknown metric valid/bias; did you mean 'valid/relaxation_bias'?",
+    ):
+        assert any(words in line for line in told), told
+    lines = [int(line.split(":")[1]) for line in told]
+    assert lines == sorted(lines)
+
+
+def test_all_wrong_values_of_the_sets_to_start_with_are_told(edit):
+    wrong = [{"model.latent": "normal", "training.freebits": 9.0}, {"model.latnt": "normal"}]
+    search = {"method": "tpe", "trials": 3, "start_with": wrong}
+    with pytest.raises(InputError) as fault:
+        load_study(edit({"space/training.freebits": {"low": 0.1, "high": 4.0}, "search": search}))
+    told = str(fault.value)
+    assert "start_with.0: training.freebits = 9.0 is not in the space" in told
+    assert "start_with.1: model.latnt is not varied" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"experiment/training/temperature": {"choices": [1, 2]}}, "what varies stands under space"),
+        ({"experiment/training/steps": {"choices": [1, 2]}}, "what varies stands under space"),
+        (
+            {"expect": [{"metric": "valid/elbo", "grows_with": "model.layers.classes"}]},
+            "no setting model.layers.classes; did you mean 'model.layers.*.classes'?",
+        ),
+    ],
+)
+def test_the_right_place_is_named(edit, changes, words):
+    assert words in refused(edit(changes))

@@ -96,5 +96,8 @@ def test_messages_that_begin_with_a_field_get_its_line():
         ("space.p.q.low: no", 5),
     ):
         assert document.located(f"x: {message}") == f"x:{line}: {message}"
-    assert document.located("x: list.1.c: bad\nx: nothing: so") == "x:8: list.1.c: bad\nx: nothing: so"
+    assert (
+        document.located("x: list.1.c: bad\nx: a: so\nx: nothing: so")
+        == "x: nothing: so\nx:1: a: so\nx:8: list.1.c: bad"
+    )
     assert document.located("--set: a.b: bad") == "--set: a.b: bad"

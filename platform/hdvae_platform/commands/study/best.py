@@ -10,7 +10,7 @@ import click
 import yaml
 
 from hdvae.errors import InputError
-from hdvae_platform.analysis.answers import Answer, Best, answer_of, best_in_words, best_values
+from hdvae_platform.analysis.answers import Answer, Best, answer_of, best_in_words, best_values, complete_of
 from hdvae_platform.commands.options import home_option, json_option
 from hdvae_platform.running.status import study_state
 from hdvae_platform.store.places import Places
@@ -26,7 +26,7 @@ from hdvae_platform.store.storage import write_atomically
     metavar="FILE.yaml",
     help="Write its experiment to this file, which `hdvae train` and `hdvae study run` take.",
 )
-@click.option("--trial", type=int, metavar="N", help="Which trial of the Pareto front, if there are several metrics.")
+@click.option("--trial", type=int, metavar="N", help="With --out: write this complete trial, the best or not.")
 @home_option
 @json_option
 def best(name: str, out: Path | None, trial: int | None, home: Path, as_json: bool) -> None:
@@ -35,15 +35,18 @@ def best(name: str, out: Path | None, trial: int | None, home: Path, as_json: bo
     record = Records(places.database).known_study(name)
     state = study_state(places, record)
     answer = answer_of(record.as_study(), state.runs, finished=state.state == "finished")
-    chosen = None if trial is None and out is None else answer.chosen(trial)
-    if not answer.best:
-        raise InputError(f"study {name} {answer.none}; `hdvae study status {name}` shows its runs")
-    if out is not None and chosen is not None:
+    if trial is not None and out is None:
+        raise InputError(f"--trial {trial} says which trial is written: give --out FILE.yaml")
+    if out is not None:
+        chosen = answer.single() if trial is None else complete_of(answer.study, state.runs, trial)
         _write(out, experiment_file(answer, chosen))
+    if not answer.best and trial is None:
+        raise InputError(f"study {name} {answer.none}; `hdvae study status {name}` shows its runs")
     if as_json:
         click.echo(json.dumps({**answer.plain(), "out": None if out is None else str(out)}, indent=1))
         return
-    click.echo(best_in_words(answer))
+    if answer.best:
+        click.echo(best_in_words(answer))
     if out is not None:
         click.echo(f"written: {out}; `hdvae train {out}` trains it again, `hdvae study run {out}` with all its seeds")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from hdvae.data.overlap import overlaps
 from hdvae_platform.analysis.labels import expectation_in_words
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.commands.study.options import file_argument
-from hdvae_platform.display.text import duration, table
+from hdvae_platform.display.text import counted, duration, table
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
@@ -41,10 +42,11 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
     from hdvae_platform.running.estimate import estimate
     from hdvae_platform.store.sources import sources_of
 
+    done = 0.0
     if study.source is not None:
-        sources_of(study, experiments_of(study), Records(places.database), Storage(places.storage))
-
-    cost, shared = estimate(study, places), overlaps(dataset)
+        sources = sources_of(study, experiments_of(study), Records(places.database), Storage(places.storage))
+        done = statistics.fmean(source.step for source in sources.values())
+    cost, shared = estimate(study, places, done), overlaps(dataset)
     caveats = caveats_of_study(study, dataset.size("valid"), this_machine())
     if as_json:
         click.echo(
@@ -52,14 +54,14 @@ def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> 
         )
     else:
         caveats += [f"images in two splits: {one}" for one in shared]
-        click.echo("\n".join([*_lines(study, cost), *(f"! {caveat}" for caveat in caveats)]))
+        click.echo("\n".join([*_lines(study, cost, done), *(f"! {caveat}" for caveat in caveats)]))
 
 
-def _lines(study: Study, cost: Estimate) -> list[str]:
+def _lines(study: Study, cost: Estimate, done: float) -> list[str]:
     """The estimate as lines of text."""
     lines = [f"{study.name}: {study.claim}", *(f"expected: {expectation_in_words(one)}" for one in study.expect)]
     if study.start_from is not None:
-        lines.append(f"each seed goes on from its run of {study.start_from}")
+        lines.append(f"each seed goes on from its run of {study.start_from}, which has done {done:,.0f} steps")
     if cost.arms:
         lines.append(table(["settings", "parameters", "s / step"], cost.rows()))
     if study.search.method.name == "grid" and len(cost.arms) < cost.trials:
@@ -69,7 +71,7 @@ def _lines(study: Study, cost: Estimate) -> list[str]:
         f"each with {_resources(study)}"
     )
     if (asked := study.search.trials or 0) > cost.trials:
-        only = "1 distinct trial" if cost.trials == 1 else f"{cost.trials} distinct trials"
+        only = counted(cost.trials, "distinct trial")
         lines.append(f"{asked} trials were asked for, but the space has only {only}: each is trained once")
     if cost.runs:
         lines.append(f"about {duration(cost.seconds)} on this machine, without evaluations")
@@ -83,7 +85,7 @@ def _runs(study: Study, cost: Estimate) -> str:
         return "as many runs as the hours allow"
     confirming = study.confirmations(cost.trials)
     also = f", and {confirming} to confirm the best" if confirming else ""
-    return f"{cost.runs} runs ({cost.trials} trials × {len(study.seeds)} seeds{also})"
+    return f"{counted(cost.runs, 'run')} ({counted(cost.trials, 'trial')} × {counted(len(study.seeds), 'seed')}{also})"
 
 
 def _resources(study: Study) -> str:

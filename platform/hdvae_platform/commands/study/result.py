@@ -54,7 +54,7 @@ def print_result(result: Result, study: Study, places: Places, *, as_json: bool)
     click.echo(f"\n{result.text}\n")
     click.echo(f"Every run, curves and pictures:   hdvae ui {study.name} --home {home}")
     click.echo(f"Intervals and differences:        hdvae compare {study.name} --home {home}")
-    if study.space:
+    if study.space and any(answer["best"] for answer in result.document["answers"]):
         click.echo(f"Best trial as a study file:       hdvae study best {study.name} --out FILE.yaml --home {home}")
     click.echo(f"Checkpoints, metrics, samples:    {storage}/{study.name}")
 
