@@ -24,18 +24,20 @@ MOST_SETS = 10_000
 """Largest number of parameter sets of a grid."""
 
 
-def check(study: Study, where: str) -> None:
+def check(study: Study, where: str, check_data: Callable[[str], None] | None = None) -> None:
     """Check a study as a whole.
 
     Args:
         study: whose fields are valid each on their own.
         where: named in errors, e.g. the study file.
+        check_data: raises InputError if there is no data set of a name.
 
     Raises:
         InputError: one line for each fault, with the field, what is wrong and the nearest right thing.
     """
     experiments = [study.experiment]
     parts: list[Callable[[], None]] = [
+        lambda: _check_data(study, where, check_data),
         lambda: _check_batch_size(study, study.experiment, f"{where}: experiment."),
         lambda: _check_search(study, where),
         lambda: _check_seeds(study, where),
@@ -95,6 +97,16 @@ def _check_search(study: Study, where: str) -> None:
             f"{where}: confirm.images: held_out decides which part of the validation images a run is evaluated on: "
             "leave out evaluation.part"
         )
+
+
+def _check_data(study: Study, where: str, check_data: Callable[[str], None] | None) -> None:
+    name = study.experiment.data.name
+    if check_data is None or name is None:
+        return
+    try:
+        check_data(name)
+    except InputError as fault:
+        raise InputError(f"{where}: experiment.data.name: {fault}") from None
 
 
 def _check_seeds(study: Study, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ MOST_BYTES = 1_000_000
 """Largest size of a study file."""
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: Path, overrides: Sequence[str] = (), check_data: Callable[[str], None] | None = None) -> Study:
     """Read and check a study file.
 
     Args:
         path: the file.
         overrides: `dotted.path=value` on the fields of the study or of its experiment, values in YAML.
+        check_data: raises InputError if there is no data set of a name; its fault is told with the others.
 
     Raises:
         InputError: the file is missing or wrong; one line with the place and the nearest right thing.
@@ -34,7 +35,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         study = parse(Study, _with_preset(document.plain, str(path)), str(path))
         if overrides:
             study = _overridden(study, overrides)
-        check(study, str(path))
+        check(study, str(path), check_data)
     except InputError as fault:
         raise InputError(document.located("\n".join(map(_hinted, str(fault).splitlines())))) from None
     return study

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hdvae.errors import InputError
+from hdvae_platform.store.catalogue import check_name
 from hdvae_platform.study.changes import first_difference
 from hdvae_platform.study.checks import check_images
 from hdvae_platform.study.file import load_study, preset_study
@@ -663,3 +664,12 @@ def test_all_wrong_values_of_the_sets_to_start_with_are_told(edit):
 )
 def test_the_right_place_is_named(edit, changes, words):
     assert words in refused(edit(changes))
+
+
+def test_an_unknown_data_set_is_told_with_the_other_faults(edit):
+    file = edit({"experiment/data": {"name": "mnist5"}, "seeds": [1, 1]})
+    with pytest.raises(InputError) as fault:
+        load_study(file, (), check_name)
+    data, seeds = sorted(re.sub(r"^.*?:\d+: ", "", line) for line in str(fault.value).splitlines())
+    assert data == "experiment.data.name: unknown data set 'mnist5'; did you mean 'mnist5k'?"
+    assert seeds.startswith("seeds: ")

@@ -15,6 +15,7 @@ from hdvae_platform.analysis.labels import expectation_in_words
 from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.commands.study.options import file_argument
 from hdvae_platform.display.text import counted, duration, table
+from hdvae_platform.store.catalogue import check_name
 from hdvae_platform.store.images import load_data
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Records
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @json_option
 def check(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool) -> None:
     """Validate a study file; print its runs, the resources of each and their estimated time. Starts nothing."""
-    study = load_study(file, overrides)
+    study = load_study(file, overrides, check_name)
     places = Places.under(home)
     dataset = load_data(study.experiment, places.home)  # before the import of torch: a faulty file is reported at once
     from hdvae_platform.running.estimate import estimate

@@ -14,6 +14,7 @@ from hdvae_platform.commands.options import home_option, json_option, set_option
 from hdvae_platform.commands.study.options import accept_option, file_argument, insecure_option, retry_option
 from hdvae_platform.commands.study.result import print_report, print_result, result_of, write_missing_report
 from hdvae_platform.running.finished import keep_result, kept_result
+from hdvae_platform.store.catalogue import check_name
 from hdvae_platform.store.layout import handle
 from hdvae_platform.store.places import Places
 from hdvae_platform.store.records import Run
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 @json_option
 def run(file: Path, overrides: tuple[str, ...], home: Path, as_json: bool, **how: Any) -> int:
     """Run a study, or continue it; print its arms and write its report at the end."""
-    study = load_study(file, overrides)
+    study = load_study(file, overrides, check_name)
     places = Places.under(home)
     if not how["retry_failed"] and (kept := kept_result(study, places)) is not None:
         _print_failed(study, kept.runs)
