@@ -17,7 +17,7 @@ from hdvae_platform.store.storage import Storage
 from tests.study.helpers.commands import Command
 from tests.study.helpers.outcome import spec_of, tensors, tracked, train, wait_until, workers_of
 
-STEPS, EVERY = 3200, 400
+STEPS, EVERY = 3000, 300
 LONG = {
     "space": {},
     "seeds": [0],

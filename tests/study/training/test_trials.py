@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.trials import simulation, violations
 from hdvae_platform.tracking.client import Client
 
-TRIALS = 80
+TRIALS = 40
 
 
 def test_every_trial_is_told_and_tracked_once(tmp_path, database):
